@@ -1,0 +1,10 @@
+"""Prune a PyTorch network in one line of Lightning, and bring its signal back without touching a weight."""
+
+from reflow_lightning.calibration import calibrate
+from reflow_lightning.callback import Reflow
+from reflow_lightning.pruning import Masks, prune
+from reflow_lightning.schedules import Gradual, OneShot
+from reflow_lightning.signal import measure_signal
+from reflow_lightning.signal.monitor import SignalMonitor
+
+__all__ = ["Gradual", "Masks", "OneShot", "Reflow", "SignalMonitor", "calibrate", "measure_signal", "prune"]

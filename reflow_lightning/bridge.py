@@ -1,0 +1,141 @@
+"""What both callbacks ask of Lightning's Trainer: how far it is, fresh batches, its precision, its loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+from torch.utils.data import DataLoader
+
+from reflow_lightning.running.batches import fresh
+from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.schedules import Length, Progress
+
+CalibrationData = str | DataLoader[Any] | pl.LightningDataModule | Callable[[], Iterable[Any]]
+
+
+def progress(trainer: pl.Trainer, batches_done: int) -> Progress:
+    """How far the training is.
+
+    Args:
+        trainer: The running trainer.
+        batches_done: Batches done in this epoch.
+    """
+    shares = []
+    if trainer.max_steps != -1:
+        shares.append(trainer.global_step / max(1, trainer.max_steps))
+    if trainer.max_epochs not in (None, -1):
+        done = batches_done / trainer.num_training_batches  # 0 where their number is infinite
+        if batches_done and trainer.is_last_batch:
+            done = 1.0
+        shares.append((trainer.current_epoch + done) / max(1, trainer.max_epochs))
+    return Progress(trainer.global_step, trainer.current_epoch, max(shares) if shares else None)
+
+
+def length(trainer: pl.Trainer) -> Length:
+    """How long the training will be, as far as the trainer knows."""
+    epochs = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    known = epochs is not None or trainer.max_steps != -1
+    if not trainer.lightning_module.automatic_optimization:  # it may step as often a batch as it likes
+        return Length(None if trainer.max_steps == -1 else trainer.max_steps, epochs, known)
+    steps = trainer.estimated_stepping_batches if known else -1
+    return Length(int(steps) if 0 <= steps < float("inf") else None, epochs, known)
+
+
+def forward_in_precision(trainer: pl.Trainer, forward: Forward | None) -> Forward:
+    """The forward pass under the trainer's precision."""
+    run = forward or default_forward
+
+    def forward_in_context(model: nn.Module, batch: Any) -> Any:
+        with trainer.precision_plugin.forward_context():
+            return run(model, batch)
+
+    return forward_in_context
+
+
+def check_calibration_data(data: Any) -> None:
+    """Check what can be checked without a trainer.
+
+    Raises:
+        ValueError: If it is neither a known name nor something that gives batches.
+    """
+    known = data in ("train", "val") if isinstance(data, str) else callable(data)
+    if not known and not isinstance(data, (DataLoader, pl.LightningDataModule)):
+        raise ValueError(
+            f"calibration_data={data!r} must be 'train', 'val', a DataLoader, a LightningDataModule "
+            "or a callable that returns batches"
+        )
+
+
+def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterator[Any]:
+    """Batches from a fresh loader, through the module's transfer hooks as in training; the running one is not touched.
+
+    Args:
+        trainer: The running trainer.
+        data: See `Reflow`.
+        seed: Seed of their order, the same on every rank.
+
+    Raises:
+        ValueError: If the training has no such loader.
+    """
+    module = trainer.lightning_module
+    for batch in _source(trainer, data, seed):
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[Any]:
+    ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+    if isinstance(data, pl.LightningDataModule):
+        if data is not getattr(trainer, "datamodule", None):
+            data.prepare_data()
+            data.setup("fit")
+        return _training_batches(data.train_dataloader(), seed, ranks)
+    if isinstance(data, DataLoader):
+        return fresh(data, shuffle=False, seed=seed, **ranks)
+    if callable(data):
+        return data()
+    if data == "train":
+        return _training_batches(trainer.train_dataloader, seed, ranks)
+    if trainer.val_dataloaders is None:
+        raise ValueError("calibration_data='val', but the training has no validation loader: use 'train'")
+    loaders = CombinedLoader(trainer.val_dataloaders).flattened
+    return chain.from_iterable(fresh(loader, shuffle=True, seed=seed, **ranks) for loader in loaders)
+
+
+def _training_batches(loaders: Any, seed: int, ranks: dict[str, int]) -> Iterable[Any]:
+    if not isinstance(loaders, (CombinedLoader, Mapping, list, tuple)):
+        return fresh(loaders, shuffle=True, seed=seed, **ranks)
+    combined = CombinedLoader(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders, "max_size_cycle")
+    combined.flattened = [fresh(loader, shuffle=True, seed=seed, **ranks) for loader in combined.flattened]
+    return (batch for batch, _, _ in combined)
+
+
+def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
+    """The wanted number of batches, within ``limit_train_batches`` or ``limit_val_batches`` if the user set one."""
+    if data == "train" and trainer.limit_train_batches != 1.0:
+        return max(1, min(wanted, int(trainer.num_training_batches)))
+    if data == "val" and trainer.limit_val_batches != 1.0:
+        return max(1, min(wanted, int(sum(trainer.num_val_batches))))
+    return wanted
+
+
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which tries the code and trains nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def logger_step(trainer: pl.Trainer) -> int:
+    """The step that Lightning itself logs with, so that all curves share their x-axis."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) -> None:
+    """Log to every logger, with the group separator that it prefers."""
+    for logger in trainer.loggers:
+        logger.log_metrics({k.replace("/", logger.group_separator, 1): v for k, v in metrics.items()}, step=step)

@@ -1,0 +1,153 @@
+"""REFLOW: re-estimate BatchNorm statistics as population statistics (arXiv 2502.15790)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import only_training
+from reflow_lightning.signal.statistics import Moments
+
+
+class TooFewValuesError(ValueError):
+    """A batch gives a BatchNorm layer one value a channel, which has no variance."""
+
+
+def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """BatchNorm layers that hold running statistics, by module name.
+
+    Example:
+        >>> list(batchnorm_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, eps=1e-3))))
+        ['1', '2']
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def not_calibrated(model: nn.Module) -> dict[str, str]:
+    """Normalisation layers that population statistics can't be given to, with the reason, by module name.
+
+    Example:
+        >>> not_calibrated(nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)))
+        {'0': 'it keeps no running statistics (track_running_stats=False)'}
+    """
+    reasons = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            if module.running_mean is None:
+                reasons[name] = "it keeps no running statistics (track_running_stats=False)"
+        elif isinstance(getattr(module, "running_mean", None), Tensor):
+            reasons[name] = f"{type(module).__name__} is no BatchNorm layer of torch.nn"
+    return reasons
+
+
+class Snapshot:
+    """The buffers of some layers as they are now; found again by name, so that a moved model is restored too."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self._values = [(layer, name, buffer.clone()) for layer in layers for name, buffer in layer.named_buffers()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put every buffer back, bit for bit."""
+        for layer, name, value in self._values:
+            layer.get_buffer(name).copy_(value)
+
+
+class Population(NamedTuple):
+    """Statistics by module name, and the number of batches that they rest on."""
+
+    layers: dict[str, Moments]
+    batches: int
+
+
+@torch.no_grad()
+def population_statistics(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Population:
+    """Mean and variance of the input of every BatchNorm layer over all batches together; the model is left unchanged.
+
+    Each layer normalises by the statistics of the batch at hand, so that a layer's input does not depend on the old
+    statistics of those above it. Every call of a layer counts, and every value in a call counts the same: for given
+    activations the result does not depend on how they are split into batches, their order, or the number of processes.
+
+    Args:
+        model: Any module.
+        batches: Batches on the model's device; one that gives a layer a single value a channel is passed over there.
+        forward: Runs the model on a batch.
+
+    Returns:
+        Statistics of every layer that was called.
+
+    Raises:
+        ValueError: If a layer gets NaN or infinite values, or every batch has too few values.
+    """
+    layers = batchnorm_layers(model)
+    statistics: dict[str, Moments] = {}
+    used = 0
+    with ExitStack() as stack:
+        stack.callback(Snapshot(layers.values()).restore)
+        stack.enter_context(only_training(model, layers.values()))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
+        for name, layer in layers.items():
+            stack.enter_context(_listening(name, layer, statistics))
+        for batch in batches:
+            try:
+                forward(model, batch)
+                used += 1
+            except TooFewValuesError:
+                continue
+    if layers and not used:
+        raise ValueError("every batch gives a BatchNorm layer one value a channel: use batches of more samples")
+    return Population(statistics, used)
+
+
+@contextmanager
+def _listening(name: str, layer: _BatchNorm, statistics: dict[str, Moments]) -> Iterator[None]:
+    def take_in(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        values = args[0] if args else kwargs["input"]
+        if values.numel() <= values.shape[1]:
+            raise TooFewValuesError(f"layer '{name}' got {tuple(values.shape)}")
+        if name not in statistics:
+            device = "cpu" if values.device.type == "mps" else values.device  # MPS has no float64
+            statistics[name] = Moments(values.shape[1]).to(device)
+        statistics[name].update(values)
+
+    handle = layer.register_forward_pre_hook(take_in, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def write_statistics(model: nn.Module, population: Population) -> None:
+    """Write population statistics into the running statistics of the layers.
+
+    Raises:
+        ValueError: If a statistic is not finite. Nothing is written then.
+    """
+    layers = batchnorm_layers(model)
+    computed = {name: statistic.compute() for name, statistic in population.layers.items()}
+    for name, channels in computed.items():
+        bad = ~torch.isfinite(channels.mean + channels.variance)
+        if bad.any():
+            raise ValueError(
+                f"layer '{name}' gets NaN or infinite values in {int(bad.sum())} of {bad.numel()} channels: "
+                "look at the batches and at the layers above it"
+            )
+    for name, channels in computed.items():
+        mean, variance, count = layers[name].running_mean, layers[name].running_var, layers[name].num_batches_tracked
+        assert mean is not None
+        assert variance is not None
+        mean.copy_(channels.mean)
+        variance.copy_(channels.variance)
+        if count is not None:
+            count.fill_(population.batches)

@@ -1,0 +1,1 @@
+"""The Hydra application and what only it needs."""

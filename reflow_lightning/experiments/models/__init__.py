@@ -1,0 +1,1 @@
+"""Networks that no other library offers in the form that the experiments need."""

@@ -1,0 +1,40 @@
+"""Glob patterns on the names of parameters and modules, so that YAML and the command line can write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+Patterns = str | Iterable[str]
+
+
+def as_patterns(patterns: Patterns) -> tuple[str, ...]:
+    """One glob pattern or several, as a tuple.
+
+    Example:
+        >>> as_patterns("layer1.*")
+        ('layer1.*',)
+    """
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def matches(names: Iterable[str], pattern: str) -> bool:
+    """Whether a pattern matches one of the names.
+
+    Example:
+        >>> matches(["conv1.weight"], "conv?.*")
+        True
+    """
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint at the end of a message: the names most like the one that was not found, if any is.
+
+    Example:
+        >>> nearest("covn1", ["conv1", "fc"])
+        '; nearest: conv1'
+    """
+    close = get_close_matches(name, list(names), n=3)
+    return f"; nearest: {', '.join(close)}" if close else ""

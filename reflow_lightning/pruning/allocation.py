@@ -1,0 +1,128 @@
+"""Allocation: how many weights each tensor keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from reflow_lightning.pruning.ranking import Cut, rank
+from reflow_lightning.pruning.scores import Scores
+
+Allocation = Callable[[Mapping[str, Scores], int, Mapping[str, int]], Mapping[str, int]]
+"""``(scores by name, number of weights to keep, least number by name) -> number to keep by name``."""
+
+
+def apportion(
+    total: int, sizes: Mapping[str, float], least: Mapping[str, int], most: Mapping[str, int]
+) -> dict[str, int]:
+    """Share out a total in proportion to sizes, within bounds, by largest remainders: the sum is exact.
+
+    Args:
+        total: What is shared out, between ``sum(least)`` and ``sum(most)``.
+        sizes: Proportions, positive where ``most`` is.
+        least: Lower bounds.
+        most: Upper bounds.
+
+    Example:
+        >>> apportion(10, {"a": 90, "b": 10}, least={"a": 0, "b": 4}, most={"a": 90, "b": 10})
+        {'a': 6, 'b': 4}
+    """
+    low, high = 0.0, 1.0  # each gets clamp(factor * size): find the factor whose sum is the total
+
+    def filled(factor: float) -> dict[str, float]:
+        return {name: min(max(factor * size, least[name]), most[name]) for name, size in sizes.items()}
+
+    while sum(filled(high).values()) < total and high < 1e300:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(filled(middle).values()) < total else (low, middle)
+    shares = filled(high)
+    counts = {name: max(least[name], min(most[name], int(share))) for name, share in shares.items()}
+    by_remainder = sorted(counts, key=lambda name: counts[name] - shares[name])  # stable: ties go to the first
+    while (left := total - sum(counts.values())) != 0:
+        step = 1 if left > 0 else -1
+        bound = most if left > 0 else least
+        for name in [name for name in by_remainder[::step] if counts[name] != bound[name]][: abs(left)]:
+            counts[name] += step
+    return counts
+
+
+def uniform(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
+    """Every tensor keeps the same share of its weights, as nearly as whole numbers and floors allow."""
+    sizes = {name: s.weight.numel() for name, s in scores.items()}
+    return apportion(keep, sizes, floors, sizes)
+
+
+ALLOCATIONS: dict[str, Allocation | None] = {"global": None, "uniform": uniform}  # None: one ranking over all tensors
+
+
+def resolve_allocation(allocation: str | Allocation) -> Allocation | None:
+    """Look an allocation up by name; a callable is returned as it is. ``None`` stands for one global ranking.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if callable(allocation):
+        return allocation
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"allocation={allocation!r} is unknown: use one of {sorted(ALLOCATIONS)} or a callable")
+    return ALLOCATIONS[allocation]
+
+
+def least_kept(sizes: Mapping[str, int], min_kept: float, keep: int) -> dict[str, int]:
+    """The Minimum Threshold of each layer (arXiv 2209.14624): ``min(int(min_kept * all weights), its own weights)``.
+
+    Args:
+        sizes: Number of weights by name.
+        min_kept: Fraction *of all selected weights* that each layer keeps.
+        keep: Number of weights that stay in all.
+
+    Raises:
+        ValueError: If the floors alone exceed ``keep``.
+
+    Example:
+        >>> least_kept({"conv": 2, "fc": 98}, min_kept=0.05, keep=10)
+        {'conv': 2, 'fc': 5}
+    """
+    total = sum(sizes.values())
+
+    def floors(sigma: int) -> dict[str, int]:
+        return {name: min(sigma, size) for name, size in sizes.items()}
+
+    wanted = floors(int(min_kept * total + 1e-9))  # 1e-9: 0.07 * 100 is 7.000000000000001, but 0.29 * 100 is 28.99...
+    if sum(wanted.values()) > keep:
+        feasible, beyond = 0, total
+        while beyond - feasible > 1:
+            middle = (feasible + beyond) // 2
+            feasible, beyond = (middle, beyond) if sum(floors(middle).values()) <= keep else (feasible, middle)
+        raise ValueError(
+            f"min_kept={min_kept} asks for {sum(wanted.values())} weights, but the sparsity leaves only {keep}: "
+            f"use min_kept <= {int(feasible / total * 1e8) / 1e8:g} or a lower sparsity"
+        )
+    return wanted
+
+
+def allocate(
+    scores: Mapping[str, Scores], keep: int, allocation: str | Allocation, floors: Mapping[str, int]
+) -> list[Cut]:
+    """Cut every tensor as the allocation says.
+
+    Raises:
+        ValueError: If the counts of a custom allocation do not fit the tensors or do not add up to ``keep``.
+    """
+    function = resolve_allocation(allocation)
+    if function is None:
+        return rank(list(scores.values()), keep, [floors[name] for name in scores])
+    counts = function(scores, keep, floors)
+    if set(counts) != set(scores) or sum(counts.values()) != keep:
+        raise ValueError(
+            f"allocation {function} gave {sum(counts.values())} weights for {len(counts)} tensors: "
+            f"it must share out {keep} over {len(scores)}"
+        )
+    for name, count in counts.items():
+        if not floors[name] <= count <= scores[name].weight.numel():
+            raise ValueError(
+                f"allocation {function} gave {count} for '{name}': "
+                f"it must lie between {floors[name]} and {scores[name].weight.numel()}"
+            )
+    return [rank([s], counts[name])[0] for name, s in scores.items()]

@@ -1,0 +1,121 @@
+"""Exact ranking over many tensors in bounded memory, by a radix histogram over float bits.
+
+The bits of an IEEE float, read as an integer, order like the float itself. So the k-th largest of all scores is found
+digit by digit: count how often each value of the leading digit occurs, choose the value in which the k-th lies, and
+look only at scores with that digit in the next pass. Nothing is sorted or concatenated: what is kept is one small
+histogram a tensor and one piece of scores at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reflow_lightning.pruning.scores import Scores
+
+_DIGITS = {  # (shift, width in bits) from the leading digit on
+    torch.float32: ((21, 11), (10, 11), (0, 10)),
+    torch.float64: ((53, 11), (42, 11), (31, 11), (20, 11), (10, 10), (0, 10)),
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where one tensor is cut: scores above ``key`` stay, and so do those equal to it but the first ``pruned_ties``."""
+
+    dtype: torch.dtype
+    key: int
+    kept: int
+    pruned_ties: int
+
+
+def common_dtype(scores: Sequence[Scores]) -> torch.dtype:
+    """The narrowest type that holds every score exactly."""
+    return torch.float64 if any(s.weight.dtype == torch.float64 for s in scores) else torch.float32
+
+
+def _histogram(scores: Scores, dtype: torch.dtype, prefix: int | None, shift: int, bits: int) -> Tensor:
+    """How often each value of a digit occurs among the scores whose leading digits are ``prefix``."""
+    counts = torch.zeros(1 << bits, dtype=torch.int64, device=scores.weight.device)
+    for keys in scores.keys(dtype):
+        if prefix is None:  # the leading digit holds the sign
+            digits = (keys >> shift).add_(1 << (bits - 1))
+        else:
+            digits = (keys[(keys >> (shift + bits)) == prefix] >> shift) & ((1 << bits) - 1)
+        counts += torch.bincount(digits, minlength=1 << bits)
+    return counts.cpu()
+
+
+def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = None) -> list[Cut]:
+    """Cut all tensors so that the ``keep`` largest scores stay, of equal ones the last by position.
+
+    With floors it finds the one threshold t for which ``sum_l max(floor_l, #{scores of l >= t}) = keep``: the most
+    score that can stay when tensor l keeps at least ``floor_l`` (Minimum Threshold, arXiv 2209.14624).
+
+    Args:
+        scores: One entry a tensor.
+        keep: Number of weights that stay, between ``sum(floors)`` and the number of all weights.
+        floors: Least number for each tensor, at most its size. Default: 0.
+
+    Returns:
+        One cut a tensor; ``sum(cut.kept) == keep`` exactly.
+
+    Example:
+        >>> from reflow_lightning.pruning import Magnitude, Scores
+        >>> weights = {"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([3.0, 1.0])}
+        >>> [cut.kept for cut in rank([Scores(name, w, Magnitude()) for name, w in weights.items()], keep=3)]
+        [1, 2]
+    """
+    dtype = common_dtype(scores)
+    floor = torch.tensor([0] * len(scores) if floors is None else list(floors), dtype=torch.int64)
+    above = torch.zeros(len(scores), dtype=torch.int64)
+    equal, prefix = above, None
+    for shift, bits in _DIGITS[dtype]:
+        counts = torch.stack([_histogram(s, dtype, prefix, shift, bits) for s in scores])
+        at_least = above[:, None] + counts.flip(1).cumsum(1).flip(1)
+        digit = int((torch.maximum(at_least, floor[:, None]).sum(0) >= keep).nonzero()[-1])
+        equal = counts[:, digit]
+        above = at_least[:, digit] - equal
+        prefix = digit - (1 << (bits - 1)) if prefix is None else (prefix << bits) | digit
+    assert prefix is not None
+    ties = _share_ties(above, equal, floor, keep)
+    return [
+        Cut(dtype, prefix, int(a + t), int(e - t)) if a + t >= f else rank([s], int(f))[0]
+        for s, a, e, t, f in zip(scores, above, equal, ties, floor, strict=True)
+    ]
+
+
+def _share_ties(above: Tensor, equal: Tensor, floor: Tensor, keep: int) -> Tensor:
+    """How many of its scores that equal the threshold each tensor keeps: the last tensors first."""
+    least, most = torch.maximum(above, floor), torch.maximum(above + equal, floor)
+    left = keep - int(least.sum())
+    kept = least.clone()
+    for i in reversed(range(len(kept))):
+        extra = min(left, int(most[i] - least[i]))
+        kept[i] += extra
+        left -= extra
+    return torch.minimum(kept - above, equal)
+
+
+def cut_mask(scores: Scores, cut: Cut) -> Tensor:
+    """The mask of a cut: bool, of the weight's shape, True where the weight stays.
+
+    Example:
+        >>> from reflow_lightning.pruning import Magnitude, Scores
+        >>> s = Scores("w", torch.tensor([1.0, 1.0, 1.0, 2.0]), Magnitude())
+        >>> cut_mask(s, rank([s], keep=2)[0])
+        tensor([False, False,  True,  True])
+    """
+    mask = torch.empty(scores.weight.shape, dtype=torch.bool, device=scores.weight.device)
+    flat, start, to_prune = mask.view(-1), 0, cut.pruned_ties
+    for keys in scores.keys(cut.dtype):
+        kept = torch.ge(keys, cut.key, out=flat[start : start + keys.numel()])
+        if to_prune:
+            ties = (keys == cut.key).nonzero().flatten()[:to_prune]
+            kept[ties] = False
+            to_prune -= ties.numel()
+        start += keys.numel()
+    return mask

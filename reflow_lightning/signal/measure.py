@@ -1,0 +1,211 @@
+"""Measure the signal of a network over batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.names import Patterns
+from reflow_lightning.running.batches import device_of, move, take
+from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.signal.probe import channel_dim, listening, signal_layers
+from reflow_lightning.signal.report import LayerSignal, SignalReport
+from reflow_lightning.signal.statistics import CenteredCosine, ChannelMoments, Moments, by_channel, dead_channels
+
+
+class Measurement:
+    """Statistics of the chosen layers of a network, and how they compare with another measurement of the same batches.
+
+    Args:
+        model: The network.
+        layers: Names of its modules.
+        reference: Measurement of the dense network, made with ``comparable=True`` and one batch ahead of this one.
+        comparable: Keep each batch's outputs, pooled over positions, so that another measurement can be compared.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        *,
+        reference: Measurement | None = None,
+        comparable: bool = False,
+    ) -> None:
+        self.layers = list(layers)
+        self.reference = reference
+        self.comparable = comparable
+        self.batches = 0
+        self.moments: dict[str, Moments] = {}
+        self.cosines: dict[str, CenteredCosine] = {}
+        self.pooled: dict[int, dict[str, list[Tensor]]] = {}
+        self._dims = {name: channel_dim(model.get_submodule(name)) for name in layers}
+
+    @contextmanager
+    def batch(self, model: nn.Module) -> Iterator[None]:
+        """Take in what the layers put out during the block, which runs the model on one batch."""
+        pooled: dict[str, list[Tensor]] = {}
+
+        def take_in(name: str, output: Tensor) -> None:
+            channels = by_channel(output, self._dims[name])
+            if name not in self.moments:
+                device = "cpu" if output.device.type == "mps" else output.device  # MPS has no float64
+                self.moments[name] = Moments(channels.shape[1]).to(device)
+            self.moments[name].update(channels)
+            if self.comparable or self.reference is not None:
+                pooled.setdefault(name, []).append(channels.mean(-1))
+
+        with listening(model, self.layers, take_in):
+            yield
+        if self.reference is not None:
+            self._compare(pooled, self.reference.pooled[self.batches])
+        if self.comparable:
+            self.pooled[self.batches] = pooled
+        self.batches += 1
+
+    def _compare(self, pooled: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
+        for name in pooled.keys() & expected.keys():
+            for values, dense in zip(pooled[name], expected[name], strict=False):
+                if dense.shape != values.shape:
+                    raise ValueError(
+                        f"layer '{name}' puts out {tuple(values.shape)} (samples, channels), {tuple(dense.shape)} in "
+                        "the reference: pass the dense copy of the model"
+                    )
+                if name not in self.cosines:
+                    self.cosines[name] = CenteredCosine(values.shape[1]).to(self.moments[name].device)
+                self.cosines[name].update(values, dense.to(values.device))
+
+    def report(self) -> SignalReport:
+        """The statistics of every layer that was reached, in the order in which it was."""
+        return SignalReport(tuple(self._row(name) for name in self.moments), self.batches)
+
+    def _row(self, name: str) -> LayerSignal:
+        channels = self.moments[name].compute()
+        row = LayerSignal(
+            name=name,
+            channels=channels.mean.numel(),
+            mean=float(channels.mean.mean()),
+            variance=float(channels.variance.mean()),
+            total_variance=float(_total_variance(channels)),
+            dead=float(dead_channels(channels)),
+        )
+        if self.reference is None or name not in self.cosines:
+            return row
+        dense = self.reference.moments[name].compute()
+        return replace(
+            row,
+            variance_ratio=row.total_variance / max(float(_total_variance(dense)), 1e-300),
+            channel_ratio=_channel_ratio(channels.variance, dense.variance),
+            cosine=float(self.cosines[name].compute()),
+        )
+
+
+def _total_variance(channels: ChannelMoments) -> Tensor:
+    return channels.variance.mean() + channels.mean.var(correction=0)
+
+
+def _channel_ratio(variance: Tensor, dense: Tensor) -> float:
+    live = dense > 0
+    ratios = (variance[live] / dense[live]).clamp(min=1e-12)
+    return math.exp(float(ratios.log().mean())) if len(ratios) else 0.0
+
+
+@torch.no_grad()
+def measure_signal(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    reference: nn.Module | None = None,
+    max_batches: int = 10,
+    forward: Forward | None = None,
+    layers: Patterns | None = None,
+    progress: bool = True,
+) -> SignalReport:
+    """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
+
+    Args:
+        model: Any module.
+        batches: Any iterable of batches.
+        reference: The dense network, with layers of the same names: adds ratios of variance and the cosine to it.
+        max_batches: At most so many batches.
+        forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.
+        layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
+        progress: Show a bar in a terminal if it takes more than two seconds.
+
+    Returns:
+        One row a layer, in forward order.
+
+    Raises:
+        ValueError: If there is no batch or no layer, or the reference has other layers.
+        TypeError: If the default forward fails on a batch.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        >>> report = measure_signal(model, [torch.randn(32, 4)], reference=model, max_batches=1)
+        >>> [(row.name, round(row.cosine, 3)) for row in report.rows]
+        [('1', 1.0), ('3', 1.0)]
+    """
+    names = signal_layers(model, layers)
+    if reference is not None and (missing := set(names) - dict(reference.named_modules()).keys()):
+        raise ValueError(
+            f"reference={type(reference).__name__} lacks {sorted(missing)}: pass the dense copy of the model"
+        )
+    run = forward or default_forward
+    dense = None if reference is None else Measurement(reference, names, comparable=True)
+    measurement = Measurement(model, names, reference=dense)
+    moved = take(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
+    with isolated_rng(), only_training(model, ()), only_training(reference or model, ()):
+        for batch in moved:
+            if reference is not None and dense is not None:
+                dense.pooled.clear()  # the batch before is done with
+                with dense.batch(reference):
+                    run(reference, move(batch, device_of(reference)))
+            with measurement.batch(model):
+                run(model, batch)
+    return measurement.report()
+
+
+class Profile:
+    """The signal of one network as it changes, always on the same batches; what is measured first is the reference.
+
+    Args:
+        model: The network, which is changed between two measurements.
+        batches: Batches on its device.
+        forward: Runs it on one.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> profile = Profile(model, [torch.randn(32, 4)], default_forward)
+        >>> profile.measure("dense")
+        >>> _ = nn.init.zeros_(model[0].weight)
+        >>> profile.measure("pruned")
+        >>> profile.reports["pruned"].rows[0].dead
+        1.0
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable[Any], forward: Forward) -> None:
+        self.reports: dict[str, SignalReport] = {}
+        self._model = model
+        self._batches = list(batches)
+        self._forward = forward
+        self._layers = signal_layers(model)
+        self._reference: Measurement | None = None
+
+    @torch.no_grad()
+    def measure(self, label: str) -> None:
+        """Measure the network as it is now."""
+        first = self._reference is None
+        measurement = Measurement(self._model, self._layers, reference=self._reference, comparable=first)
+        with isolated_rng(), only_training(self._model, ()):
+            for batch in self._batches:
+                with measurement.batch(self._model):
+                    self._forward(self._model, batch)
+        if first:
+            self._reference = measurement
+        self.reports[label] = measurement.report()

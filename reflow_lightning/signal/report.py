@@ -1,0 +1,137 @@
+"""SignalReport: what the layers' signals look like, as rows, text and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """The signal at the output of one layer, over all samples and positions.
+
+    Attributes:
+        name: Module name.
+        channels: Number of channels.
+        mean: Mean over everything.
+        variance: Mean over channels of each channel's variance: what the signal tells apart.
+        total_variance: Variance over everything, which adds the spread of the channels' means.
+        dead: Share of channels that are constant.
+        variance_ratio: ``total_variance`` over that of the reference (signal variance ratio, arXiv 2502.15790).
+        channel_ratio: Geometric mean over the reference's live channels of the ratio of variances, each at least 1e-12.
+        cosine: Cosine between the centred activations, pooled over positions, and the reference's.
+    """
+
+    name: str
+    channels: int
+    mean: float
+    variance: float
+    total_variance: float
+    dead: float
+    variance_ratio: float | None = None
+    channel_ratio: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class SignalReport:
+    """The signal of a network, layer by layer.
+
+    Attributes:
+        rows: One row a layer, in the order in which the forward pass reaches them.
+        batches: Number of batches measured.
+
+    Example:
+        >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
+        >>> print(report.table())
+        layer  channels      mean  variance  total_variance   dead
+        conv1         8  0.00e+00  1.00e+00        1.00e+00  0.250
+    """
+
+    rows: tuple[LayerSignal, ...]
+    batches: int
+
+    def table(self) -> str:
+        """The rows as text; columns that need a reference appear if there was one."""
+        return format_table(self.to_dict()["layers"])
+
+    __str__ = table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types: ``{"batches": .., "layers": [{"name": .., "variance": .., ..}, ..]}``."""
+        return {"batches": self.batches, "layers": [asdict(row) for row in self.rows]}
+
+    def variances(self) -> dict[str, float]:
+        """Variance by layer name, in forward order."""
+        return {row.name: row.variance for row in self.rows}
+
+    def figure(self, title: str | None = None) -> Figure:
+        """Variance against depth, on a log scale."""
+        return plot_profiles({"signal": self}, title)
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `LayerSignal` fields as aligned text, without the columns that are empty throughout."""
+    columns = [f.name for f in fields(LayerSignal) if any(row[f.name] is not None for row in rows)]
+    cells = [["layer", *columns[1:]], *([_cell(column, row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in cells
+    )
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if column in ("dead", "cosine", "variance_ratio", "channel_ratio") else f"{value:.2e}"
+    return str(value)
+
+
+_COLORS = {"dense": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f"}
+_FLOOR = 1e-9
+
+
+def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None) -> Figure:
+    """Draw the variance of several measurements of a network against the depth of its layers.
+
+    Args:
+        profiles: Reports by label, over the same layers.
+        title: Heading.
+
+    Returns:
+        A figure of its own, outside pyplot; variances below 1e-9 are drawn there.
+
+    Example:
+        >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
+        >>> plot_profiles({"dense": report}).axes[0].get_yscale()
+        'log'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for label, report in profiles.items():
+        depth = range(1, len(report.rows) + 1)
+        variance = [max(row.variance, _FLOOR) for row in report.rows]
+        axes.plot(depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=_COLORS.get(label))
+    names = [row.name for row in next(iter(profiles.values())).rows]
+    step = max(1, len(names) // 24)
+    axes.set_xticks(range(1, len(names) + 1)[::step], names[::step], rotation=60, ha="right", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_xlabel("layer, in forward order")
+    axes.set_ylabel("activation variance")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(profiles) > 1:
+        axes.legend(frameon=False)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    return figure
