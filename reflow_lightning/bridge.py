@@ -18,20 +18,19 @@ from reflow_lightning.schedules import Length, Progress
 CalibrationData = str | DataLoader[Any] | pl.LightningDataModule | Callable[[], Iterable[Any]]
 
 
-def progress(trainer: pl.Trainer, batches_done: int) -> Progress:
+def progress(trainer: pl.Trainer, batches_done: int, epoch_done: bool = False) -> Progress:
     """How far the training is.
 
     Args:
         trainer: The running trainer.
         batches_done: Batches done in this epoch.
+        epoch_done: Whether they are all of it; their number may be unknown.
     """
     shares = []
     if trainer.max_steps != -1:
         shares.append(trainer.global_step / max(1, trainer.max_steps))
     if trainer.max_epochs not in (None, -1):
-        done = batches_done / trainer.num_training_batches  # 0 where their number is infinite
-        if batches_done and trainer.is_last_batch:
-            done = 1.0
+        done = 1.0 if epoch_done else batches_done / trainer.num_training_batches  # 0 where that number is infinite
         shares.append((trainer.current_epoch + done) / max(1, trainer.max_epochs))
     return Progress(trainer.global_step, trainer.current_epoch, max(shares) if shares else None)
 
@@ -128,6 +127,11 @@ def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
 def is_trial(trainer: pl.Trainer) -> bool:
     """Whether this is a ``fast_dev_run``, which tries the code and trains nothing."""
     return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def is_barebones(trainer: pl.Trainer) -> bool:
+    """Whether the trainer measures raw speed and wants nothing beside the training."""
+    return bool(getattr(trainer, "barebones", False))
 
 
 def logger_step(trainer: pl.Trainer) -> int:

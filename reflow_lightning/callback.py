@@ -148,7 +148,7 @@ class Reflow(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prune, if it is time: before the validation and the checkpoints that may follow this batch."""
-        self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx + 1))
+        self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx + 1, trainer.is_last_batch))
         if self.monitor is not None and not any(isinstance(c, SignalMonitor) for c in _callbacks(trainer)):
             self.monitor.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -190,7 +190,7 @@ class Reflow(pl.Callback):
         isolated = functools.partial(isolated_rng, seed=now.step + trainer.global_rank)
         limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
         profile = None
-        if self.monitor is not None and trainer.loggers:
+        if self.monitor is not None and not bridge.is_barebones(trainer):
             with isolated():
                 profile = Profile(pl_module, islice(batches(), min(limit, _PROFILE_BATCHES)), forward)
 
@@ -218,9 +218,9 @@ class Reflow(pl.Callback):
         for optimizer in trainer.optimizers:
             zero_optimizer_state(optimizer, pl_module, event.masks)
         rank_zero_info(
-            f"Reflow: at step {now.step} pruned {event.masks.sparsity:.4f} of {len(event.masks)} tensors in "
-            f"{event.seconds['prune']:.2f} s, repaired {len(event.calibration.repaired)} layers with "
-            f"{event.calibration.batches} batches in {event.seconds['repair']:.2f} s"
+            f"Reflow at step {now.step}: sparsity {event.masks.sparsity:.4f} over {len(event.masks)} tensors "
+            f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
+            f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s)"
         )
 
     def _log_event(self, trainer: pl.Trainer, event: PruneEvent) -> None:

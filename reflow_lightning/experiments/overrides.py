@@ -1,0 +1,90 @@
+"""Answer a mistyped override with the nearest valid key."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from reflow_lightning.names import nearest
+
+_CONF = "reflow_lightning.conf"
+
+
+def config_groups() -> dict[str, list[str]]:
+    """The config groups that come with the package, with their choices.
+
+    Example:
+        >>> "gradual" in config_groups()["schedule"]
+        True
+    """
+    return {
+        folder.name: sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+        for folder in files(_CONF).iterdir()
+        if folder.is_dir() and not folder.name.startswith("_")
+    }
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, cfg):
+        name = f"{prefix}{key}"
+        yield name
+        if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            value = cfg[key]
+            if isinstance(value, DictConfig):
+                yield from _keys(value, f"{name}.")
+
+
+def _choices(override: Override) -> list[str]:
+    value = override.value()
+    return [str(choice) for choice in value.list] if isinstance(value, ChoiceSweep) else [str(value)]
+
+
+def complaints(arguments: Sequence[str]) -> list[str]:
+    """What is wrong with the overrides among command-line arguments: unknown keys and unknown choices of a group.
+
+    Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
+
+    Example:
+        >>> complaints(["sparcity=0.9", "schedule=gradual", "schedule.begn=0.1"])
+        ["'sparcity' is no key; nearest: sparsity", "'schedule.begn' is no key; nearest: schedule.begin"]
+    """
+    texts = [text for text in arguments if "=" in text and not text.startswith("-")]
+    try:
+        overrides = [o for o in OverridesParser.create().parse_overrides(texts) if not (o.is_add() or o.is_delete())]
+    except HydraException:
+        return []  # Hydra says itself what it can't parse
+    groups = config_groups()
+    chosen = {o.key_or_group: _choices(o) for o in overrides if o.key_or_group in groups}
+    found = [
+        f"{group}={choice} is no choice{nearest(choice, groups[group])}; there are {', '.join(groups[group])}"
+        for group, choices in chosen.items()
+        for choice in choices
+        if choice not in groups[group]
+    ]
+    if found:
+        return found
+    with initialize_config_module(_CONF, version_base="1.3"):
+        cfg = compose("config", overrides=[f"{group}={choices[0]}" for group, choices in chosen.items()])
+    keys = set(_keys(cfg)) | set(groups)
+    names = [o.key_or_group for o in overrides]
+    return [
+        f"'{name}' is no key{nearest(name, keys)}"
+        for name in names
+        if name not in keys and name.split(".")[0].split("/")[0] != "hydra"
+    ]
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Exit with a message if an override names no key of the configuration."""
+    if found := complaints(arguments):
+        for complaint in found:
+            sys.stderr.write(f"reflow-lightning: {complaint}\n")
+        sys.stderr.write("(+key=value adds a new key; --help lists all)\n")
+        raise SystemExit(2)
