@@ -117,11 +117,15 @@ def _training_batches(loaders: Any, seed: int, ranks: dict[str, int]) -> Iterabl
 
 def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
     """The wanted number of batches, within ``limit_train_batches`` or ``limit_val_batches`` if the user set one."""
-    if data == "train" and trainer.limit_train_batches != 1.0:
+    if data == "train" and _is_limited(trainer.limit_train_batches):
         return max(1, min(wanted, int(trainer.num_training_batches)))
-    if data == "val" and trainer.limit_val_batches != 1.0:
+    if data == "val" and _is_limited(trainer.limit_val_batches):
         return max(1, min(wanted, int(sum(trainer.num_val_batches))))
     return wanted
+
+
+def _is_limited(limit: float | None) -> bool:
+    return isinstance(limit, int) or limit not in (None, 1.0)  # the integer 1 is one batch, the float 1.0 all of them
 
 
 def is_trial(trainer: pl.Trainer) -> bool:

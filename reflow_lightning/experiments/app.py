@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 import hydra
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
@@ -22,6 +24,7 @@ from reflow_lightning.experiments.results import print_table, write_report, writ
 from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.pruning import select
 
+_log = logging.getLogger(__name__)
 _NOISE = (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*deprecated.*")
 
 
@@ -55,7 +58,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     fitted = time.perf_counter() - began
     if not reflow.events:
         raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
-    trainer.save_checkpoint(folder / "pruned.ckpt")
+    trainer.save_checkpoint(folder / "pruned.ckpt", weights_only=False)
     stages.finish(trainer, module)
     report = {
         "title": str(cfg.title),
@@ -67,7 +70,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     report["sparsity"] = report["stages"]["repaired"]["sparsity"]
     report["seconds"] = _seconds(reflow, fitted) | {"total": time.perf_counter() - start}
     report["calibration"] = {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)}
-    write_signal(folder, event.signal, f"{cfg.title}, sparsity {event.masks.sparsity:g}")
+    write_signal(folder, event.signal, f"{cfg.title}, sparsity {event.masks.sparsity:.3g}")
     write_report(folder, report)
     print_table(report, folder)
     return report
@@ -106,12 +109,20 @@ def _seconds(reflow: Reflow, fitted: float) -> dict[str, float]:
     return {"train": fitted - prune - repair, "prune": prune, "repair": repair}
 
 
+# Returns the metric of the last state, for sweepers.
 @hydra.main(version_base="1.3", config_path="pkg://reflow_lightning.conf", config_name="config")
 def _app(cfg: DictConfig) -> float:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    report = run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    hydra_cfg = HydraConfig.get()
+    try:
+        report = run(cfg, Path(hydra_cfg.runtime.output_dir))
+    except Exception:
+        if hydra_cfg.mode != RunMode.MULTIRUN:
+            raise
+        _log.exception("this job failed, the sweep goes on")  # its end names the job and exits with 1
+        return math.nan
     return float(report.get("final", report["repaired"]))
 
 

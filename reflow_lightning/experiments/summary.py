@@ -71,8 +71,9 @@ def plot(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if len(groups) > 1 else {}
-        axes.legend(frameon=False, fontsize=8, **beside)
+        (axes if len(groups) == 1 else figure).legend(
+            frameon=False, fontsize=8, loc="best" if len(groups) == 1 else "outside right center"
+        )
     return figure
 
 
@@ -80,7 +81,7 @@ class SweepSummary(Callback):
     """Hydra callback: writes ``summary.csv`` and ``summary.png`` into the sweep's folder when all jobs have ended."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Summarise what the jobs left; they may have run in other processes."""
+        """Summarise what the jobs left, which may have run in other processes; exit with 1 if one failed."""
         folder = Path(config.hydra.sweep.dir)
         rows = collect(folder)
         if not rows:
@@ -94,3 +95,5 @@ class SweepSummary(Callback):
         failed = [row["job"] for row in rows if row["status"] == "failed"]
         note = f", {len(failed)} failed: {', '.join(failed)}" if failed else ""
         print(f"{len(rows)} jobs{note}; summary.csv and summary.png are in {folder.resolve()}")
+        if failed:
+            raise SystemExit(1)

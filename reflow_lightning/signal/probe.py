@@ -58,10 +58,9 @@ def signal_layers(model: nn.Module, patterns: Patterns | None = None) -> list[st
                 raise ValueError(f"layers pattern '{pattern}' matches no module{nearest(pattern, modules)}")
         return [name for name in modules if any(matches([name], pattern) for pattern in wanted)]
     layers = [(name, m) for name, m in modules.items() if isinstance(m, _NORMS) or _is_weighted(m)]
-    nexts: list[nn.Module | None] = [*(module for _, module in layers[1:]), None]
     names = [
         name
-        for (name, module), after in zip(layers, nexts, strict=True)
+        for (name, module), after in zip(layers, [*(module for _, module in layers[1:]), None], strict=False)
         if isinstance(module, _BatchNorm) or (_is_weighted(module) and not _normalises(after, module))
     ]
     if not names:

@@ -121,8 +121,16 @@ def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None
     for label, report in profiles.items():
         depth = range(1, len(report.rows) + 1)
         variance = [max(row.variance, _FLOOR) for row in report.rows]
-        axes.plot(depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=_COLORS.get(label))
+        style: dict[str, Any] = (
+            {"linestyle": "--", "zorder": 3} if label == "dense" else {}
+        )  # seen where lines coincide
+        axes.plot(
+            depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=_COLORS.get(label), **style
+        )
     names = [row.name for row in next(iter(profiles.values())).rows]
+    root = f"{names[0].partition('.')[0]}."  # such as the LightningModule's "net."
+    if all(name.startswith(root) for name in names):
+        names = [name.removeprefix(root) for name in names]
     step = max(1, len(names) // 24)
     axes.set_xticks(range(1, len(names) + 1)[::step], names[::step], rotation=60, ha="right", fontsize=7)
     axes.set_yscale("log")

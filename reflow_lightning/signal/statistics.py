@@ -62,8 +62,8 @@ def moments(values: Tensor, dim: int = 1) -> Tensor:
         exact = _exact(piece)
         count = torch.full((channels,), float(piece.shape[0] * positions), dtype=torch.float64, device=exact.device)
         mean = exact.mean((0, 2))
-        deviation = exact.sub_(mean[:, None])
-        parts.append(torch.stack([count, mean, deviation.square_().sum((0, 2))]))
+        squares = (exact - mean[:, None]).square_().sum((0, 2))
+        parts.append(torch.stack([count, mean, squares]))
     return merge_moments(torch.stack(parts))
 
 

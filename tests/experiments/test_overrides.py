@@ -1,0 +1,33 @@
+import pytest
+
+from reflow_lightning.experiments.overrides import complaints, config_groups
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["-m", "sparsity=0.5,0.9", "schedule=gradual,one_shot", "schedule.begin=0.1"],
+        ["schedule=gradual", "schedule.every_n_steps=10"],
+        ["hydra.run.dir=x", "hydra/launcher=basic", "--cfg", "job"],
+        ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "~model.scheduler"],
+        ["trainer.max_epochs=3", "model.net.blocks=1"],
+        ["sparsity=["],  # Hydra explains it better
+    ],
+)
+def test_valid_arguments_are_passed_on(arguments):
+    assert complaints(arguments) == []
+
+
+def test_every_fault_is_named():
+    assert len(complaints(["a=1", "b.c=2", "sparsity=0.5"])) == 2
+
+
+def test_keys_of_the_chosen_group_count():
+    [complaint] = complaints(["schedule.begin=0.1"])
+    assert "'schedule.begin' is no key" in complaint
+    assert complaints(["schedule=gradual", "schedule.begin=0.1"]) == []
+
+
+def test_the_groups_are_those_of_the_folder():
+    assert set(config_groups()) == {"data", "model", "optimizer", "schedule"}

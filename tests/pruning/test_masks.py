@@ -1,0 +1,71 @@
+import copy
+import io
+
+import pytest
+import torch
+from helpers import small_net, zeros
+from torch import nn
+
+from reflow_lightning import Masks, prune
+
+
+def test_a_mapping_with_sparsities():
+    masks = Masks({"a": torch.tensor([True, False]), "b": torch.tensor([True, True])})
+    assert list(masks) == ["a", "b"]
+    assert masks.sparsity == 0.25
+    assert masks.sparsities == {"a": 0.5, "b": 0.0}
+
+
+def test_apply_leaves_positive_zeros():
+    model = nn.Linear(4, 1)
+    nn.init.constant_(model.weight, -1.0)
+    Masks({"weight": torch.tensor([[True, False, False, True]])}).apply(model)
+    assert model.weight.tolist() == [[-1.0, 0.0, 0.0, -1.0]]
+    assert not torch.signbit(model.weight[0, 1])
+
+
+def test_bind_does_what_apply_does():
+    model = small_net()
+    masks = prune(model, 0.7)
+    other = copy.deepcopy(model)
+    for network in (model, other):
+        for parameter in network.parameters():
+            nn.init.ones_(parameter)
+    masks.apply(model)
+    masks.bind(other)()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_they_travel_as_plain_tensors():
+    model = small_net()
+    masks = prune(model, 0.7)
+    file = io.BytesIO()
+    torch.save(masks.state_dict(), file)
+    file.seek(0)
+    loaded = Masks.from_state_dict(torch.load(file, weights_only=True))
+    assert all(torch.equal(loaded[name], masks[name]) for name in masks)
+    assert type(masks.state_dict()) is dict
+
+
+def test_masks_of_another_model_change_nothing():
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"mask 'other.weight' has no parameter in Sequential"):
+        Masks(masks | {"other.weight": torch.ones(1, dtype=torch.bool)}).apply(model)
+    with pytest.raises(ValueError, match=r"mask '0.weight' has shape \(3,\), the model's parameter \(8, 1, 3, 3\)"):
+        Masks(masks | {"0.weight": torch.ones(3, dtype=torch.bool)}).apply(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert zeros(model) == 0
+
+
+def test_only_bool_tensors_are_masks():
+    with pytest.raises(ValueError, match=r"mask 'a' is torch.float32, not a bool tensor"):
+        Masks.from_state_dict({"a": torch.ones(2)})
+
+
+def test_a_tied_parameter_is_found_by_any_of_its_names():
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    model["b"].weight = model["a"].weight
+    Masks({"b.weight": torch.zeros(2, 2, dtype=torch.bool)}).apply(model)
+    assert not model["a"].weight.any()

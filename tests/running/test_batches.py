@@ -1,0 +1,118 @@
+import warnings
+from collections import namedtuple
+
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from reflow_lightning.running.batches import fresh, move, take
+
+CPU = torch.device("cpu")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from range(10)
+
+
+def read(loader):
+    return torch.cat([batch if torch.is_tensor(batch) else batch[0] for batch in loader]).tolist()
+
+
+def test_nested_batches_keep_their_structure():
+    pair = namedtuple("Pair", "x y")
+    batch = {"a": [torch.ones(1), (torch.ones(2), "text")], "b": pair(torch.zeros(1), 3)}
+    moved = move(batch, torch.device("meta"))
+    assert moved["a"][1][0].is_meta
+    assert moved["a"][1][1] == "text"
+    assert isinstance(moved["b"], pair)
+    assert moved["b"].x.is_meta
+    assert moved["b"].y == 3
+
+
+def test_take_stops_at_the_limit_without_asking_for_more():
+    asked = []
+
+    def source():
+        for i in range(10):
+            asked.append(i)
+            yield torch.tensor(i)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(take(source(), 3, CPU))) == 3
+    assert asked == [0, 1, 2]
+
+
+def test_a_short_loader_is_a_warning_that_says_what_to_do():
+    with pytest.warns(UserWarning, match=r"calibration got 2 batches, all there were, instead of 5.*max_batches=2"):
+        assert len(list(take([1, 2], 5, CPU, task="calibration"))) == 2
+
+
+def test_an_empty_loader_is_an_error():
+    with pytest.raises(ValueError, match="batches=list gave no batch for calibration"):
+        list(take([], 5, CPU, task="calibration"))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
+def test_a_limit_that_is_no_count_is_an_error(limit):
+    with pytest.raises(ValueError, match="max_batches="):
+        list(take([1], limit, CPU))
+
+
+def test_sorted_data_are_shuffled_by_seed():
+    loader = DataLoader(list(range(20)), batch_size=4)
+    first = read(fresh(loader, shuffle=True, seed=1))
+    assert sorted(first) == list(range(20))
+    assert first != list(range(20))
+    assert first == read(fresh(loader, shuffle=True, seed=1))
+    assert first != read(fresh(loader, shuffle=True, seed=2))
+    assert read(fresh(loader, shuffle=False, seed=1)) == list(range(20))
+
+
+def test_a_running_loader_with_persistent_workers_is_not_disturbed():
+    loader = DataLoader(TensorDataset(torch.arange(20)), batch_size=4, num_workers=1, persistent_workers=True)
+    running = iter(loader)
+    seen = next(running)[0].tolist()
+    assert len(read(fresh(loader, shuffle=True, seed=0))) == 20
+    for batch in running:
+        seen += batch[0].tolist()
+    assert seen == list(range(20))
+
+
+def test_own_samplers_and_streams_are_respected():
+    weighted = DataLoader(list(range(10)), sampler=WeightedRandomSampler([1.0] + [0.0] * 9, 6), batch_size=3)
+    assert read(fresh(weighted, shuffle=True, seed=0)) == [0] * 6
+    stream = DataLoader(Stream(), batch_size=5)
+    assert read(fresh(stream, shuffle=True, seed=0)) == list(range(10))
+
+    class EveryOther(BatchSampler):
+        def __iter__(self):
+            yield from list(super().__iter__())[::2]
+
+    batched = DataLoader(list(range(8)), batch_sampler=EveryOther(SequentialSampler(range(8)), 2, False))
+    assert read(fresh(batched, shuffle=True, seed=0)) == [0, 1, 4, 5]
+
+
+def test_collation_is_kept():
+    loader = DataLoader([1, 2, 3], batch_size=2, drop_last=True, collate_fn=lambda items: torch.tensor(items) * 10)
+    assert read(fresh(loader, shuffle=False, seed=0)) == [10, 20]
+
+
+def test_each_rank_gets_its_own_share():
+    loader = DataLoader(list(range(10)), batch_size=2)
+    shares = [read(fresh(loader, shuffle=True, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == list(range(10))
+
+
+def test_an_iterator_is_an_error():
+    with pytest.raises(TypeError, match="can't be read afresh"):
+        fresh(iter([1]), shuffle=False, seed=0)
+    assert list(fresh([1, 2], shuffle=True, seed=0)) == [1, 2]

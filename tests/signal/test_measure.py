@@ -1,0 +1,95 @@
+import copy
+
+import pytest
+import torch
+from helpers import images, small_net
+from torch import nn
+
+from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning.running.forward import default_forward
+from reflow_lightning.signal.measure import Profile
+
+BATCHES = list(images(64).split(16))
+
+
+def test_rows_are_the_statistics_of_the_outputs_in_eval_mode():
+    model = small_net().train()
+    report = measure_signal(model, BATCHES, max_batches=4)
+    assert [row.name for row in report.rows] == ["1", "5", "9"]
+    model.eval()
+    with torch.no_grad():
+        outputs = model[:2](torch.cat(BATCHES)).double()
+    row = report.rows[0]
+    assert row.channels == 8
+    assert row.mean == pytest.approx(float(outputs.mean()), abs=1e-9)
+    assert row.total_variance == pytest.approx(float(outputs.var(correction=0)))
+    assert row.variance == pytest.approx(float(outputs.var((0, 2, 3), correction=0).mean()))
+    assert row.cosine is None
+
+
+def test_rows_follow_the_forward_pass_not_the_registration():
+    class Reversed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = nn.Linear(3, 3), nn.Linear(2, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    assert [row.name for row in measure_signal(Reversed(), [torch.ones(4, 2)], max_batches=1).rows] == ["first", "last"]
+
+
+def test_a_network_equals_itself_and_a_pruned_one_does_not():
+    model = small_net()
+    calibrate(model, BATCHES, max_batches=4)
+    dense = copy.deepcopy(model)
+    for row in measure_signal(model, BATCHES, reference=dense, max_batches=4).rows:
+        assert row.cosine == pytest.approx(1)
+        assert row.variance_ratio == pytest.approx(1)
+        assert row.channel_ratio == pytest.approx(1)
+    prune(model, 0.8)
+    rows = measure_signal(model, BATCHES, reference=dense, max_batches=4).rows
+    assert rows[1].cosine < 0.999
+    assert rows[1].variance_ratio < 1
+    calibrate(model, BATCHES, max_batches=4)
+    assert measure_signal(model, BATCHES, max_batches=4).rows[0].variance > rows[0].variance
+
+
+def test_dead_channels_are_counted():
+    model = small_net()
+    nn.init.zeros_(model[0].weight[:2].detach())
+    assert measure_signal(model, BATCHES, max_batches=4).rows[0].dead == 0.25
+
+
+def test_nothing_is_changed():
+    model = small_net().train()
+    model[1].eval()
+    before, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    rng = torch.get_rng_state()
+    measure_signal(model, BATCHES, reference=copy.deepcopy(model), max_batches=4)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == flags
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_a_reference_with_other_layers_is_an_error():
+    with pytest.raises(ValueError, match=r"reference=Linear lacks \['1', '5', '9'\]"):
+        measure_signal(small_net(), BATCHES, reference=nn.Linear(2, 2))
+    wide = small_net()
+    wide[0], wide[1] = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
+    wide[4] = nn.Conv2d(16, 8, 3, padding=1)
+    with pytest.raises(ValueError, match=r"layer '1' puts out \(16, 8\).*\(16, 16\) in the reference"):
+        measure_signal(small_net(), BATCHES, reference=wide)
+
+
+def test_a_profile_compares_states_of_one_network_like_a_reference_would():
+    model = small_net()
+    dense = copy.deepcopy(model)
+    profile = Profile(model, BATCHES, default_forward)
+    profile.measure("dense")
+    prune(model, 0.8)
+    profile.measure("pruned")
+    expected = measure_signal(model, BATCHES, reference=dense, max_batches=4)
+    for row, other in zip(profile.reports["pruned"].rows, expected.rows, strict=True):
+        assert row.cosine == pytest.approx(other.cosine)
+        assert row.variance_ratio == pytest.approx(other.variance_ratio)

@@ -1,0 +1,523 @@
+import copy
+import csv
+import warnings
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from helpers import Module, images, loader, selected_size, trainer, zeros
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from reflow_lightning import Gradual, OneShot, Reflow, SignalMonitor, measure_signal
+from reflow_lightning.schedules import Progress
+
+SIZE = selected_size(Module())
+
+
+def reflow(sparsity=0.5, **options):
+    return Reflow(sparsity, **{"calibration_batches": 2} | options)
+
+
+def fit(callback, module=None, batches=None, **options):
+    module = module or Module()
+    runner = trainer(callback, **options)
+    runner.fit(module, loader() if batches is None else batches, loader(32, shuffle=False))
+    return module, runner
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# -- the zeros
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "several"])
+@pytest.mark.parametrize("schedule", [OneShot(), OneShot(step=3), OneShot(epoch=1), Gradual(every_n_steps=2)])
+def test_the_zeros_are_exact_at_the_end(optimizer, schedule):
+    module = Module(optimizer, manual=optimizer == "several")
+    callback = reflow(0.7, schedule=schedule)
+    before = state(module)
+    fit(callback, module)
+    assert zeros(module) == round(0.7 * SIZE)
+    assert callback.masks.sparsity == pytest.approx(round(0.7 * SIZE) / SIZE)
+    for name, mask in callback.masks.items():
+        weight = module.get_parameter(name)
+        assert not weight[~mask].any()
+        assert not torch.equal(weight[mask], before[name][mask])  # the others were trained
+
+
+def test_the_zeros_are_there_after_every_step():
+    class Watch(pl.Callback):
+        seen: list[int] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            self.seen.append(zeros(pl_module))
+
+    watch = Watch()
+    runner = trainer(watch, reflow(0.5), max_epochs=3)
+    runner.fit(Module("adamw"), loader(), loader(32, shuffle=False))
+    assert watch.seen == [round(0.5 * SIZE)] * 12
+
+
+def test_gradient_accumulation_prunes_once_at_its_step():
+    callback = reflow(schedule=OneShot(step=2))
+    module, _ = fit(callback, accumulate_grad_batches=2)
+    assert [event.step for event in callback.events] == [2]
+    assert zeros(module) == round(0.5 * SIZE)
+
+
+def test_parameter_names_are_what_they_were():
+    module = Module()
+    names = list(module.state_dict())
+    fit(reflow(), module)
+    assert list(module.state_dict()) == names
+
+
+# -- the moment
+
+
+def test_a_metric_and_the_weights_saved_with_it_agree(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, filename="{epoch}-{zeros:.0f}", monitor="zeros", save_top_k=-1)
+    runner = trainer(reflow(schedule=OneShot(step=5)), checkpoint, max_epochs=3, enable_checkpointing=True)
+    runner.fit(Module(), loader(), loader(32, shuffle=False))
+    found = {}
+    for path in tmp_path.glob("*.ckpt"):
+        module = Module()
+        module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+        assert f"zeros={zeros(module)}" in path.name
+        found[path.name[:7]] = zeros(module)
+    assert found == {"epoch=0": 0, "epoch=1": round(0.5 * SIZE), "epoch=2": round(0.5 * SIZE)}
+
+
+def test_pruning_after_the_last_step_is_validated():
+    module, runner = fit(reflow(schedule=OneShot(fraction=1.0)))
+    assert module.validated_zeros == [0, 0, 0, 0, round(0.5 * SIZE), round(0.5 * SIZE)]  # sanity check, two epochs
+    assert runner.global_step == 8
+
+
+def test_an_epoch_prunes_after_the_validation_of_the_one_before():
+    module, _ = fit(reflow(schedule=OneShot(epoch=1)))
+    assert module.validated_zeros == [0, 0, 0, 0, round(0.5 * SIZE), round(0.5 * SIZE)]
+
+
+def test_fractions_of_max_steps_and_of_streams():
+    callback = reflow(schedule=OneShot(fraction=0.5))
+    fit(callback, max_epochs=-1, max_steps=6)
+    assert [event.step for event in callback.events] == [3]
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            x = images(32)
+            yield from zip(x, (x.mean((1, 2, 3)) > 0).long(), strict=True)
+
+    callback = reflow(schedule=OneShot(fraction=1.0))
+    fit(callback, batches=DataLoader(Stream(), 8))
+    assert [event.step for event in callback.events] == [8]
+
+
+def test_manual_optimization_counts_fractions_by_batches():
+    callback = reflow(schedule=OneShot(fraction=0.5))
+    fit(callback, Module("several", manual=True))
+    assert [event.step for event in callback.events] == [8]  # two optimizers, four of eight batches
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "text"),
+    [
+        (OneShot(step=9), {}, r"OneShot\(step=9\) lies beyond the end of training, step 8"),
+        (OneShot(epoch=2), {}, r"OneShot\(epoch=2\) lies beyond the last epoch, 1"),
+        (OneShot(fraction=0.5), {"max_epochs": -1}, "known length"),
+    ],
+)
+def test_a_schedule_beyond_the_end_is_an_error_before_anything_is_changed(schedule, options, text):
+    module = Module()
+    before = state(module)
+    with pytest.raises(ValueError, match=text):
+        fit(reflow(schedule=schedule), module, **options)
+    assert equal(before, state(module))
+
+
+def test_a_training_that_ends_early_says_what_was_not_reached():
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = True
+
+    runner = trainer(reflow(schedule=OneShot(epoch=1)), Stop())
+    with pytest.warns(UserWarning, match=r"training ended at step 1 before OneShot.*sparsity is 0.0000 instead of 0.5"):
+        runner.fit(Module(), loader(), loader(32, shuffle=False))
+
+
+# -- the trainer's modes
+
+
+@pytest.mark.parametrize("schedule", [OneShot(), OneShot(fraction=1.0), Gradual()])
+@pytest.mark.parametrize(
+    "options", [{"fast_dev_run": True}, {"barebones": True}, {"limit_train_batches": 1, "limit_val_batches": 1}]
+)
+def test_trial_runs_and_limits(schedule, options):
+    callback = Reflow(0.5, schedule=schedule)
+    module = Module()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(callback, module, **options)
+    assert zeros(module) == round(0.5 * SIZE)
+    assert not [w for w in caught if "instead of 50" in str(w.message) and "limit_train_batches" in options]
+    if "barebones" not in options:
+        assert callback.events[-1].calibration.batches == 1
+
+
+def test_fast_dev_run_says_what_it_did_not_reach():
+    with pytest.warns(UserWarning, match="before OneShot.*was completed"):
+        fit(reflow(schedule=OneShot(epoch=10)), fast_dev_run=True)
+
+
+def test_without_any_validation():
+    module = Module()
+    trainer(reflow(), limit_val_batches=0).fit(module, loader())
+    assert zeros(module) == round(0.5 * SIZE)
+
+
+def test_validate_before_and_test_after_fit():
+    module = Module()
+    callback = reflow()
+    runner = trainer(callback)
+    runner.validate(module, loader(32, shuffle=False), verbose=False)
+    assert zeros(module) == 0
+    runner.fit(module, loader(), loader(32, shuffle=False))
+    trained = state(module)
+    [metrics] = runner.test(module, loader(32, shuffle=False), verbose=False)
+    assert metrics["test_zeros"] == round(0.5 * SIZE)
+    assert equal(trained, state(module))
+
+
+def test_a_second_fit_goes_on_under_the_mask():
+    callback = reflow()
+    module, runner = fit(callback)
+    masks = copy.deepcopy(callback.masks.state_dict())
+    runner.fit_loop.max_epochs = 4
+    runner.fit(module, loader(), loader(32, shuffle=False))
+    assert len(callback.events) == 1
+    assert equal(masks, callback.masks.state_dict())
+    assert zeros(module) == round(0.5 * SIZE)
+
+
+def test_the_training_is_the_same_with_and_without_the_measurements():
+    """Random state, loader and flags are left alone: the same weights with and without monitor."""
+    results = []
+    for monitor in (False, SignalMonitor(every_n_steps=1)):
+        pl.seed_everything(3, verbose=False)
+        module, _ = fit(reflow(schedule=OneShot(step=3), monitor=monitor))
+        results.append(state(module))
+    assert equal(*results)
+
+
+def test_pruning_at_the_end_does_not_change_the_training_before():
+    results = []
+    for callback in (reflow(0.0, repair="none", schedule=OneShot(step=2)), SignalMonitor()):
+        pl.seed_everything(3, verbose=False)
+        module, _ = fit(callback)
+        results.append(state(module))
+    assert equal(*results)
+
+
+def test_persistent_workers_do_not_lose_their_epoch():
+    batches = loader(num_workers=1, persistent_workers=True)
+    _, runner = fit(reflow(schedule=OneShot(step=2)), batches=batches)
+    assert runner.global_step == 8
+
+
+# -- calibration
+
+
+@pytest.mark.parametrize("data", ["train", "val", loader(), lambda: images(64).split(16)])
+def test_sources_of_calibration_data(data):
+    callback = reflow(calibration_data=data)
+    fit(callback)
+    assert callback.events[0].calibration.repaired == ("net.1", "net.5")
+    assert callback.events[0].calibration.batches == 2
+
+
+def test_a_data_module_is_a_source():
+    class Data(pl.LightningDataModule):
+        ready = False
+
+        def setup(self, stage):
+            self.ready = True
+
+        def train_dataloader(self):
+            assert self.ready
+            return loader()
+
+        def val_dataloader(self):
+            return loader(32)
+
+    callback = reflow(calibration_data=Data())
+    fit(callback)
+    assert callback.events[0].calibration.batches == 2
+    data = Data()
+    callback = reflow(calibration_data=data)
+    trainer(callback).fit(Module(), datamodule=data)
+    assert callback.events[0].calibration.batches == 2
+
+
+def test_several_loaders_at_once():
+    class Several(Module):
+        def forward(self, batches):
+            return super().forward(batches["a"][0] if isinstance(batches, dict) else batches)
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch["a"], batch_idx)
+
+    callback = reflow(forward=lambda module, batch: module(batch), monitor=False)
+    trainer(callback).fit(Several(), {"a": loader(), "b": loader(32)})
+    assert callback.events[0].calibration.batches == 2
+
+
+def test_a_missing_validation_loader_is_an_error_that_leaves_the_model_alone():
+    module = Module()
+    with pytest.raises(ValueError, match="calibration_data='val', but the training has no validation loader"):
+        trainer(reflow(calibration_data="val", monitor=False)).fit(module, loader())
+    assert zeros(module) == 0
+
+
+def test_a_calibration_that_fails_leaves_the_model_alone():
+    class Broken(Module):
+        def forward(self, x):
+            if not self.training:
+                raise RuntimeError("broken in eval mode")
+            return super().forward(x)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    module = Broken()
+    before = state(module)
+    with pytest.raises(RuntimeError, match="broken in eval mode"):
+        fit(reflow(monitor=False), module)
+    assert equal(before, state(module))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_repair_can_be_left_out():
+    callback = reflow(repair="none", schedule=OneShot(fraction=1.0))
+    fit(callback)
+    assert callback.events[0].calibration.repaired == ()
+
+
+def test_listeners_see_every_stage():
+    callback = reflow()
+    seen = []
+    callback.listeners.append(lambda stage, trainer, module: seen.append((stage, zeros(module) > 0)))
+    fit(callback)
+    assert seen == [("dense", False), ("pruned", True), ("repaired", True)]
+
+
+# -- the logs
+
+
+def test_tensorboard_has_the_curves_and_the_depth_profiles(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    callback = reflow(0.8, schedule=OneShot(epoch=1), monitor=SignalMonitor(every_n_steps=2))
+    fit(callback, logger=TensorBoardLogger(tmp_path, name="", version=""), log_every_n_steps=1)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"sparsity/global", "sparsity/net.0", "sparsity/net.9", "variance/net.1", "variance/net.9"} <= tags
+    assert [s.step for s in events.Scalars("variance/net.1")] == [0, 2, 4, 6]
+    assert [s.value for s in events.Scalars("sparsity/global")] == pytest.approx([0.8], abs=1e-2)
+    for stage in ("dense", "pruned", "repaired"):
+        profile = events.Scalars(f"variance_profile/{stage}")
+        assert [s.step for s in profile] == [1, 2, 3]
+        variances = [row.variance for row in callback.events[0].signal[stage].rows]
+        assert [s.value for s in profile] == pytest.approx(variances)
+
+
+def test_a_gradual_schedule_keeps_its_profiles_apart(tmp_path):
+    callback = reflow(schedule=Gradual(every_n_steps=3))
+    fit(callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
+    with (tmp_path / "metrics.csv").open() as file:
+        columns = csv.DictReader(file).fieldnames
+    steps = [event.step for event in callback.events]
+    assert steps == [3, 6]
+    assert {f"variance_profile/{s}{suffix}" for s in ("dense", "pruned", "repaired") for suffix in ("", "@3")} <= set(
+        columns
+    )
+
+
+def test_the_monitor_alone_logs_any_training(tmp_path):
+    trainer(SignalMonitor(every_n_steps=3), logger=CSVLogger(tmp_path, name="", version="")).fit(Module(), loader())
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("variance/net.1")]
+    assert [int(row["step"]) for row in rows] == [0, 3, 6]
+
+
+def test_the_monitor_measures_eval_mode_on_the_training_batch(tmp_path):
+    class Seen(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.expected = measure_signal(pl_module, [batch], max_batches=1).variances()
+
+    seen = Seen()
+    runner = trainer(seen, SignalMonitor(1), logger=CSVLogger(tmp_path, name="", version=""), max_steps=1)
+    runner.fit(Module(), loader())
+    with (tmp_path / "metrics.csv").open() as file:
+        [row] = [row for row in csv.DictReader(file) if row.get("variance/net.1")]
+    assert float(row["variance/net.1"]) == pytest.approx(seen.expected["net.1"])
+
+
+def test_two_monitors_do_not_log_twice(tmp_path):
+    runner = trainer(reflow(), SignalMonitor(2), logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
+    runner.fit(Module(), loader())
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("variance/net.1")]
+    assert len(rows) == 4
+
+
+def test_callbacks_keep_their_own_log_attributes():
+    """Lightning overwrites `log` and `log_dict` of every callback: neither may be ours."""
+    for kind in (Reflow, SignalMonitor):
+        assert not {"log", "log_dict"} & set(vars(kind))
+
+
+# -- the arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"sparsity": 1.0}, r"sparsity=1.0 is outside \[0, 1\)"),
+        ({"criterion": "size"}, "criterion='size' is unknown"),
+        ({"allocation": "layer"}, "allocation='layer' is unknown"),
+        ({"repair": "magic"}, "repair='magic' is unknown"),
+        ({"min_kept": 2}, r"min_kept=2 is outside \[0, 1\)"),
+        ({"pattern": "2:2"}, "pattern='2:2' is not 'N:M'"),
+        ({"pattern": "2:4", "schedule": Gradual()}, "can't be reached gradually"),
+        ({"calibration_data": "test"}, "calibration_data='test' must be 'train', 'val'"),
+        ({"calibration_batches": 0}, "calibration_batches=0 must be a whole number"),
+    ],
+)
+def test_arguments_are_checked_at_once(options, text):
+    with pytest.raises(ValueError, match=text):
+        Reflow(**{"sparsity": 0.5} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"include": "head.*"}, r"include pattern 'head.\*' matches no prunable parameter"),
+        ({"pattern": "2:4"}, r"dimension 1 of 'net.0.weight'"),
+        ({"min_kept": 0.4}, "min_kept=0.4 asks for"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_model_are_errors_before_training(options, text):
+    module = Module()
+    before = state(module)
+    with pytest.raises(ValueError, match=text):
+        fit(reflow(schedule=OneShot(epoch=1), **options), module)
+    assert equal(before, state(module))
+
+
+def test_a_training_step_without_forward_is_an_error_that_names_forward():
+    class Headless(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Module().net
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    with pytest.raises(TypeError, match="pass forward="):
+        trainer(reflow()).fit(Headless(), loader())
+    module = Headless()
+    trainer(reflow(forward=lambda module, batch: module.net(batch[0]))).fit(module, loader())
+    assert zeros(module) == round(0.5 * SIZE)
+
+
+# -- the checkpoint
+
+
+@pytest.mark.parametrize("schedule", [OneShot(step=3), OneShot(fraction=1.0), Gradual(every_n_steps=1, end=1.0)])
+def test_a_resumed_run_prunes_exactly_once_and_keeps_its_zeros(schedule, tmp_path):
+    first = reflow(schedule=schedule)
+    module, runner = fit(first, max_epochs=1)
+    runner.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    second = reflow(schedule=schedule)
+    module = Module()
+    trainer(second, max_epochs=3).fit(
+        module, loader(), loader(32, shuffle=False), ckpt_path=tmp_path / "a.ckpt", weights_only=True
+    )
+    assert second.events == []
+    assert zeros(module) == round(0.5 * SIZE)
+    assert equal(first.masks.state_dict(), second.masks.state_dict())
+
+
+def test_a_run_resumed_before_its_moment_prunes_at_it(tmp_path):
+    module, runner = fit(SignalMonitor(), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "dense.ckpt", weights_only=False)
+    callback = reflow(schedule=OneShot(step=6))
+    trainer(callback, max_epochs=2).fit(module, loader(), loader(32, shuffle=False), ckpt_path=tmp_path / "dense.ckpt")
+    assert [event.step for event in callback.events] == [6]
+
+
+def test_a_gradual_schedule_goes_on_where_it_was(tmp_path):
+    schedule = Gradual(every_n_steps=1, end=1.0)
+    whole = reflow(schedule=schedule)
+    pl.seed_everything(0, verbose=False)
+    fit(whole, Module(), max_epochs=2, batches=loader(shuffle=False))
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    pl.seed_everything(0, verbose=False)
+    runner = trainer(reflow(schedule=schedule), Save(), max_epochs=2)
+    runner.fit(Module(), loader(shuffle=False), loader(32, shuffle=False))
+    rest = reflow(schedule=schedule)
+    resumed = Module()
+    trainer(rest, max_epochs=2).fit(
+        resumed, loader(shuffle=False), loader(32, shuffle=False), ckpt_path=tmp_path / "half.ckpt"
+    )
+    assert [event.step for event in rest.events] == [event.step for event in whole.events][4:]
+    assert zeros(resumed) == round(0.5 * SIZE)
+
+
+def test_a_checkpoint_loads_without_this_package_and_holds_plain_types(tmp_path):
+    module, runner = fit(reflow())
+    runner.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    plain = Module()
+    plain.load_state_dict(content["state_dict"])
+    assert equal(state(plain), state(module))
+    [key] = [key for key in content["callbacks"] if "Reflow" in key]
+    masks = content["callbacks"][key]["masks"]
+    assert all(mask.dtype == torch.bool for mask in masks.values())
+    assert Progress(**content["callbacks"][key]["last"]).step == 0
+
+
+def test_the_saved_optimizer_state_holds_nothing_of_pruned_weights(tmp_path):
+    callback = reflow(schedule=OneShot(fraction=1.0))
+    module, runner = fit(callback)
+    [optimizer] = runner.optimizers
+    for name, mask in callback.masks.items():
+        assert not optimizer.state[module.get_parameter(name)]["momentum_buffer"][~mask].any()
+
+
+def test_two_callbacks_prune_different_layers():
+    callbacks = [reflow(0.5, include="net.0.*"), reflow(0.8, include="net.9.*", monitor=False)]
+    module = Module()
+    trainer(*callbacks).fit(module, loader(), loader(32, shuffle=False))
+    assert int((module.net[0].weight == 0).sum()) == 36
+    assert int((module.net[9].weight == 0).sum()) == round(0.8 * 24)
+    assert int((module.net[4].weight == 0).sum()) == 0
