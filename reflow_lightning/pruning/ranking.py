@@ -46,7 +46,7 @@ def _histogram(scores: Scores, dtype: torch.dtype, prefix: int | None, shift: in
         else:
             digits = (keys[(keys >> (shift + bits)) == prefix] >> shift) & ((1 << bits) - 1)
         counts += torch.bincount(digits, minlength=1 << bits)
-    return counts.cpu()
+    return counts
 
 
 def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = None) -> list[Cut]:
@@ -74,7 +74,9 @@ def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = Non
     above = torch.zeros(len(scores), dtype=torch.int64)
     equal, prefix = above, None
     for shift, bits in _DIGITS[dtype]:
-        counts = torch.stack([_histogram(s, dtype, prefix, shift, bits) for s in scores])
+        counts = torch.zeros(len(scores), 1 << bits, dtype=torch.int64)
+        for row, s in zip(counts, scores, strict=True):
+            row.copy_(_histogram(s, dtype, prefix, shift, bits))
         at_least = above[:, None] + counts.flip(1).cumsum(1).flip(1)
         digit = int((torch.maximum(at_least, floor[:, None]).sum(0) >= keep).nonzero()[-1])
         equal = counts[:, digit]
