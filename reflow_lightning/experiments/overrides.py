@@ -52,8 +52,8 @@ def complaints(arguments: Sequence[str]) -> list[str]:
     Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
 
     Example:
-        >>> complaints(["sparcity=0.9", "schedule=gradual", "schedule.begn=0.1"])
-        ["'sparcity' is no key; nearest: sparsity", "'schedule.begn' is no key; nearest: schedule.begin"]
+        >>> complaints(["sparcity=0.9"])
+        ["'sparcity' is no key; nearest: sparsity, reflow.sparsity"]
     """
     texts = [text for text in arguments if "=" in text and not text.startswith("-")]
     try:

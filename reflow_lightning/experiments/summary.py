@@ -65,7 +65,10 @@ def plot(rows: Sequence[dict[str, Any]]) -> Figure:
             points = sorted((row["sparsity"], row[state]) for row in group if state in row)
             if points:
                 label = f"{state} ({name})" if name else state
-                axes.plot(*zip(*points, strict=True), marker=marker, linewidth=2, color=color, label=label)
+                style: dict[str, Any] = (
+                    {"linestyle": "--", "zorder": 3} if state == "dense" else {}
+                )  # seen where lines coincide
+                axes.plot(*zip(*points, strict=True), marker=marker, linewidth=2, color=color, label=label, **style)
     axes.set_xlabel("sparsity")
     axes.set_ylabel(next((str(row["metric"]) for row in rows if "metric" in row), "metric"))
     axes.grid(alpha=0.25)

@@ -1,0 +1,63 @@
+"""What is installed is what is in the repository."""
+
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import reflow_lightning
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def test_public_names():
+    assert sorted(reflow_lightning.__all__) == [
+        "Gradual",
+        "Masks",
+        "OneShot",
+        "Reflow",
+        "SignalMonitor",
+        "calibrate",
+        "measure_signal",
+        "prune",
+    ]
+    assert all(hasattr(reflow_lightning, name) for name in reflow_lightning.__all__)
+
+
+def test_the_package_is_typed():
+    assert (files("reflow_lightning") / "py.typed").is_file()
+
+
+def test_every_package_and_config_group_is_listed_for_the_build():
+    """The build maps conf/ into the package, which rules out automatic discovery."""
+    listed = set(re.findall(r'^  "(reflow_lightning[\w.]*)",$', PYPROJECT, flags=re.MULTILINE))
+    code = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("reflow_lightning/**/__init__.py")}
+    groups = {f"reflow_lightning.conf.{path.parent.name}" for path in ROOT.glob("conf/*/*.yaml")}
+    assert listed == code | groups | {"reflow_lightning.conf"}
+
+
+def test_the_plain_rooms_import_no_lightning():
+    """They serve any training loop; what they import in turn counts too, but for the package's own `__init__`."""
+    for path in (ROOT / "reflow_lightning").glob("**/*.py"):
+        room = path.relative_to(ROOT / "reflow_lightning").parts[0]
+        if room in ("pruning", "calibration", "running", "signal", "schedules.py", "event.py", "names.py"):
+            text = path.read_text()
+            allowed = path.name == "monitor.py"
+            assert allowed or not re.search(r"^\s*(from|import) lightning|import bridge", text, re.MULTILINE), path
+
+
+def test_every_target_of_the_configuration_is_a_class_of_ours_torch_or_lightning():
+    for path in (ROOT / "conf").glob("**/*.yaml"):
+        for target in re.findall(r"^\s*_target_: (\S+)", path.read_text(), flags=re.MULTILINE):
+            assert target.split(".")[0] in ("reflow_lightning", "torch", "lightning"), target
+            module, _, name = target.rpartition(".")
+            assert isinstance(getattr(__import__(module, fromlist=[name]), name), type)
+
+
+def test_importing_the_package_is_quiet():
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", "import reflow_lightning"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

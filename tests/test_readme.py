@@ -1,0 +1,50 @@
+"""What the README says can be run, runs; what it links to exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SWEEPS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()]
+
+
+def test_there_are_examples():
+    assert len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_examples_run(block, tmp_path):
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", [line for line in SWEEPS if line.startswith("reflow-lightning")])
+def test_overrides_exist(line):
+    from reflow_lightning.experiments.overrides import complaints
+
+    assert complaints(line.split()[1:]) == []
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_the_arguments_of_the_callback_are_explained():
+    import inspect
+
+    from reflow_lightning import Reflow
+
+    for name in set(inspect.signature(Reflow.__init__).parameters) - {"self", "sparsity"}:
+        assert f"`{name}`" in README, name
+
+
+def test_there_are_two_commands_each_on_one_line():
+    for mark in ("run", "test"):
+        [command] = re.findall(rf"<!-- {mark} -->\n```bash\n(.*)\n```", README)
+        assert command.startswith("python -m pip install")
