@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader
@@ -141,6 +142,13 @@ def is_barebones(trainer: pl.Trainer) -> bool:
 def logger_step(trainer: pl.Trainer) -> int:
     """The step that Lightning itself logs with, so that all curves share their x-axis."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def overlay(trainer: pl.Trainer, chart: str, tags: Sequence[str]) -> None:
+    """Have TensorBoard draw several curves in one chart, under *custom scalars*; other loggers have no such thing."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            logger.experiment.add_custom_scalars({"reflow": {chart: ["Multiline", [f"^{tag}$" for tag in tags]]}})
 
 
 def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) -> None:

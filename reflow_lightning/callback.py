@@ -231,6 +231,7 @@ class Reflow(pl.Callback):
         for stage, report in event.signal.items():
             for depth, row in enumerate(report.rows, start=1):
                 bridge.log_metrics(trainer, {f"variance_profile/{stage}{suffix}": row.variance}, depth)
+        bridge.overlay(trainer, "variance against depth", [f"variance_profile/{stage}" for stage in event.signal])
 
     # -- the zeros
 

@@ -334,6 +334,7 @@ def test_tensorboard_has_the_curves_and_the_depth_profiles(tmp_path):
     assert {"sparsity/global", "sparsity/net.0", "sparsity/net.9", "variance/net.1", "variance/net.9"} <= tags
     assert [s.step for s in events.Scalars("variance/net.1")] == [0, 2, 4, 6]
     assert [s.value for s in events.Scalars("sparsity/global")] == pytest.approx([0.8], abs=1e-2)
+    assert "custom_scalars__config__" in events.Tags()["tensors"]  # the three profiles in one chart
     for stage in ("dense", "pruned", "repaired"):
         profile = events.Scalars(f"variance_profile/{stage}")
         assert [s.step for s in profile] == [1, 2, 3]

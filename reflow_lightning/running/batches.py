@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
+BAR_DELAY = 2.0
+"""Seconds after which a pass is long enough for a progress bar."""
+
 
 def move(batch: Any, device: torch.device) -> Any:
     """Move every tensor of a nested batch; whatever has no ``to`` stays as it is.
@@ -57,7 +60,7 @@ def take(
         raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least 1")
     count = 0
     hidden = None if progress else True  # None: hidden where the output is no terminal
-    with tqdm(total=max_batches, desc=task, unit="batch", delay=2, leave=False, disable=hidden) as bar:
+    with tqdm(total=max_batches, desc=task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
         for batch in batches:
             count += 1
             yield move(batch, device)

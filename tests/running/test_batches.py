@@ -1,3 +1,5 @@
+import functools
+import io
 import warnings
 from collections import namedtuple
 
@@ -11,7 +13,9 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from tqdm import tqdm
 
+import reflow_lightning.running.batches as batches_module
 from reflow_lightning.running.batches import fresh, move, take
 
 CPU = torch.device("cpu")
@@ -59,6 +63,19 @@ def test_a_short_loader_is_a_warning_that_says_what_to_do():
 def test_an_empty_loader_is_an_error():
     with pytest.raises(ValueError, match="batches=list gave no batch for calibration"):
         list(take([], 5, CPU, task="calibration"))
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_long_pass_shows_a_bar_in_a_terminal(shown, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(batches_module, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
+    monkeypatch.setattr(batches_module, "BAR_DELAY", 0.0)
+    assert len(list(take(range(5), 5, CPU, task="calibration", progress=shown))) == 5
+    assert ("calibration" in terminal.getvalue()) == shown
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
