@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader
@@ -100,20 +99,35 @@ def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[A
         return fresh(data, shuffle=False, seed=seed, **ranks)
     if callable(data):
         return data()
-    if data == "train":
-        return _training_batches(trainer.train_dataloader, seed, ranks)
+    if data == "train":  # with overfit_batches, the batches that are trained on, which are the first
+        return _training_batches(trainer.train_dataloader, seed, ranks, shuffle=not _overfits(trainer))
+    return _validation_batches(trainer, seed, ranks)
+
+
+def _training_batches(loaders: Any, seed: int, ranks: dict[str, int], shuffle: bool = True) -> Iterable[Any]:
+    if not isinstance(loaders, (CombinedLoader, Mapping, list, tuple)):
+        return fresh(loaders, shuffle=shuffle, seed=seed, **ranks)
+    combined = CombinedLoader(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders, "max_size_cycle")
+    combined.flattened = [fresh(loader, shuffle=shuffle, seed=seed, **ranks) for loader in combined.flattened]
+    return (batch for batch, _, _ in combined)
+
+
+def _validation_batches(trainer: pl.Trainer, seed: int, ranks: dict[str, int]) -> Iterable[Any]:
+    """The batches of all validation loaders, one loader after the other, each within its limit."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:  # the trainer has not needed them yet
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
     if trainer.val_dataloaders is None:
         raise ValueError("calibration_data='val', but the training has no validation loader: use 'train'")
     loaders = CombinedLoader(trainer.val_dataloaders).flattened
-    return chain.from_iterable(fresh(loader, shuffle=True, seed=seed, **ranks) for loader in loaders)
+    limits = [None if limit == float("inf") else int(limit) for limit in trainer.num_val_batches]
+    batches = [fresh(loader, shuffle=True, seed=seed, **ranks) for loader in loaders]
+    return chain.from_iterable(islice(part, limit) for part, limit in zip(batches, limits, strict=True))
 
 
-def _training_batches(loaders: Any, seed: int, ranks: dict[str, int]) -> Iterable[Any]:
-    if not isinstance(loaders, (CombinedLoader, Mapping, list, tuple)):
-        return fresh(loaders, shuffle=True, seed=seed, **ranks)
-    combined = CombinedLoader(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders, "max_size_cycle")
-    combined.flattened = [fresh(loader, shuffle=True, seed=seed, **ranks) for loader in combined.flattened]
-    return (batch for batch, _, _ in combined)
+def _overfits(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "overfit_batches", 0))
 
 
 def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
@@ -134,24 +148,19 @@ def is_trial(trainer: pl.Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
+def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    """The trainer's callbacks."""
+    return cast("list[pl.Callback]", getattr(trainer, "callbacks", []))
+
+
+def weight_averaging(trainer: pl.Trainer) -> str | None:
+    """Name of a callback that replaces the weights by averages in the end, if there is one."""
+    for callback in callbacks(trainer):
+        if {kind.__name__ for kind in type(callback).__mro__} & {"WeightAveraging", "StochasticWeightAveraging"}:
+            return type(callback).__name__
+    return None
+
+
 def is_barebones(trainer: pl.Trainer) -> bool:
     """Whether the trainer measures raw speed and wants nothing beside the training."""
     return bool(getattr(trainer, "barebones", False))
-
-
-def logger_step(trainer: pl.Trainer) -> int:
-    """The step that Lightning itself logs with, so that all curves share their x-axis."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def overlay(trainer: pl.Trainer, chart: str, tags: Sequence[str]) -> None:
-    """Have TensorBoard draw several curves in one chart, under *custom scalars*; other loggers have no such thing."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars({"reflow": {chart: ["Multiline", [f"^{tag}$" for tag in tags]]}})
-
-
-def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) -> None:
-    """Log to every logger, with the group separator that it prefers."""
-    for logger in trainer.loggers:
-        logger.log_metrics({k.replace("/", logger.group_separator, 1): v for k, v in metrics.items()}, step=step)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn  # type: ignore[attr-defined]
-from torch.utils.hooks import RemovableHandle
+from torch.optim import Optimizer
 
-from reflow_lightning import bridge
+from reflow_lightning import bridge, logs
 from reflow_lightning.bridge import CalibrationData
 from reflow_lightning.calibration import Calibration, Repair, calibrate, resolve_repair
-from reflow_lightning.event import PruneEvent, prune_and_repair, zero_optimizer_state
+from reflow_lightning.event import PruneEvent, prune_and_repair
+from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.names import Patterns, as_patterns
 from reflow_lightning.pruning import Allocation, Criterion, Masks, check_arguments, check_model, make_masks
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.schedules import Gradual, OneShot, Progress, Schedule
 from reflow_lightning.signal.measure import Profile
 from reflow_lightning.signal.monitor import SignalMonitor
@@ -88,6 +91,8 @@ class Reflow(pl.Callback):
     ) -> None:
         check_arguments(sparsity, criterion, allocation, pattern, min_kept)
         resolve_repair(repair)
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule={schedule!r} must be a schedule: OneShot(...) or Gradual(...)")
         bridge.check_calibration_data(calibration_data)
         if isinstance(calibration_batches, bool) or not isinstance(calibration_batches, int) or calibration_batches < 1:
             raise ValueError(f"calibration_batches={calibration_batches!r} must be a whole number of at least 1")
@@ -107,14 +112,19 @@ class Reflow(pl.Callback):
         self.repair = repair
         self.calibration_data = calibration_data
         self.calibration_batches = calibration_batches
-        self.monitor = SignalMonitor(forward=forward) if monitor is True else monitor or None
+        if not isinstance(monitor, (bool, SignalMonitor)):
+            raise ValueError(f"monitor={monitor!r} must be True, False or a SignalMonitor")
+        self.monitor = monitor if isinstance(monitor, SignalMonitor) else SignalMonitor(forward=forward)
+        self._measures = bool(monitor)
+        self._default_monitor = monitor is True
         self.forward = forward
         self.masks: Masks | None = None
         self.events: list[PruneEvent] = []
         self.listeners: list[Callable[[str, pl.Trainer, pl.LightningModule], None]] = []
         self._last: Progress | None = None
-        self._keep_zeros: Callable[[], None] | None = None
-        self._handles: list[RemovableHandle] = []
+        self._module: weakref.ref[pl.LightningModule] | None = None
+        self._tried = False
+        self._keeper = ZeroKeeper()
 
     @property
     def state_key(self) -> str:
@@ -126,6 +136,11 @@ class Reflow(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the arguments against the model, before anything is changed."""
         check_model(pl_module, self.sparsity, **self._how)
+        if self._module is not None and self._module() is not pl_module:
+            rank_zero_info("Reflow starts anew, since this is another module than in the last fit")
+            self.masks, self._last = None, None
+        self._module = weakref.ref(pl_module)
+        self._tried = False
         if self.masks is not None:
             self.masks.apply(pl_module)
 
@@ -133,15 +148,23 @@ class Reflow(pl.Callback):
         """Check the schedule against the training and watch the optimizers, which are restored by now."""
         if not bridge.is_trial(trainer):
             self.schedule.check(bridge.length(trainer))
+        if self.masks is not None and self.schedule.finished(self._last) and not self.masks.reaches(self.sparsity):
+            rank_zero_warn(
+                f"sparsity={self.sparsity} has no effect: {self.schedule} was completed before this fit, at sparsity "
+                f"{self.masks.sparsity:.4f}; use a new Reflow, without its state in the checkpoint, to prune further"
+            )
+        if averaging := bridge.weight_averaging(trainer):
+            rank_zero_warn(f"{averaging} averages weights from before and after the pruning: its average has no zeros")
         self._bind(pl_module)
-        self._remove_handles()
-        for optimizer in trainer.optimizers:
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._keeper.watch(trainer.optimizers)
+        self.monitor.on_train_start(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Prune, if it is time: for schedules that start with the training or an epoch."""
+        if not self._tried and self.calibration_data == "train" and self.repair != "none":
+            self._try_forward(trainer, pl_module, batch)
         self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx))
 
     def on_train_batch_end(
@@ -149,14 +172,21 @@ class Reflow(pl.Callback):
     ) -> None:
         """Prune, if it is time: before the validation and the checkpoints that may follow this batch."""
         self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx + 1, trainer.is_last_batch))
-        if self.monitor is not None and not any(isinstance(c, SignalMonitor) for c in _callbacks(trainer)):
+        others = any(isinstance(callback, SignalMonitor) for callback in bridge.callbacks(trainer))
+        if self._measures and not (self._default_monitor and others):
             self.monitor.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Before Lightning clips gradients: pruned weights have none."""
+        self._keeper.mask_gradients()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave exact zeros, and say if the schedule was not completed."""
         if self.masks is not None:
             self.masks.apply(pl_module)
-        self._remove_handles()
+        self._keeper.release()
         if not self.schedule.finished(self._last):
             reached = 0.0 if self.masks is None else self.masks.sparsity
             rank_zero_warn(
@@ -165,23 +195,32 @@ class Reflow(pl.Callback):
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop watching the optimizers."""
-        self._remove_handles()
+        """Let go of the optimizers and the module."""
+        self._keeper.release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop watching the optimizers."""
-        self._remove_handles()
+        """Let go of the optimizers and the module."""
+        self._keeper.release()
+
+    @torch.no_grad()
+    def _try_forward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+        """Fail now, not after days of training, if the forward pass does not understand the batches."""
+        self._tried = True
+        with isolated_rng(), only_training(pl_module, ()):
+            bridge.forward_in_precision(trainer, self.forward)(pl_module, batch)
 
     # -- the prune event
 
     def _prune_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, now: Progress) -> None:
         if not self.schedule.due(now, self._last):
             return
-        if share := self.schedule.share(now):
-            self._prune(trainer, pl_module, share * self.sparsity, now)
+        target = self.schedule.share(now) * self.sparsity
+        more = target > self.masks.sparsity if self.masks is not None else self.schedule.share(now) > 0
+        if more:
+            self._prune(trainer, pl_module, target, now)
         self._last = now
-        if share and trainer.loggers:
-            self._log_event(trainer, self.events[-1])
+        if more:
+            logs.log_event(trainer, self.events[-1], is_last=self.schedule.finished(now))
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
         forward = bridge.forward_in_precision(trainer, self.forward)
@@ -190,7 +229,7 @@ class Reflow(pl.Callback):
         isolated = functools.partial(isolated_rng, seed=now.step + trainer.global_rank)
         limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
         profile = None
-        if self.monitor is not None and not bridge.is_barebones(trainer):
+        if self._measures and not bridge.is_barebones(trainer):
             with isolated():
                 profile = Profile(pl_module, islice(batches(), min(limit, _PROFILE_BATCHES)), forward)
 
@@ -208,45 +247,24 @@ class Reflow(pl.Callback):
                 )
 
         def choose() -> Masks:
-            with isolated():
+            with isolated_rng(seed=now.step):  # the same on all ranks, for a criterion that draws
                 return make_masks(pl_module, target, previous=self.masks, **self._how)
 
-        event = prune_and_repair(pl_module, choose, repair, reached, now.step)
+        event, self.masks = prune_and_repair(pl_module, choose, repair, reached, now.step)
         self.events.append(dataclasses.replace(event, signal=profile.reports if profile else {}))
-        self.masks = event.masks
         self._bind(pl_module)
         for optimizer in trainer.optimizers:
-            zero_optimizer_state(optimizer, pl_module, event.masks)
+            self._keeper.forget_moments(optimizer)
         rank_zero_info(
-            f"Reflow at step {now.step}: sparsity {event.masks.sparsity:.4f} over {len(event.masks)} tensors "
+            f"Reflow at step {now.step}: sparsity {event.sparsity:.4f} over {len(event.sparsities)} tensors "
             f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
             f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s)"
         )
 
-    def _log_event(self, trainer: pl.Trainer, event: PruneEvent) -> None:
-        metrics = {"sparsity/global": event.masks.sparsity}
-        metrics |= {f"sparsity/{name.removesuffix('.weight')}": s for name, s in event.masks.sparsities.items()}
-        bridge.log_metrics(trainer, metrics, bridge.logger_step(trainer))
-        suffix = "" if self.schedule.finished(self._last) else f"@{event.step}"
-        for stage, report in event.signal.items():
-            for depth, row in enumerate(report.rows, start=1):
-                bridge.log_metrics(trainer, {f"variance_profile/{stage}{suffix}": row.variance}, depth)
-        bridge.overlay(trainer, "variance against depth", [f"variance_profile/{stage}" for stage in event.signal])
-
-    # -- the zeros
-
     def _bind(self, pl_module: pl.LightningModule) -> None:
         if self.masks is not None:
             self.masks = self.masks.to(pl_module.device)
-            self._keep_zeros = self.masks.bind(pl_module)
-
-    def _after_step(self, *_: Any) -> None:
-        if self._keep_zeros is not None:
-            self._keep_zeros()
-
-    def _remove_handles(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+            self._keeper.bind(pl_module, self.masks)
 
     # -- the checkpoint
 
@@ -260,9 +278,10 @@ class Reflow(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was: what was pruned stays so, and no prune event happens twice."""
         masks, last = state_dict["masks"], state_dict["last"]
+        self._module = None  # whatever is fitted next is the module of the checkpoint
         self.masks = None if masks is None else Masks.from_state_dict(masks)
         self._last = None if last is None else Progress(**last)
 
-
-def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    return cast("list[pl.Callback]", trainer.callbacks)  # type: ignore[attr-defined]
+    def __getstate__(self) -> dict[str, Any]:
+        """What may be copied or sent to another process: not what is bound to this one."""
+        return self.__dict__ | {"_module": None, "_keeper": ZeroKeeper()}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from reflow_lightning.calibration import Calibration
 from reflow_lightning.pruning import Masks
@@ -23,14 +23,16 @@ class PruneEvent:
 
     Attributes:
         step: Optimizer steps done before.
-        masks: Which weights stay.
+        sparsity: Share of the selected weights that are pruned since.
+        sparsities: The same by parameter name.
         calibration: What the repair did.
         seconds: Time taken, by ``"prune"`` and ``"repair"``.
         signal: The signal of the dense, the pruned and the repaired network, if it was measured.
     """
 
     step: int
-    masks: Masks
+    sparsity: float
+    sparsities: Mapping[str, float]
     calibration: Calibration
     seconds: Mapping[str, float]
     signal: Mapping[str, SignalReport] = field(default_factory=dict)
@@ -55,7 +57,7 @@ def prune_and_repair(
     repair: Callable[[], Calibration],
     reached: Callable[[str], None],
     step: int = 0,
-) -> PruneEvent:
+) -> tuple[PruneEvent, Masks]:
     """Prune a model in place and repair it; if anything fails, it is as it was.
 
     Args:
@@ -66,7 +68,7 @@ def prune_and_repair(
         step: For the record.
 
     Returns:
-        What was done.
+        What was done, and the masks.
     """
     start = time.perf_counter()
     masks = choose()
@@ -86,13 +88,4 @@ def prune_and_repair(
         except BaseException:
             calibration.undo()
             raise
-    return PruneEvent(step, masks, calibration, seconds)
-
-
-@torch.no_grad()
-def zero_optimizer_state(optimizer: optim.Optimizer, model: nn.Module, masks: Masks) -> None:
-    """Forget the momentum and the moments of pruned weights, so that saved optimizer states hold none of them."""
-    for parameter, mask in zip(masks.parameters(model), masks.values(), strict=True):
-        for value in optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.mul_(mask.to(value.device))
+    return PruneEvent(step, masks.sparsity, masks.sparsities, calibration, seconds), masks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Length:
     known: bool
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Decides when a network is pruned, and how far. It holds no state: what happened before is passed in."""
 
@@ -53,14 +54,15 @@ class Schedule(Protocol):
         """Whether nothing is to come, given when it last was time."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class OneShot:
     """Prune once: at an optimizer step, at the start of an epoch or at a fraction of the training, else at its start.
 
     Args:
         step: After so many optimizer steps.
         epoch: After so many epochs, so that the validation of the last of them still sees the dense network.
-        fraction: After this share of the training; 1.0 prunes after its last step, before its last validation.
+        fraction: After this share of the training; 1.0 prunes after its last step, before its last validation. A
+            training that is stopped early never gets there.
 
     Example:
         >>> OneShot(epoch=10).due(Progress(step=0, epoch=9, fraction=0.9), last=None)
@@ -76,12 +78,19 @@ class OneShot:
     def __post_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) > 1:
-            raise ValueError(f"OneShot got {given}: give one of step, epoch and fraction")
+            raise ValueError(
+                f"OneShot got {given}: give one of step, epoch and fraction, and None (null) for the others"
+            )
         for name, value in given.items():
-            whole = name == "fraction" or (isinstance(value, int) and not isinstance(value, bool))
-            if not whole or value < 0 or (name == "fraction" and value > 1):
+            kind = (int, float) if name == "fraction" else int
+            valid = isinstance(value, kind) and not isinstance(value, bool) and value >= 0
+            if not valid or (name == "fraction" and value > 1):
                 expected = "in [0, 1]" if name == "fraction" else "a whole number of at least 0"
                 raise ValueError(f"OneShot({name}={value!r}) must be {expected}")
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value}" for name, value in vars(self).items() if value is not None)
+        return f"OneShot({given})"
 
     def check(self, length: Length) -> None:
         """Raise a ValueError if that moment never comes."""
@@ -160,8 +169,12 @@ class Gradual:
     curve: str = "cubic"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.begin < self.end <= 1:
-            raise ValueError(f"Gradual(begin={self.begin}, end={self.end}) must satisfy 0 <= begin < end <= 1")
+        numbers = all(isinstance(value, (int, float)) for value in (self.begin, self.end))
+        if not numbers or not 0 <= self.begin < self.end <= 1:
+            raise ValueError(
+                f"Gradual(begin={self.begin!r}, end={self.end!r}) are fractions of the training: "
+                "they must satisfy 0 <= begin < end <= 1"
+            )
         if self.every_n_steps is not None and self.every_n_epochs is not None:
             raise ValueError(
                 f"Gradual(every_n_steps={self.every_n_steps}, every_n_epochs={self.every_n_epochs}): give one of them"

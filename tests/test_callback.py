@@ -1,5 +1,6 @@
 import copy
 import csv
+import pickle
 import warnings
 
 import lightning.pytorch as pl
@@ -169,7 +170,7 @@ def test_trial_runs_and_limits(schedule, options):
         warnings.simplefilter("always")
         fit(callback, module, **options)
     assert zeros(module) == round(0.5 * SIZE)
-    assert not [w for w in caught if "instead of 50" in str(w.message) and "limit_train_batches" in options]
+    assert not [w for w in caught if "instead of max_batches=50" in str(w.message) and "limit_train_batches" in options]
     if "barebones" not in options:
         assert callback.events[-1].calibration.batches == 1
 
@@ -209,21 +210,23 @@ def test_a_second_fit_goes_on_under_the_mask():
     assert zeros(module) == round(0.5 * SIZE)
 
 
-def test_the_training_is_the_same_with_and_without_the_measurements():
+def test_the_training_is_the_same_with_and_without_the_measurements(tmp_path):
     """Random state, loader and flags are left alone: the same weights with and without monitor."""
     results = []
-    for monitor in (False, SignalMonitor(every_n_steps=1)):
+    for i, monitor in enumerate((False, SignalMonitor(every_n_steps=1))):
         pl.seed_everything(3, verbose=False)
-        module, _ = fit(reflow(schedule=OneShot(step=3), monitor=monitor))
+        logger = CSVLogger(tmp_path, name="", version=str(i))
+        module, _ = fit(reflow(schedule=OneShot(step=3), monitor=monitor), logger=logger)
         results.append(state(module))
     assert equal(*results)
+    assert "variance/net.1" in (tmp_path / "1" / "metrics.csv").read_text()  # it did measure
 
 
-def test_pruning_at_the_end_does_not_change_the_training_before():
+def test_pruning_at_the_end_does_not_change_the_training_before(tmp_path):
     results = []
-    for callback in (reflow(0.0, repair="none", schedule=OneShot(step=2)), SignalMonitor()):
+    for i, callback in enumerate((reflow(0.0, repair="none", schedule=OneShot(step=2)), SignalMonitor())):
         pl.seed_everything(3, verbose=False)
-        module, _ = fit(callback)
+        module, _ = fit(callback, logger=CSVLogger(tmp_path, name="", version=str(i)))
         results.append(state(module))
     assert equal(*results)
 
@@ -402,6 +405,8 @@ def test_callbacks_keep_their_own_log_attributes():
         ({"pattern": "2:2"}, "pattern='2:2' is not 'N:M'"),
         ({"pattern": "2:4", "schedule": Gradual()}, "can't be reached gradually"),
         ({"calibration_data": "test"}, "calibration_data='test' must be 'train', 'val'"),
+        ({"schedule": "one_shot"}, r"schedule='one_shot' must be a schedule: OneShot\(...\) or Gradual"),
+        ({"monitor": "yes"}, "monitor='yes' must be True, False or a SignalMonitor"),
         ({"calibration_batches": 0}, "calibration_batches=0 must be a whole number"),
     ],
 )
@@ -522,3 +527,134 @@ def test_two_callbacks_prune_different_layers():
     assert int((module.net[0].weight == 0).sum()) == 36
     assert int((module.net[9].weight == 0).sum()) == round(0.8 * 24)
     assert int((module.net[4].weight == 0).sum()) == 0
+
+
+def test_the_same_callback_starts_anew_with_another_module():
+    callback = reflow(schedule=OneShot(epoch=1))
+    fit(callback)
+    module, _ = fit(callback)
+    assert [event.step for event in callback.events] == [4, 4]
+    assert module.validated_zeros == [0, 0, 0, 0, round(0.5 * SIZE), round(0.5 * SIZE)]
+
+
+def test_a_completed_schedule_says_that_another_sparsity_has_no_effect(tmp_path):
+    module, runner = fit(reflow(0.5), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    with pytest.warns(UserWarning, match=r"sparsity=0.9 has no effect: OneShot\(\) was completed before this fit"):
+        trainer(reflow(0.9), max_epochs=2).fit(module, loader(), ckpt_path=tmp_path / "a.ckpt")
+
+
+def test_a_gradual_schedule_never_releases_weights_though_the_training_gets_longer(tmp_path):
+    schedule = Gradual(every_n_steps=1, end=1.0)
+    first = reflow(schedule=schedule)
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    trainer(first, Save(), max_epochs=2).fit(Module(), loader())
+    least = first.events[3].sparsity
+    second = reflow(schedule=schedule)
+    seen = []
+    second.listeners.append(lambda stage, trainer, module: seen.append(zeros(module) / SIZE))
+    trainer(second, max_epochs=8).fit(Module(), loader(), ckpt_path=tmp_path / "a.ckpt")
+    assert min(seen) >= least - 1e-9
+    assert second.masks.sparsity == pytest.approx(0.5)
+
+
+def test_validation_batches_that_the_trainer_has_not_loaded_yet_are_loaded():
+    callback = reflow(calibration_data="val")
+    fit(callback, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    assert callback.events[0].calibration.batches == 2
+
+
+def test_every_validation_loader_counts_within_its_limit():
+    sizes = []
+    callback = reflow(
+        calibration_data="val",
+        calibration_batches=4,
+        monitor=False,
+        forward=lambda m, b: sizes.append(len(b[0])) or m(b[0]),
+    )
+
+    class Two(Module):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            pass
+
+    runner = trainer(callback, limit_val_batches=2)
+    runner.fit(Two(), loader(), [loader(batch_size=16, shuffle=False), loader(batch_size=8, shuffle=False)])
+    assert sizes == [16, 16, 8, 8]
+
+
+def test_overfitting_calibrates_on_what_is_trained_on():
+    seen = []
+    callback = reflow(calibration_batches=1, monitor=False, forward=lambda m, b: seen.append(b[0]) or m(b[0]))
+    trainer(callback, overfit_batches=1).fit(Module(), loader())
+    assert all(torch.equal(batch, images(64)[:16]) for batch in seen)
+
+
+def test_a_forward_that_fails_is_found_at_the_start():
+    class Headless(Module):
+        def forward(self, x):
+            if not self.training:
+                raise RuntimeError("no eval mode")
+            return super().forward(x)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    runner = trainer(reflow(schedule=OneShot(fraction=1.0), monitor=False))
+    with pytest.raises(RuntimeError, match="no eval mode"):
+        runner.fit(Headless(), loader())
+    assert runner.global_step == 0
+
+
+def test_clipping_sees_only_what_is_alive():
+    norms = []
+
+    class Watch(Module):
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            norms.append(
+                sum(int((p.grad != 0).sum()) for p in (self.net[0].weight, self.net[4].weight, self.net[9].weight))
+            )
+
+    fit(reflow(), Watch())
+    assert max(norms) <= SIZE - round(0.5 * SIZE)
+
+
+def test_other_callbacks_can_monitor_the_sparsity():
+    _, runner = fit(reflow())
+    assert float(runner.callback_metrics["sparsity/global"]) == pytest.approx(0.5)
+
+
+def test_an_explicit_monitor_is_kept_beside_another(tmp_path):
+    own = reflow(monitor=SignalMonitor(1, layers="net.0"))
+    runner = trainer(own, SignalMonitor(1, layers="net.9"), logger=CSVLogger(tmp_path, name="", version=""))
+    runner.fit(Module(), loader())
+    with (tmp_path / "metrics.csv").open() as file:
+        columns = csv.DictReader(file).fieldnames
+    assert {"variance/net.0", "variance/net.9"} <= set(columns)
+
+
+def test_the_monitor_counts_steps_not_batches(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer(SignalMonitor(2), logger=logger, accumulate_grad_batches=2, max_epochs=4).fit(Module(), loader())
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("variance/net.1")]
+    assert len(rows) == 4  # of 8 steps in 16 batches
+
+
+def test_averaged_weights_are_a_warning():
+    from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+    runner = trainer(reflow(), StochasticWeightAveraging(0.01, swa_epoch_start=1), max_epochs=2)
+    with pytest.warns(UserWarning, match="StochasticWeightAveraging averages weights"):
+        runner.fit(Module(), loader())
+
+
+def test_the_callback_can_be_copied_and_sent_to_another_process():
+    callback = reflow()
+    fit(callback)
+    for other in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert equal(other.masks.state_dict(), callback.masks.state_dict())

@@ -5,7 +5,7 @@ import torch
 from helpers import images, small_net, zeros
 
 from reflow_lightning import calibrate
-from reflow_lightning.event import prune_and_repair, zero_optimizer_state
+from reflow_lightning.event import prune_and_repair
 from reflow_lightning.pruning import make_masks
 
 BATCHES = list(images(32).split(16))
@@ -33,7 +33,7 @@ def test_a_failure_at_any_point_leaves_the_model_as_it_was(failing):
 def test_the_stages_come_in_order():
     model = small_net()
     seen = []
-    event = prune_and_repair(
+    event, masks = prune_and_repair(
         model,
         lambda: make_masks(model, 0.5),
         lambda: calibrate(model, BATCHES, max_batches=2),
@@ -42,17 +42,5 @@ def test_the_stages_come_in_order():
     )
     assert seen == [("dense", False, False), ("pruned", True, False), ("repaired", True, True)]
     assert event.step == 7
+    assert event.sparsity == masks.sparsity
     assert set(event.seconds) == {"prune", "repair"}
-
-
-def test_the_optimizer_forgets_pruned_weights():
-    model = small_net()
-    optimizer = torch.optim.Adam(model.parameters())
-    model(images(8)).sum().backward()
-    optimizer.step()
-    masks = make_masks(model, 0.5)
-    zero_optimizer_state(optimizer, model, masks)
-    for parameter, mask in zip(masks.parameters(model), masks.values(), strict=True):
-        for moment in ("exp_avg", "exp_avg_sq"):
-            assert not optimizer.state[parameter][moment][~mask].any()
-        assert optimizer.state[parameter]["step"] == 1

@@ -105,7 +105,7 @@ def test_gradual_never_falls_and_ends_exactly(begin, width, every, curve):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"begin": 0.5, "end": 0.5}, "0 <= begin < end <= 1"),
+        ({"begin": 0.5, "end": 0.5}, "fractions of the training"),
         ({"end": 1.5}, "0 <= begin < end <= 1"),
         ({"every_n_steps": 1, "every_n_epochs": 1}, "give one of them"),
         ({"every_n_steps": 0}, r"every_n_steps=0\) must be a whole number"),

@@ -12,11 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.signal.statistics import Moments
+from reflow_lightning.signal.statistics import MergedMoments, moments
 
 
-class TooFewValuesError(ValueError):
-    """A batch gives a BatchNorm layer one value a channel, which has no variance."""
+class _TooFewValues(BaseException):
+    """Ends the forward pass of a batch that gives a layer one value a channel; no handler of the model may stop it."""
 
 
 def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -66,7 +66,7 @@ class Snapshot:
 class Population(NamedTuple):
     """Statistics by module name, and the number of batches that they rest on."""
 
-    layers: dict[str, Moments]
+    layers: dict[str, MergedMoments]
     batches: int
 
 
@@ -80,45 +80,47 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
 
     Args:
         model: Any module.
-        batches: Batches on the model's device; one that gives a layer a single value a channel is passed over there.
+        batches: Batches on the model's device; one that gives a layer a single value a channel is passed over.
         forward: Runs the model on a batch.
 
     Returns:
-        Statistics of every layer that was called.
+        Statistics of every layer; those of one that no batch reached hold no values.
 
     Raises:
-        ValueError: If a layer gets NaN or infinite values, or every batch has too few values.
+        ValueError: If every batch has too few values.
     """
     layers = batchnorm_layers(model)
-    statistics: dict[str, Moments] = {}
+    # All layers in one order, reached or not, so that processes that merge their statistics agree on them.
+    statistics = {name: MergedMoments(layer.num_features) for name, layer in layers.items()}
     used = 0
+    staged: list[tuple[str, Tensor]] = []
     with ExitStack() as stack:
         stack.callback(Snapshot(layers.values()).restore)
         stack.enter_context(only_training(model, layers.values()))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
         for name, layer in layers.items():
-            stack.enter_context(_listening(name, layer, statistics))
+            stack.enter_context(_listening(name, layer, staged))
         for batch in batches:
+            staged.clear()
             try:
                 forward(model, batch)
-                used += 1
-            except TooFewValuesError:
+            except _TooFewValues:
                 continue
+            used += 1
+            for name, part in staged:
+                statistics[name].to(part.device).update(part)
     if layers and not used:
         raise ValueError("every batch gives a BatchNorm layer one value a channel: use batches of more samples")
     return Population(statistics, used)
 
 
 @contextmanager
-def _listening(name: str, layer: _BatchNorm, statistics: dict[str, Moments]) -> Iterator[None]:
+def _listening(name: str, layer: _BatchNorm, staged: list[tuple[str, Tensor]]) -> Iterator[None]:
     def take_in(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         values = args[0] if args else kwargs["input"]
         if values.numel() <= values.shape[1]:
-            raise TooFewValuesError(f"layer '{name}' got {tuple(values.shape)}")
-        if name not in statistics:
-            device = "cpu" if values.device.type == "mps" else values.device  # MPS has no float64
-            statistics[name] = Moments(values.shape[1]).to(device)
-        statistics[name].update(values)
+            raise _TooFewValues(f"layer '{name}' got {tuple(values.shape)}")
+        staged.append((name, moments(values)))
 
     handle = layer.register_forward_pre_hook(take_in, with_kwargs=True)
     try:
@@ -128,20 +130,25 @@ def _listening(name: str, layer: _BatchNorm, statistics: dict[str, Moments]) -> 
 
 
 @torch.no_grad()
-def write_statistics(model: nn.Module, population: Population) -> None:
+def write_statistics(model: nn.Module, population: Population) -> tuple[str, ...]:
     """Write population statistics into the running statistics of the layers.
 
+    Returns:
+        Names of the layers that batches reached, on this or another process.
+
     Raises:
-        ValueError: If a statistic is not finite. Nothing is written then.
+        ValueError: If a statistic is not finite in the type of the layer. Nothing is written then.
     """
     layers = batchnorm_layers(model)
     computed = {name: statistic.compute() for name, statistic in population.layers.items()}
+    computed = {name: channels for name, channels in computed.items() if bool((channels.values > 0).any())}
     for name, channels in computed.items():
-        bad = ~torch.isfinite(channels.mean + channels.variance)
+        dtype = layers[name].get_buffer("running_var").dtype
+        bad = ~(torch.isfinite(channels.mean.to(dtype)) & torch.isfinite(channels.variance.to(dtype)))
         if bad.any():
             raise ValueError(
-                f"layer '{name}' gets NaN or infinite values in {int(bad.sum())} of {bad.numel()} channels: "
-                "look at the batches and at the layers above it"
+                f"layer '{name}' gets values that are NaN, infinite or too large for {dtype} in {int(bad.sum())} of "
+                f"{bad.numel()} channels: look at the batches and at the layers above it"
             )
     for name, channels in computed.items():
         mean, variance, count = layers[name].running_mean, layers[name].running_var, layers[name].num_batches_tracked
@@ -151,3 +158,4 @@ def write_statistics(model: nn.Module, population: Population) -> None:
         variance.copy_(channels.variance)
         if count is not None:
             count.fill_(population.batches)
+    return tuple(computed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.batchnorm import (
     Snapshot,
@@ -71,11 +72,16 @@ def repair_batchnorm(
             stacklevel=4,
         )
         return Calibration((), skipped, 0, 0.0)
+    for name, layer in layers.items():
+        if is_lazy(layer.get_buffer("running_mean")):
+            raise ValueError(f"layer '{name}' is not initialised yet: run one forward pass before calibrating")
     population = population_statistics(model, batches, forward)
-    skipped |= {name: "no batch reached it" for name in layers if name not in population.layers}
     before = Snapshot(layers.values())
-    write_statistics(model, population)
-    return Calibration(tuple(population.layers), skipped, population.batches, time.perf_counter() - start, before)
+    repaired = write_statistics(model, population)
+    unreached = {name: "no batch reached it" for name in layers if name not in repaired}
+    if unreached:
+        warnings.warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
+    return Calibration(repaired, skipped | unreached, population.batches, time.perf_counter() - start, before)
 
 
 def repair_nothing(

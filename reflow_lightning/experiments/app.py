@@ -23,6 +23,7 @@ from reflow_lightning.experiments.overrides import check_overrides
 from reflow_lightning.experiments.results import print_table, write_report, write_signal
 from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.pruning import select
+from reflow_lightning.signal import SignalReport
 
 _log = logging.getLogger(__name__)
 _NOISE = (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*deprecated.*")
@@ -42,20 +43,21 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         RuntimeError: If the training ended before anything was pruned.
     """
     start = time.perf_counter()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    for name in ("report.json", "error.txt"):  # of an earlier run in this folder
+        (folder / name).unlink(missing_ok=True)
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
     data: pl.LightningDataModule = instantiate(cfg.data)
     module: pl.LightningModule = instantiate(cfg.model)
     reflow: Reflow = instantiate(cfg.reflow)
     stages = Stages()
     reflow.listeners.append(stages.record)
-    trainer = _trainer(
-        cfg,
-        callbacks=[reflow, *instantiate(cfg.callbacks).values()],
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-    )
+    logger = TensorBoardLogger(folder, name="tensorboard", version="")
+    trainer = _trainer(cfg, callbacks=[reflow, *instantiate(cfg.callbacks).values()], logger=logger)
+    if trainer.is_global_zero:
+        print(f"{cfg.title}: results go to {folder}", flush=True)
     began = time.perf_counter()
     trainer.fit(module, datamodule=data)
-    fitted = time.perf_counter() - began
+    ended = time.perf_counter()
     if not reflow.events:
         raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
     trainer.save_checkpoint(folder / "pruned.ckpt", weights_only=False)
@@ -65,14 +67,16 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "seed": int(cfg.seed),
         "metric": str(cfg.metric),
         **_tested(cfg, stages, module, data),
+        "seconds": _seconds(reflow, began, stages.times["repaired"], ended),
     }
     event = reflow.events[-1]
     report["sparsity"] = report["stages"]["repaired"]["sparsity"]
-    report["seconds"] = _seconds(reflow, fitted) | {"total": time.perf_counter() - start}
+    report["seconds"]["total"] = time.perf_counter() - start
     report["calibration"] = {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)}
-    write_signal(folder, event.signal, f"{cfg.title}, sparsity {event.masks.sparsity:.3g}")
-    write_report(folder, report)
-    print_table(report, folder)
+    if trainer.is_global_zero:
+        write_signal(folder, _labelled(reflow), f"{cfg.title}, sparsity {event.sparsity:.3g}")
+        write_report(folder, report)
+        print_table(report)
     return report
 
 
@@ -93,6 +97,9 @@ def _tested(
         metrics = tester.test(module, datamodule=data, verbose=False)[0]
         weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
         zeros = sum(int((weight == 0).sum()) for weight in weights)
+        if f"test/{cfg.metric}" not in metrics:
+            known = ", ".join(name.removeprefix("test/") for name in metrics)
+            raise ValueError(f"metric={cfg.metric} is not among what the test logs: {known}")
         tested[stage] = metrics[f"test/{cfg.metric}"]
         tested["stages"][stage] = {
             "step": stages.steps[stage],
@@ -102,11 +109,17 @@ def _tested(
     return tested
 
 
-def _seconds(reflow: Reflow, fitted: float) -> dict[str, float]:
-    """Seconds by activity; training is what is left of the fit, before and after the last event alike."""
+def _labelled(reflow: Reflow) -> dict[str, SignalReport]:
+    """The signal at the last event; what came before a later event of a gradual schedule was not dense."""
+    signal = dict(reflow.events[-1].signal)
+    return signal if len(reflow.events) == 1 else {"before": signal.pop("dense"), **signal} if signal else signal
+
+
+def _seconds(reflow: Reflow, began: float, repaired: float, ended: float) -> dict[str, float]:
+    """Seconds by activity; training is what is left of the fit up to the last repair."""
     prune = sum(event.seconds["prune"] for event in reflow.events)
     repair = sum(event.seconds["repair"] for event in reflow.events)
-    return {"train": fitted - prune - repair, "prune": prune, "repair": repair}
+    return {"train": repaired - began - prune - repair, "prune": prune, "repair": repair, "finetune": ended - repaired}
 
 
 # Returns the metric of the last state, for sweepers.
@@ -116,9 +129,12 @@ def _app(cfg: DictConfig) -> float:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "1"):
+        raise SystemExit(f"a sweep with trainer.devices={cfg.trainer.devices} would start anew in each process: use 1")
     try:
         report = run(cfg, Path(hydra_cfg.runtime.output_dir))
-    except Exception:
+    except Exception as error:
+        Path(hydra_cfg.runtime.output_dir, "error.txt").write_text(f"{type(error).__name__}: {error}\n")
         if hydra_cfg.mode != RunMode.MULTIRUN:
             raise
         _log.exception("this job failed, the sweep goes on")  # its end names the job and exits with 1

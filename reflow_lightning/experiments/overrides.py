@@ -15,6 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from reflow_lightning.names import nearest
 
 _CONF = "reflow_lightning.conf"
+_ELSEWHERE = {  # arguments after which keys and groups may come from elsewhere, or are none
+    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--shell-completion", "-sc", "--experimental-rerun"),
+}
 
 
 def config_groups() -> dict[str, list[str]]:
@@ -43,7 +47,9 @@ def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def _choices(override: Override) -> list[str]:
     value = override.value()
-    return [str(choice) for choice in value.list] if isinstance(value, ChoiceSweep) else [str(value)]
+    if isinstance(value, ChoiceSweep):
+        return [str(choice) for choice in value.list]
+    return [] if override.is_sweep_override() else [str(value)]  # Hydra knows what a glob or a range stands for
 
 
 def complaints(arguments: Sequence[str]) -> list[str]:
@@ -53,8 +59,10 @@ def complaints(arguments: Sequence[str]) -> list[str]:
 
     Example:
         >>> complaints(["sparcity=0.9"])
-        ["'sparcity' is no key; nearest: sparsity, reflow.sparsity"]
+        ["'sparcity' is no key; nearest: sparsity, reflow.sparsity; a new one needs a plus: +sparcity=..."]
     """
+    if any(argument in _ELSEWHERE for argument in arguments):
+        return []
     texts = [text for text in arguments if "=" in text and not text.startswith("-")]
     try:
         overrides = [o for o in OverridesParser.create().parse_overrides(texts) if not (o.is_add() or o.is_delete())]
@@ -71,11 +79,11 @@ def complaints(arguments: Sequence[str]) -> list[str]:
     if found:
         return found
     with initialize_config_module(_CONF, version_base="1.3"):
-        cfg = compose("config", overrides=[f"{group}={choices[0]}" for group, choices in chosen.items()])
+        cfg = compose("config", overrides=[f"{group}={choices[0]}" for group, choices in chosen.items() if choices])
     keys = set(_keys(cfg)) | set(groups)
     names = [o.key_or_group for o in overrides]
     return [
-        f"'{name}' is no key{nearest(name, keys)}"
+        f"'{name}' is no key{nearest(name, keys)}; a new one needs a plus: +{name}=..."
         for name in names
         if name not in keys and name.split(".")[0].split("/")[0] != "hydra"
     ]
@@ -86,5 +94,5 @@ def check_overrides(arguments: Sequence[str]) -> None:
     if found := complaints(arguments):
         for complaint in found:
             sys.stderr.write(f"reflow-lightning: {complaint}\n")
-        sys.stderr.write("(+key=value adds a new key; --help lists all)\n")
+        sys.stderr.write("reflow-lightning --help lists all keys\n")
         raise SystemExit(2)

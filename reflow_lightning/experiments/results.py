@@ -40,7 +40,7 @@ def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -
     plot_profiles(signal, title).savefig(folder / "variance_profile.png", dpi=150)
 
 
-def print_table(report: Mapping[str, Any], folder: Path) -> None:
+def print_table(report: Mapping[str, Any]) -> None:
     """Print the states side by side."""
     table = Table(title=report["title"], title_justify="left")
     for column in ("state", "after step", report["metric"], "sparsity", "seconds"):
@@ -50,6 +50,4 @@ def print_table(report: Mapping[str, Any], folder: Path) -> None:
         table.add_row(
             stage, str(details["step"]), f"{details['value']:.4f}", f"{details['sparsity']:.4f}", f"{seconds:.2f}"
         )
-    console = Console()
-    console.print(table)
-    console.print(f"written to {folder}", highlight=False, soft_wrap=True)
+    Console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import lightning.pytorch as pl
@@ -15,10 +16,12 @@ class Stages:
     Attributes:
         states: State dictionaries on the CPU by stage, in the order dense, pruned, repaired, final.
         steps: Optimizer steps done by then.
+        times: When that was, by ``time.perf_counter()``.
     """
 
     states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
 
     def record(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the network as it is now; a listener of `Reflow`."""
@@ -26,8 +29,9 @@ class Stages:
             return  # a later event of a gradual schedule: the network is no longer dense
         self.states[stage] = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
         self.steps[stage] = trainer.global_step
+        self.times[stage] = time.perf_counter()
 
     def finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the final state, if training went on after the last repair."""
-        if self.steps.get("repaired") != trainer.global_step:
-            self.record("final" if "repaired" in self.states else "dense", trainer, pl_module)
+        if self.steps["repaired"] != trainer.global_step:
+            self.record("final", trainer, pl_module)

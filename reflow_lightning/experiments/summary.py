@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STATES = {"dense": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f", "final": "#e9a23b"}
-_RESULTS = ("metric", *_STATES, "seconds")
+_RESULTS = ("metric", *_STATES, "seconds", "error")
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
@@ -38,6 +38,11 @@ def collect(folder: Path) -> list[dict[str, Any]]:
             report = json.loads((job / "report.json").read_text())
             row |= {"status": "done", "sparsity": report["sparsity"], "seconds": report["seconds"]["total"]}
             row |= {key: report[key] for key in ("metric", *_STATES) if key in report}
+            steps = {state: details["step"] for state, details in report.get("stages", {}).items()}
+            if steps.get("dense") != steps.get("pruned"):  # of a gradual schedule: an earlier network, no baseline
+                del row["dense"]
+        elif (job / "error.txt").exists():
+            row["error"] = (job / "error.txt").read_text().strip()
         rows.append(row)
     return rows
 

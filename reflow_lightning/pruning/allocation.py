@@ -26,6 +26,7 @@ def apportion(
         >>> apportion(10, {"a": 90, "b": 10}, least={"a": 0, "b": 4}, most={"a": 90, "b": 10})
         {'a': 6, 'b': 4}
     """
+    assert sum(least.values()) <= total <= sum(most.values())
     low, high = 0.0, 1.0  # each gets clamp(factor * size): find the factor whose sum is the total
 
     def filled(factor: float) -> dict[str, float]:
@@ -50,7 +51,7 @@ def apportion(
 def uniform(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
     """Every tensor keeps the same share of its weights, as nearly as whole numbers and floors allow."""
     sizes = {name: s.weight.numel() for name, s in scores.items()}
-    return apportion(keep, sizes, floors, sizes)
+    return apportion(keep, sizes, floors, {name: s.most for name, s in scores.items()})
 
 
 ALLOCATIONS: dict[str, Allocation | None] = {"global": None, "uniform": uniform}  # None: one ranking over all tensors
@@ -69,11 +70,12 @@ def resolve_allocation(allocation: str | Allocation) -> Allocation | None:
     return ALLOCATIONS[allocation]
 
 
-def least_kept(sizes: Mapping[str, int], min_kept: float, keep: int) -> dict[str, int]:
+def least_kept(total: int, most: Mapping[str, int], min_kept: float, keep: int) -> dict[str, int]:
     """The Minimum Threshold of each layer (arXiv 2209.14624): ``min(int(min_kept * all weights), its own weights)``.
 
     Args:
-        sizes: Number of weights by name.
+        total: Number of all selected weights.
+        most: Number of weights that may stay, by name.
         min_kept: Fraction *of all selected weights* that each layer keeps.
         keep: Number of weights that stay in all.
 
@@ -81,15 +83,14 @@ def least_kept(sizes: Mapping[str, int], min_kept: float, keep: int) -> dict[str
         ValueError: If the floors alone exceed ``keep``.
 
     Example:
-        >>> least_kept({"conv": 2, "fc": 98}, min_kept=0.05, keep=10)
+        >>> least_kept(100, {"conv": 2, "fc": 98}, min_kept=0.05, keep=10)
         {'conv': 2, 'fc': 5}
     """
-    total = sum(sizes.values())
 
     def floors(sigma: int) -> dict[str, int]:
-        return {name: min(sigma, size) for name, size in sizes.items()}
+        return {name: min(sigma, size) for name, size in most.items()}
 
-    wanted = floors(int(min_kept * total + 1e-9))  # 1e-9: 0.07 * 100 is 7.000000000000001, but 0.29 * 100 is 28.99...
+    wanted = floors(int(min_kept * total + 1e-9))  # in floating point 0.29 * 100 is 28.999999999999996
     if sum(wanted.values()) > keep:
         feasible, beyond = 0, total
         while beyond - feasible > 1:
@@ -97,9 +98,13 @@ def least_kept(sizes: Mapping[str, int], min_kept: float, keep: int) -> dict[str
             feasible, beyond = (middle, beyond) if sum(floors(middle).values()) <= keep else (feasible, middle)
         raise ValueError(
             f"min_kept={min_kept} asks for {sum(wanted.values())} weights, but the sparsity leaves only {keep}: "
-            f"use min_kept <= {int(feasible / total * 1e8) / 1e8:g} or a lower sparsity"
+            f"use min_kept <= {_rounded_down(feasible / total)} or a lower sparsity"
         )
     return wanted
+
+
+def _rounded_down(share: float) -> str:
+    return f"{int(share * 1e9) / 1e9:.9f}".rstrip("0").rstrip(".")
 
 
 def allocate(
@@ -114,15 +119,16 @@ def allocate(
     if function is None:
         return rank(list(scores.values()), keep, [floors[name] for name in scores])
     counts = function(scores, keep, floors)
-    if set(counts) != set(scores) or sum(counts.values()) != keep:
+    whole = all(isinstance(count, int) for count in counts.values())
+    if not whole or set(counts) != set(scores) or sum(counts.values()) != keep:
         raise ValueError(
             f"allocation {function} gave {sum(counts.values())} weights for {len(counts)} tensors: "
-            f"it must share out {keep} over {len(scores)}"
+            f"it must share out {keep} over {len(scores)}, in whole numbers"
         )
     for name, count in counts.items():
-        if not floors[name] <= count <= scores[name].weight.numel():
+        if not floors[name] <= count <= scores[name].most:
             raise ValueError(
                 f"allocation {function} gave {count} for '{name}': "
-                f"it must lie between {floors[name]} and {scores[name].weight.numel()}"
+                f"it must lie between {floors[name]} and {scores[name].most}"
             )
     return [rank([s], counts[name])[0] for name, s in scores.items()]

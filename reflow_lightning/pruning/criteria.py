@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+CHUNK = 1 << 18
+"""Weights that are looked at together: large enough for full speed, small enough for the processor's cache."""
 
 
 class Criterion(Protocol):
@@ -17,9 +22,35 @@ class Criterion(Protocol):
         """Score every element of ``weight``."""
 
 
+@runtime_checkable
+class StreamedCriterion(Protocol):
+    """A criterion that can also give its scores piece by piece, the same ones every time, to save memory."""
+
+    def __call__(self, name: str, weight: Tensor, /) -> Tensor:
+        """Score every element of ``weight``."""
+
+    def pieces(self, name: str, weight: Tensor, /) -> Iterator[Tensor]:
+        """The same scores as flat pieces, split like `flat_chunks`."""
+
+
+def flat_chunks(tensor: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
+    """Split a tensor into flat pieces in position order, without copying it whole even if it is not contiguous.
+
+    Example:
+        >>> [piece.tolist() for piece in flat_chunks(torch.arange(5), 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    if tensor.is_contiguous():
+        yield from torch.split(tensor.view(-1), size)
+    elif tensor.numel():
+        rows = max(1, size // math.prod(tensor.shape[1:]))
+        for block in torch.split(tensor, rows):
+            yield from torch.split(block.reshape(-1), size)
+
+
 @dataclass(frozen=True)
 class Magnitude:
-    """The absolute value of each weight. It needs no other weight, so a large tensor may be scored in pieces.
+    """The absolute value of each weight.
 
     Example:
         >>> Magnitude()("fc.weight", torch.tensor([-2.0, 1.0]))
@@ -29,6 +60,10 @@ class Magnitude:
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``."""
         return weight.abs()
+
+    def pieces(self, name: str, weight: Tensor, /) -> Iterator[Tensor]:
+        """The same scores as flat pieces."""
+        return (self(name, piece) for piece in flat_chunks(weight))
 
 
 @dataclass(frozen=True)
@@ -45,8 +80,15 @@ class Random:
 
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``."""
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{name}".encode()))
-        return torch.rand(weight.shape, generator=generator).to(weight.device)
+        return torch.cat([piece.view(-1) for piece in self.pieces(name, weight.contiguous())]).view(weight.shape)
+
+    def pieces(self, name: str, weight: Tensor, /) -> Iterator[Tensor]:
+        """The same scores as flat pieces."""
+        # Type and device are given, so that no default of the process changes the draw.
+        generator = torch.Generator("cpu").manual_seed(zlib.crc32(f"{self.seed}:{name}".encode()))
+        for piece in flat_chunks(weight):
+            draw = torch.rand(piece.shape, generator=generator, dtype=torch.float32, device="cpu")
+            yield draw.to(weight.device)
 
 
 CRITERIA: dict[str, Criterion] = {"magnitude": Magnitude(), "random": Random()}

@@ -47,6 +47,11 @@ class Masks(Mapping[str, Tensor]):
         """Share of pruned weights by parameter name."""
         return {name: 1 - int(mask.sum()) / max(1, mask.numel()) for name, mask in self.items()}
 
+    def reaches(self, sparsity: float) -> bool:
+        """Whether as many weights are pruned as this sparsity asks for, to the nearest whole number."""
+        total = sum(mask.numel() for mask in self.values())
+        return round(self.sparsity * total) >= round(sparsity * total)
+
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The model's parameters that the masks belong to, in the order of the masks.
 
@@ -77,8 +82,8 @@ class Masks(Mapping[str, Tensor]):
     def bind(self, model: nn.Module) -> Callable[[], None]:
         """Make a function that sets the pruned weights to zero at little cost, to be called after every optimizer step.
 
-        It multiplies in place, all tensors in one call, with the bool masks themselves: no second copy of the weights'
-        size. (A pruned weight may become -0.0, which `apply` never leaves.)
+        It multiplies in place, all tensors in one call, with the bool masks themselves, so that nothing of the weights'
+        size is held between calls. A pruned weight may become -0.0, and one that diverged stays NaN; `apply` leaves 0.
 
         Raises:
             ValueError: If the masks do not fit the model.

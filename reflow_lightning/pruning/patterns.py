@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from reflow_lightning.pruning.ranking import common_dtype
 from reflow_lightning.pruning.scores import Scores
 
 
@@ -58,7 +57,7 @@ class Pattern:
     def outside(self, scores: Scores) -> torch.Tensor:
         """The weights that the pattern prunes: bool, of the weight's shape; of equal scores the first go."""
         shape = scores.weight.shape
-        keys = torch.cat(list(scores.keys(common_dtype([scores])))).view(shape).movedim(1, -1)
+        keys = torch.cat(list(scores.keys(scores.dtype))).view(shape).movedim(1, -1)
         groups = keys.reshape(*keys.shape[:-1], -1, self.m)
         order = groups.argsort(dim=-1, stable=True)  # ascending: the first M - N are pruned
         pruned = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., : self.m - self.n], True)

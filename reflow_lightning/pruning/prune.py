@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,11 +14,11 @@ from torch import Tensor, nn
 
 from reflow_lightning.names import Patterns
 from reflow_lightning.pruning.allocation import Allocation, allocate, least_kept, resolve_allocation
-from reflow_lightning.pruning.criteria import Criterion, resolve_criterion
+from reflow_lightning.pruning.criteria import Criterion, flat_chunks, resolve_criterion
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.ranking import cut_mask
-from reflow_lightning.pruning.scores import Scores, flat_chunks
+from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.select import select
 
 
@@ -28,9 +30,9 @@ def check_arguments(
     Raises:
         ValueError: Names the argument, its value and the remedy.
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity={sparsity!r} is outside [0, 1): 0.9 prunes 90 % of the selected weights")
-    if isinstance(min_kept, bool) or not isinstance(min_kept, (int, float)) or not 0 <= min_kept < 1:
+    if isinstance(min_kept, bool) or not isinstance(min_kept, Real) or not 0 <= min_kept < 1:
         raise ValueError(f"min_kept={min_kept!r} is outside [0, 1): 0.002 keeps 0.2 % of all weights in each layer")
     resolve_criterion(criterion)
     resolve_allocation(allocation)
@@ -52,7 +54,7 @@ def check_model(
     include: Patterns = ("*",),
     exclude: Patterns = (),
 ) -> dict[str, Tensor]:
-    """Check all arguments of `prune` against a model, which is cheap, and return the selected weights.
+    """Check all arguments of `prune` against a model, without scoring it, and return the selected weights.
 
     Raises:
         ValueError: Names the argument or the parameter, its value and the remedy.
@@ -63,7 +65,8 @@ def check_model(
         _check_finite(name, weight)
         if pattern is not None:
             Pattern.parse(pattern).check(name, weight.shape)
-    least_kept({name: w.numel() for name, w in selected.items()}, min_kept, kept_in_all(selected, sparsity))
+    sizes = {name: weight.numel() for name, weight in selected.items()}
+    least_kept(sum(sizes.values()), sizes, min_kept, kept_in_all(selected, sparsity))
     return selected
 
 
@@ -93,21 +96,20 @@ def make_masks(
     """
     how: dict[str, Any] = {"criterion": criterion, "allocation": allocation, "pattern": pattern, "min_kept": min_kept}
     selected = check_model(model, sparsity, **how, include=include, exclude=exclude)
-    sizes = {name: weight.numel() for name, weight in selected.items()}
     keep = kept_in_all(selected, sparsity)
     score = resolve_criterion(criterion)
     scores = {name: Scores(name, w, score, _pruned(name, w, previous)) for name, w in selected.items()}
     if pattern is not None:
-        outside = {name: Pattern.parse(pattern).outside(s) for name, s in scores.items()}
-        scores = {name: Scores(name, s.weight, score, outside[name]) for name, s in scores.items()}
-        sizes = {name: int((~mask).sum()) for name, mask in outside.items()}
-    floors = least_kept(sizes, min_kept, keep)
+        parsed = Pattern.parse(pattern)
+        scores = {name: replace(s, outside=parsed.outside(s)) for name, s in scores.items()}
+    total = sum(weight.numel() for weight in selected.values())
+    floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
     cuts = allocate(scores, keep, allocation, floors)
     empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.weight.numel() and not cut.kept]
     if empty:
         warnings.warn(
             f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes there; "
-            "min_kept=0.002 would keep 0.2 % of all weights in each layer",
+            f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
             stacklevel=3,
         )
     return Masks({name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)})
@@ -173,4 +175,8 @@ def _check_finite(name: str, weight: Tensor) -> None:
 
 
 def _pruned(name: str, weight: Tensor, previous: Mapping[str, Tensor] | None) -> Tensor | None:
-    return None if previous is None else ~previous[name].to(weight.device)
+    if previous is None:
+        return None
+    if name not in previous:
+        raise ValueError(f"previous holds no mask for '{name}': pass masks of the same selection")
+    return ~previous[name].to(weight.device)

@@ -32,11 +32,6 @@ class Cut:
     pruned_ties: int
 
 
-def common_dtype(scores: Sequence[Scores]) -> torch.dtype:
-    """The narrowest type that holds every score exactly."""
-    return torch.float64 if any(s.weight.dtype == torch.float64 for s in scores) else torch.float32
-
-
 def _histogram(scores: Scores, dtype: torch.dtype, prefix: int | None, shift: int, bits: int) -> Tensor:
     """How often each value of a digit occurs among the scores whose leading digits are ``prefix``."""
     counts = torch.zeros(1 << bits, dtype=torch.int64, device=scores.weight.device)
@@ -69,7 +64,7 @@ def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = Non
         >>> [cut.kept for cut in rank([Scores(name, w, Magnitude()) for name, w in weights.items()], keep=3)]
         [1, 2]
     """
-    dtype = common_dtype(scores)
+    dtype = torch.float64 if any(s.dtype == torch.float64 for s in scores) else torch.float32
     floor = torch.tensor([0] * len(scores) if floors is None else list(floors), dtype=torch.int64)
     above = torch.zeros(len(scores), dtype=torch.int64)
     equal, prefix = above, None

@@ -1,33 +1,15 @@
-"""The scores of one tensor, produced piece by piece: nothing as large as the model is ever held."""
+"""The scores of one tensor as sort keys, produced piece by piece: what is pruned already goes first."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.criteria import Criterion, Magnitude
-
-CHUNK = 1 << 18
-"""Weights that are looked at together: large enough for full speed, small enough for the processor's cache."""
-
-
-def flat_chunks(tensor: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
-    """Split a tensor into flat pieces in position order, without copying it whole even if it is not contiguous.
-
-    Example:
-        >>> [piece.tolist() for piece in flat_chunks(torch.arange(5), 2)]
-        [[0, 1], [2, 3], [4]]
-    """
-    if tensor.is_contiguous():
-        yield from torch.split(tensor.view(-1), size)
-    elif tensor.numel():
-        rows = max(1, size // math.prod(tensor.shape[1:]))
-        for block in torch.split(tensor, rows):
-            yield from torch.split(block.reshape(-1), size)
+from reflow_lightning.pruning.criteria import Criterion, Magnitude, StreamedCriterion, flat_chunks
 
 
 def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -53,46 +35,78 @@ def sort_keys(scores: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one tensor, produced piece by piece as often as they are needed, never held for all tensors.
+    """The scores of one tensor.
+
+    Ranked below all scores is what was pruned before, and below that what must not stay at all.
 
     Attributes:
         name: Name of the parameter.
         weight: Its values.
         criterion: Maps them to scores.
-        last: Bool tensor of the weight's shape, True where a weight is to be ranked below all others; ``None`` ranks
-            zero weights there, so that what is already pruned stays pruned.
+        pruned: Bool tensor of the weight's shape, True where it was pruned before. ``None``: where it is zero.
+        outside: Bool tensor of the weight's shape, True where an N:M pattern forbids a weight. ``None``: nowhere.
     """
 
     name: str
     weight: Tensor
     criterion: Criterion
-    last: Tensor | None = None
+    pruned: Tensor | None = None
+    outside: Tensor | None = None
 
+    @cached_property
+    def most(self) -> int:
+        """The largest number of weights that may stay."""
+        return self.weight.numel() - (0 if self.outside is None else int(self.outside.sum()))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest of float32 and float64 that holds every score exactly."""
+        wide = (self.weight if isinstance(self.criterion, StreamedCriterion) else self.tensor).dtype == torch.float64
+        return torch.float64 if wide else torch.float32
+
+    @cached_property
     def tensor(self) -> Tensor:
-        """All scores at once, of the weight's shape.
+        """All scores at once, of the weight's shape; computed once, since a function may be slow or draw at random.
 
         Raises:
             ValueError: If the criterion returns another shape, or a score that is not finite.
         """
         scores = self.criterion(self.name, self.weight)
-        if scores.shape != self.weight.shape or not scores.is_floating_point():
+        if not isinstance(scores, Tensor) or scores.shape != self.weight.shape or not scores.is_floating_point():
+            given = f"{tuple(scores.shape)} {scores.dtype}" if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(
-                f"criterion {self.criterion} gave {tuple(scores.shape)} {scores.dtype} for '{self.name}': "
+                f"criterion {self.criterion} gave {given} for '{self.name}': "
                 f"it must return one floating-point score a weight, shape {tuple(self.weight.shape)}"
             )
         if not torch.isfinite(scores).all():
-            raise ValueError(f"criterion {self.criterion} gave NaN or infinite scores for '{self.name}'")
+            raise ValueError(
+                f"criterion {self.criterion} gave NaN or infinite scores for '{self.name}': it must return finite ones"
+            )
         return scores
 
     def keys(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """Flat pieces, in position order, of integers that order like the scores in ``dtype`` (see `sort_keys`)."""
-        if isinstance(self.criterion, Magnitude):  # without a sign the bits order as they are, which saves three passes
-            pieces = (_bits(self.criterion(self.name, piece), dtype) for piece in flat_chunks(self.weight))
-            if self.last is None:  # a zero weight has the lowest magnitude already
+        pieces: Iterator[Tensor]
+        if type(self.criterion) is Magnitude:  # without a sign the bits order as they are, which saves three passes
+            pieces = (_bits(piece, dtype) for piece in self.criterion.pieces(self.name, self.weight))
+            if self.pruned is None and self.outside is None:  # a zero weight has the lowest magnitude already
                 yield from pieces
                 return
+        elif isinstance(self.criterion, StreamedCriterion):
+            pieces = (sort_keys(piece, dtype) for piece in self.criterion.pieces(self.name, self.weight))
         else:
-            pieces = (sort_keys(piece, dtype) for piece in flat_chunks(self.tensor()))
-        last = flat_chunks(self.weight == 0 if self.last is None else self.last)
-        for piece, mark in zip(pieces, last, strict=True):
-            yield piece.masked_fill(mark, torch.iinfo(piece.dtype).min)
+            pieces = (sort_keys(piece, dtype) for piece in flat_chunks(self.tensor.contiguous()))
+        yield from self._with_levels(pieces)
+
+    def _with_levels(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        weights = flat_chunks(self.weight)
+        pruned = None if self.pruned is None else self.pruned.reshape(-1)
+        outside = None if self.outside is None else self.outside.reshape(-1)
+        start = 0
+        for keys in pieces:
+            part = slice(start, start + keys.numel())
+            lowest = torch.iinfo(keys.dtype).min
+            marked = next(weights) == 0 if pruned is None else pruned[part]
+            keys = keys.masked_fill(marked, lowest + 1)  # every finite score has a higher key
+            yield keys if outside is None else keys.masked_fill_(outside[part], lowest)
+            start = part.stop

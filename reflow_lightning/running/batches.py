@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any, cast
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
@@ -26,8 +26,10 @@ def move(batch: Any, device: torch.device) -> Any:
     """
     if hasattr(batch, "to"):
         return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: move(value, device) for key, value in batch.items()}
+    if isinstance(batch, MutableMapping):
+        moved = copy.copy(batch)  # keeps its type
+        moved.update({key: move(value, device) for key, value in batch.items()})
+        return moved
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(move(value, device) for value in batch))
     if isinstance(batch, (tuple, list)):
@@ -55,9 +57,12 @@ def take(
 
     Raises:
         ValueError: If ``max_batches`` is less than 1, or nothing comes.
+        TypeError: If ``batches`` is a single tensor.
     """
     if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
         raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least 1")
+    if isinstance(batches, Tensor):
+        raise TypeError(f"batches is a tensor of shape {tuple(batches.shape)}: pass a loader or a list, [tensor]")
     count = 0
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=max_batches, desc=task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
@@ -70,8 +75,8 @@ def take(
     if not count:
         raise ValueError(f"batches={type(batches).__name__} gave no batch for {task}: pass a loader that is not empty")
     warnings.warn(
-        f"{task} got {count} batches, all there were, instead of {max_batches}: give more data, or set "
-        f"max_batches={count} (Reflow: calibration_batches={count}) if that is enough",
+        f"{task} got {count} batches, all there were, instead of max_batches={max_batches}: give more data, or ask for "
+        f"{count} if that is enough{' (in Reflow: calibration_batches)' if task == 'calibration' else ''}",
         stacklevel=3,
     )
 
@@ -90,7 +95,7 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
         world_size: Number of processes; each gets its own share of the dataset.
 
     Raises:
-        TypeError: If the loader is an iterator, which can't start anew.
+        TypeError: If the loader or its dataset is an iterator, which can't start anew.
 
     Example:
         >>> loader = DataLoader(list(range(4)), batch_size=2)
@@ -105,6 +110,14 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
             )
         return cast("Iterable[Any]", loader)
     generator = torch.Generator().manual_seed(seed)
+    if type(loader).__iter__ is not DataLoader.__iter__:  # a loader that makes its batches in its own way
+        return _detached_loader(loader, generator)
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset) and iter(dataset) is dataset:
+        raise TypeError(
+            f"dataset {type(dataset).__name__} is its own iterator and can't be read afresh: "
+            "pass calibration_data=lambda: ... that makes another"
+        )
     options: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
         "num_workers": loader.num_workers,
@@ -117,22 +130,43 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
     }
     if isinstance(loader.dataset, IterableDataset):
         return DataLoader(loader.dataset, batch_size=loader.batch_size, drop_last=loader.drop_last, **options)
-    if loader.batch_sampler is not None and type(loader.batch_sampler) is not torch.utils.data.BatchSampler:
-        return DataLoader(loader.dataset, batch_sampler=copy.copy(loader.batch_sampler), **options)
-    sampler = _fresh_sampler(loader, shuffle, seed, generator, rank, world_size)
-    return DataLoader(
-        loader.dataset, batch_size=loader.batch_size, drop_last=loader.drop_last, sampler=sampler, **options
-    )
+    batching, batch_size, drop_last, sampler = loader.batch_sampler, loader.batch_size, loader.drop_last, loader.sampler
+    if type(batching) is BatchSampler:  # the loader's own, or one that was passed in and hides the three
+        batch_size, drop_last, sampler = batching.batch_size, batching.drop_last, batching.sampler
+    elif batching is not None:
+        return DataLoader(loader.dataset, batch_sampler=_detached(batching, generator), **options)
+    sampler = _fresh_sampler(sampler, shuffle, seed, generator, rank, world_size)
+    return DataLoader(loader.dataset, batch_size=batch_size, drop_last=drop_last, sampler=sampler, **options)
 
 
 def _fresh_sampler(
-    loader: DataLoader[Any], shuffle: bool, seed: int, generator: torch.Generator, rank: int, world_size: int
-) -> Sampler[Any] | Iterable[Any]:
-    dataset: Any = loader.dataset
-    known = isinstance(loader.sampler, (SequentialSampler, RandomSampler, DistributedSampler))
-    shuffle = shuffle or isinstance(loader.sampler, RandomSampler)
-    if not known:
-        return copy.copy(loader.sampler)
+    sampler: Any, shuffle: bool, seed: int, generator: torch.Generator, rank: int, world_size: int
+) -> Any:
+    if type(sampler) not in (SequentialSampler, RandomSampler, DistributedSampler):
+        return _detached(sampler, generator)  # the user's own knows what to draw, on which rank
+    data: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
+    shuffle = shuffle or isinstance(sampler, RandomSampler)
     if world_size > 1:
-        return DistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
-    return RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+        return DistributedSampler(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+    if isinstance(sampler, RandomSampler):
+        return _detached(sampler, generator)
+    return RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
+
+
+def _detached_loader(loader: DataLoader[Any], generator: torch.Generator) -> DataLoader[Any]:
+    copied = copy.copy(loader)
+    own: dict[str, Any] = {
+        name: _detached(vars(loader)[name], generator) for name in ("sampler", "batch_sampler") if name in vars(loader)
+    }
+    vars(copied).update(own, generator=generator, _iterator=None, persistent_workers=False)  # past its own __setattr__
+    return copied
+
+
+def _detached(sampler: Any, generator: torch.Generator) -> Any:
+    """A copy of a sampler, and of the one within it, that draws from a generator of its own."""
+    copied = copy.copy(sampler)
+    if hasattr(copied, "generator"):
+        copied.generator = generator
+    if hasattr(copied, "sampler"):
+        copied.sampler = _detached(copied.sampler, generator)
+    return copied

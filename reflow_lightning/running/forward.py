@@ -40,6 +40,8 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
         return model(inputs)
     except Exception as error:
         if isinstance(inputs, Tensor) and not isinstance(error, NotImplementedError):
+            if hasattr(error, "add_note"):  # Python 3.11
+                error.add_note("This was the default forward, model(inputs); pass forward=... to run it otherwise")
             raise
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
         raise TypeError(

@@ -71,7 +71,12 @@ class Measurement:
 
     def _compare(self, pooled: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
         for name in pooled.keys() & expected.keys():
-            for values, dense in zip(pooled[name], expected[name], strict=False):
+            if len(pooled[name]) != len(expected[name]):
+                raise ValueError(
+                    f"layer '{name}' is called {len(pooled[name])} times, {len(expected[name])} in the reference: "
+                    "pass the dense copy of the model"
+                )
+            for values, dense in zip(pooled[name], expected[name], strict=True):
                 if dense.shape != values.shape:
                     raise ValueError(
                         f"layer '{name}' puts out {tuple(values.shape)} (samples, channels), {tuple(dense.shape)} in "
@@ -82,7 +87,13 @@ class Measurement:
                 self.cosines[name].update(values, dense.to(values.device))
 
     def report(self) -> SignalReport:
-        """The statistics of every layer that was reached, in the order in which it was."""
+        """The statistics of every layer that was reached, in the order in which it was.
+
+        Raises:
+            ValueError: If none was.
+        """
+        if not self.moments:
+            raise ValueError(f"the batches reached none of the layers {self.layers}: look at forward and at layers")
         return SignalReport(tuple(self._row(name) for name in self.moments), self.batches)
 
     def _row(self, name: str) -> LayerSignal:
@@ -110,10 +121,10 @@ def _total_variance(channels: ChannelMoments) -> Tensor:
     return channels.variance.mean() + channels.mean.var(correction=0)
 
 
-def _channel_ratio(variance: Tensor, dense: Tensor) -> float:
+def _channel_ratio(variance: Tensor, dense: Tensor) -> float | None:
     live = dense > 0
     ratios = (variance[live] / dense[live]).clamp(min=1e-12)
-    return math.exp(float(ratios.log().mean())) if len(ratios) else 0.0
+    return math.exp(float(ratios.log().mean())) if len(ratios) else None
 
 
 @torch.no_grad()
@@ -128,6 +139,9 @@ def measure_signal(
     progress: bool = True,
 ) -> SignalReport:
     """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
+
+    Where processes run together (`torch.distributed`), call it on all of them, each with its own batches: the report is
+    that of the union.
 
     Args:
         model: Any module.

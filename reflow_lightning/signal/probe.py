@@ -88,9 +88,9 @@ def listening(model: nn.Module, layers: Iterable[str], listener: Listener) -> It
 
     def hook(name: str) -> Callable[[nn.Module, object, object], None]:
         def hand_over(module: nn.Module, inputs: object, output: object) -> None:
-            while isinstance(output, (tuple, list)):
+            while isinstance(output, (tuple, list)) and output:
                 output = output[0]
-            if isinstance(output, Tensor) and output.is_floating_point():
+            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
                 listener(name, output.detach())
 
         return hand_over

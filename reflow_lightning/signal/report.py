@@ -93,7 +93,7 @@ def _cell(column: str, value: Any) -> str:
     return str(value)
 
 
-_COLORS = {"dense": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f"}
+_COLORS = {"dense": "#3b4a5a", "before": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f"}
 _FLOOR = 1e-9
 
 
@@ -122,7 +122,7 @@ def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None
         depth = range(1, len(report.rows) + 1)
         variance = [max(row.variance, _FLOOR) for row in report.rows]
         style: dict[str, Any] = (
-            {"linestyle": "--", "zorder": 3} if label == "dense" else {}
+            {"linestyle": "--", "zorder": 3} if label in ("dense", "before") else {}
         )  # seen where lines coincide
         axes.plot(
             depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=_COLORS.get(label), **style

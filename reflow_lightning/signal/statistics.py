@@ -145,6 +145,32 @@ class Moments(_MomentState):
         return self._channels()
 
 
+class MergedMoments(_MomentState):
+    """`Moments` of parts whose `moments` were taken elsewhere.
+
+    Args:
+        channels: Number of channels.
+
+    Example:
+        >>> statistic = MergedMoments(channels=1)
+        >>> statistic.update(moments(torch.tensor([[1.0], [3.0]])))
+        >>> statistic.compute().mean.item()
+        2.0
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.update(self.state.clone())  # nothing yet, which is no reason for a warning
+
+    def update(self, part: Tensor) -> None:
+        """Take in the moments of a part, of shape (3, C)."""
+        self.state = merge_moments(torch.stack([self.state, part.to(self.state.device)]))
+
+    def compute(self) -> ChannelMoments:
+        """Number of values, mean and variance, each of shape (C,)."""
+        return self._channels()
+
+
 class DeadChannels(_MomentState):
     """Streaming share of dead channels, as `dead_channels` defines them.
 

@@ -119,3 +119,16 @@ def test_equal_to_fvcore_on_equal_batches():
     for layer in (1, 4):
         torch.testing.assert_close(ours[layer].running_mean, theirs[layer].running_mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(ours[layer].running_var, theirs[layer].running_var, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_is_passed_over_counts_in_no_layer():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Flatten(), nn.BatchNorm1d(8))
+    values = torch.randn(9, 4, 2)
+    values[8] += 100  # alone in its batch: two values a channel above, one below
+    calibrate(model, values.split([4, 4, 1]), max_batches=3)
+    check(model[0], values[:8])
+    assert model[0].num_batches_tracked == model[2].num_batches_tracked == 2
+    wrapped = nn.ModuleDict({"bn": nn.BatchNorm1d(4)})
+    wrapped.forward = lambda batch: wrapped["bn"](batch["a"])
+    calibrate(wrapped, [{"a": part} for part in values[..., 0].split([4, 4, 1])], max_batches=3)
+    check(wrapped["bn"], values[:8, :, 0])

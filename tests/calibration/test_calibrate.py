@@ -83,7 +83,7 @@ def test_nan_activations_are_an_error_that_names_the_layer():
     model = small_net()
     before = state(model)
     bad = [*BATCHES[:2], torch.full((4, 1, 6, 6), torch.nan)]
-    with pytest.raises(ValueError, match=r"layer '1' gets NaN or infinite values in 8 of 8 channels"):
+    with pytest.raises(ValueError, match=r"layer '1' gets values that are NaN, infinite.* in 8 of 8 channels"):
         calibrate(model, bad, max_batches=3)
     assert differing(before, model) == set()
 
@@ -110,7 +110,8 @@ def test_layers_without_running_statistics_are_left_alone_and_named():
 
 def test_a_layer_that_no_batch_reaches_is_named():
     model = nn.ModuleDict({"used": nn.BatchNorm2d(1), "unused": nn.BatchNorm2d(1)})
-    result = calibrate(model, BATCHES, max_batches=4, forward=lambda model, batch: model["used"](batch))
+    with pytest.warns(UserWarning, match="left alone unused: no batch reached them"):
+        result = calibrate(model, BATCHES, max_batches=4, forward=lambda model, batch: model["used"](batch))
     assert result.skipped == {"unused": "no batch reached it"}
     assert model["unused"].num_batches_tracked == 0
 
@@ -188,3 +189,15 @@ def test_a_pruned_network_gets_its_accuracy_back(seed):
     assert dense > 0.97
     assert pruned < 0.75
     assert accuracy() > 0.93
+
+
+def test_statistics_too_large_for_the_layer_are_an_error():
+    model = nn.BatchNorm1d(4).half()
+    with pytest.raises(ValueError, match=r"too large for torch.float16"):
+        calibrate(model, [torch.randn(64, 4).half() * 1000], max_batches=1)
+    assert torch.equal(model.running_var, torch.ones(4).half())
+
+
+def test_lazy_layers_are_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match="layer '0' is not initialised yet: run one forward pass"):
+        calibrate(nn.Sequential(nn.LazyBatchNorm1d()), [torch.randn(4, 3)], max_batches=1)

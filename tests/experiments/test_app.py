@@ -107,7 +107,9 @@ def test_a_sweep_goes_on_after_a_failed_job_and_names_it(tmp_path):
     assert "OneShot(fraction=2.0) must be in [0, 1]" in text
     assert "2 jobs, 1 failed: 0" in text
     with (only(tmp_path.glob("multirun/*/*")) / "summary.csv").open() as file:
-        assert [row["status"] for row in csv.DictReader(file)] == ["failed", "done"]
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert "must be in [0, 1]" in rows[0]["error"]
 
 
 @pytest.mark.parametrize("schedule", ["gradual", "one_shot"])
@@ -154,3 +156,19 @@ def test_the_default_run_shows_collapse_and_recovery(sparsity, least, tmp_path):
     assert report["pruned"] <= 0.5
     assert report["repaired"] >= least
     assert report["seconds"]["total"] < 60
+
+
+def test_a_sweep_over_several_devices_is_refused(tmp_path):
+    text = run(tmp_path, "-m", "sparsity=0.5", "trainer.devices=2", *SMALL, expect=1)
+    assert "a sweep with trainer.devices=2 would start anew in each process" in text
+
+
+def test_an_unknown_metric_is_an_error_that_names_the_known(tmp_path):
+    text = run(tmp_path, "metric=f1", *SMALL, expect=1)
+    assert "metric=f1 is not among what the test logs: loss, accuracy" in text
+
+
+def test_help_shows_groups_keys_and_examples(tmp_path):
+    text = run(tmp_path, "--help")
+    for part in ("schedule: after_training, gradual, one_shot", "sparsity: 0.9", "reflow-lightning -m sparsity"):
+        assert part in text

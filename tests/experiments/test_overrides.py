@@ -12,6 +12,9 @@ from reflow_lightning.experiments.overrides import complaints, config_groups
         ["hydra.run.dir=x", "hydra/launcher=basic", "--cfg", "job"],
         ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "~model.scheduler"],
         ["trainer.max_epochs=3", "model.net.blocks=1"],
+        ["--config-dir", "elsewhere", "data=mine"],
+        ["-m", "schedule=glob(*)"],
+        ["-sc", "install=bash"],
         ["sparsity=["],  # Hydra explains it better
     ],
 )

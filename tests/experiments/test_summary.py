@@ -27,6 +27,8 @@ def test_a_job_without_a_report_failed(sweep):
     rows = collect(sweep)
     assert [(row["job"], row["status"]) for row in rows] == [("0", "done"), ("1", "done"), ("10", "failed")]
     assert rows[2]["sparsity"] == "2"
+    (sweep / "10" / "error.txt").write_text("ValueError: sparsity=2 is outside\n")
+    assert collect(sweep)[2]["error"] == "ValueError: sparsity=2 is outside"
 
 
 def test_the_plot_has_a_line_a_state():

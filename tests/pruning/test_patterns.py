@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from reflow_lightning import prune
+from reflow_lightning.pruning import make_masks
 from reflow_lightning.pruning.patterns import Pattern
 
 
@@ -46,3 +47,29 @@ def test_ties_go_by_position():
     layer = nn.Linear(4, 1)
     nn.init.ones_(layer.weight)
     assert prune(layer, 0.5, pattern="2:4")["weight"].tolist() == [[False, False, True, True]]
+
+
+def test_min_kept_is_a_share_of_all_weights_within_the_pattern():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 92))
+    nn.init.constant_(model[0].weight, 1e-6)
+    masks = prune(model, 0.9, pattern="2:4", min_kept=0.04)
+    assert int(masks["0.weight"].sum()) == 32  # int(0.04 * 800), which is all that the pattern leaves there
+    assert int((~masks["0.weight"]).sum() + (~masks["1.weight"]).sum()) == 720
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", lambda name, weight: -weight.abs()])
+def test_what_was_pruned_stays_pruned_within_the_pattern(criterion):
+    layer = nn.Linear(16, 16)
+    first = prune(layer, 0.8, criterion="random", pattern="2:4")
+    again = make_masks(layer, 0.9, criterion=criterion, pattern="2:4", previous=first)
+    assert not (again["weight"] & ~first["weight"]).any()
+    second = prune(layer, 0.9, criterion=criterion, pattern="2:4")
+    assert int((layer.weight != 0).sum()) == int(second["weight"].sum()) == 256 - round(0.9 * 256)
+
+
+def test_no_allocation_breaks_the_pattern():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    with pytest.raises(ValueError, match=r"gave 64 for '1.weight': it must lie between 0 and 32"):
+        prune(model, 0.5, pattern="2:4", allocation=lambda scores, keep, floors: {"0.weight": 0, "1.weight": 64})
+    masks = prune(model, 0.5, pattern="2:4", allocation="uniform")
+    assert all((mask.view(-1, 4).sum(1) == 2).all() for mask in masks.values())

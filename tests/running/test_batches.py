@@ -9,6 +9,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     IterableDataset,
+    RandomSampler,
     SequentialSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -56,8 +57,15 @@ def test_take_stops_at_the_limit_without_asking_for_more():
 
 
 def test_a_short_loader_is_a_warning_that_says_what_to_do():
-    with pytest.warns(UserWarning, match=r"calibration got 2 batches, all there were, instead of 5.*max_batches=2"):
+    with pytest.warns(
+        UserWarning, match=r"calibration got 2 batches, all there were, instead of max_batches=5.*or ask for 2"
+    ):
         assert len(list(take([1, 2], 5, CPU, task="calibration"))) == 2
+
+
+def test_a_single_tensor_is_an_error():
+    with pytest.raises(TypeError, match=r"batches is a tensor of shape \(3, 2\): pass a loader or a list"):
+        list(take(torch.ones(3, 2), 1, CPU))
 
 
 def test_an_empty_loader_is_an_error():
@@ -133,3 +141,60 @@ def test_an_iterator_is_an_error():
     with pytest.raises(TypeError, match="can't be read afresh"):
         fresh(iter([1]), shuffle=False, seed=0)
     assert list(fresh([1, 2], shuffle=True, seed=0)) == [1, 2]
+
+
+def test_a_batch_sampler_that_was_passed_in_keeps_its_batches():
+    data = list(range(8))
+    loader = DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 4, False))
+    assert [len(batch) for batch in fresh(loader, shuffle=True, seed=0)] == [4, 4]
+
+
+@pytest.mark.parametrize("kind", ["weighted", "random", "batch", "loader"])
+def test_the_generator_of_a_running_loader_is_not_used(kind):
+    class Batches(BatchSampler):
+        pass
+
+    def build():
+        own = torch.Generator().manual_seed(1)
+        data = list(range(20))
+        if kind == "weighted":
+            return DataLoader(data, sampler=WeightedRandomSampler([1.0] * 20, 20, generator=own))
+        if kind == "batch":
+            return DataLoader(data, batch_sampler=Batches(RandomSampler(data, generator=own), 4, False))
+        if kind == "random":
+            return DataLoader(data, sampler=RandomSampler(data, generator=own))
+        return DataLoader(data, shuffle=True, generator=own)
+
+    undisturbed, disturbed = build(), build()
+    expected = [read(undisturbed), read(undisturbed)]
+    first = read(disturbed)
+    read(fresh(disturbed, shuffle=True, seed=0))
+    assert [first, read(disturbed)] == expected
+
+
+def test_a_sampler_draws_from_its_own_data():
+    data = list(range(100))
+    part = DataLoader(data, sampler=RandomSampler(range(10)))
+    assert sorted(read(fresh(part, shuffle=True, seed=0))) == list(range(10))
+    few = DataLoader(data, sampler=RandomSampler(data, num_samples=20))
+    assert len(read(fresh(few, shuffle=True, seed=0))) == 20
+
+
+def test_a_loader_with_its_own_way_of_making_batches_keeps_it():
+    class Scaled(DataLoader):
+        def __iter__(self):
+            return (batch * 100 for batch in super().__iter__())
+
+    assert read(fresh(Scaled([1, 2], batch_size=2), shuffle=False, seed=0)) == [100, 200]
+
+
+def test_a_dataset_that_is_its_own_iterator_is_an_error():
+    class Once(IterableDataset):
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return 1
+
+    with pytest.raises(TypeError, match="Once is its own iterator"):
+        fresh(DataLoader(Once()), shuffle=False, seed=0)
