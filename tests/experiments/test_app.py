@@ -155,7 +155,7 @@ def test_the_default_run_shows_collapse_and_recovery(sparsity, least, tmp_path):
     assert report["dense"] >= 0.98
     assert report["pruned"] <= 0.5
     assert report["repaired"] >= least
-    assert report["seconds"]["total"] < 60
+    assert report["seconds"]["total"] < 120  # 14 to 24 on two idle cores, up to 60 seen on a machine that others load
 
 
 def test_a_sweep_over_several_devices_is_refused(tmp_path):
