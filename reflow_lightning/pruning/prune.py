@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -101,7 +100,7 @@ def make_masks(
     scores = {name: Scores(name, w, score, _pruned(name, w, previous)) for name, w in selected.items()}
     if pattern is not None:
         parsed = Pattern.parse(pattern)
-        scores = {name: replace(s, outside=parsed.outside(s)) for name, s in scores.items()}
+        scores = {name: s.without(parsed.outside(s)) for name, s in scores.items()}
     total = sum(weight.numel() for weight in selected.values())
     floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
     cuts = allocate(scores, keep, allocation, floors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -52,6 +52,13 @@ class Scores:
     criterion: Criterion
     pruned: Tensor | None = None
     outside: Tensor | None = None
+
+    def without(self, outside: Tensor) -> Scores:
+        """The same scores, where some weights must not stay."""
+        restricted = replace(self, outside=outside)
+        if "tensor" in vars(self):  # computed once, here too
+            vars(restricted)["tensor"] = self.tensor
+        return restricted
 
     @cached_property
     def most(self) -> int:

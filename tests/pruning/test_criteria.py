@@ -73,6 +73,8 @@ def test_a_function_is_asked_once_and_may_draw_at_random():
     model = nn.Linear(30, 30)
     assert int((~prune(model, 0.5, criterion=drawing)["weight"]).sum()) == 450
     assert calls == ["weight"]
+    assert int((~prune(nn.Linear(32, 32), 0.7, criterion=drawing, pattern="2:4")["weight"]).sum()) == round(0.7 * 1024)
+    assert calls == ["weight"] * 2
 
 
 def test_scores_in_float64_are_ranked_in_float64():
