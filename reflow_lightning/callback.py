@@ -114,9 +114,9 @@ class Reflow(pl.Callback):
         self.calibration_batches = calibration_batches
         if not isinstance(monitor, (bool, SignalMonitor)):
             raise ValueError(f"monitor={monitor!r} must be True, False or a SignalMonitor")
-        self.monitor = monitor if isinstance(monitor, SignalMonitor) else SignalMonitor(forward=forward)
-        self._measures = bool(monitor)
+        self.monitor = SignalMonitor(forward=forward) if monitor is True else monitor or None
         self._default_monitor = monitor is True
+        self._curves: SignalMonitor | None = None  # the monitor, unless the trainer has another that does its work
         self.forward = forward
         self.masks: Masks | None = None
         self.events: list[PruneEvent] = []
@@ -157,7 +157,10 @@ class Reflow(pl.Callback):
             rank_zero_warn(f"{averaging} averages weights from before and after the pruning: its average has no zeros")
         self._bind(pl_module)
         self._keeper.watch(trainer.optimizers)
-        self.monitor.on_train_start(trainer, pl_module)
+        others = any(isinstance(callback, SignalMonitor) for callback in bridge.callbacks(trainer))
+        self._curves = None if self._default_monitor and others else self.monitor
+        if self._curves is not None:
+            self._curves.on_train_start(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -172,9 +175,8 @@ class Reflow(pl.Callback):
     ) -> None:
         """Prune, if it is time: before the validation and the checkpoints that may follow this batch."""
         self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx + 1, trainer.is_last_batch))
-        others = any(isinstance(callback, SignalMonitor) for callback in bridge.callbacks(trainer))
-        if self._measures and not (self._default_monitor and others):
-            self.monitor.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._curves is not None:
+            self._curves.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -214,13 +216,15 @@ class Reflow(pl.Callback):
     def _prune_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, now: Progress) -> None:
         if not self.schedule.due(now, self._last):
             return
-        target = self.schedule.share(now) * self.sparsity
-        more = target > self.masks.sparsity if self.masks is not None else self.schedule.share(now) > 0
-        if more:
+        pruned = 0.0 if self.masks is None else self.masks.sparsity
+        target = max(self.schedule.share(now) * self.sparsity, pruned)  # a longer training may lower the share
+        is_last = self.schedule.finished(now)
+        prunes = target > pruned or is_last
+        if prunes:
             self._prune(trainer, pl_module, target, now)
-        self._last = now
-        if more:
-            logs.log_event(trainer, self.events[-1], is_last=self.schedule.finished(now))
+        self._last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
+        if prunes:
+            logs.log_event(trainer, self.events[-1], is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
         forward = bridge.forward_in_precision(trainer, self.forward)
@@ -229,7 +233,7 @@ class Reflow(pl.Callback):
         isolated = functools.partial(isolated_rng, seed=now.step + trainer.global_rank)
         limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
         profile = None
-        if self._measures and not bridge.is_barebones(trainer):
+        if self.monitor is not None and not bridge.is_barebones(trainer):
             with isolated():
                 profile = Profile(pl_module, islice(batches(), min(limit, _PROFILE_BATCHES)), forward)
 

@@ -39,4 +39,5 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
     for stage, report in event.signal.items():
         for depth, row in enumerate(report.rows, start=1):
             log_metrics(trainer, {f"variance_profile/{stage}{suffix}": row.variance}, depth)
-    overlay(trainer, "variance against depth", [f"variance_profile/{stage}" for stage in event.signal])
+    if is_last and event.signal:
+        overlay(trainer, "variance against depth", [f"variance_profile/{stage}" for stage in event.signal])

@@ -357,6 +357,13 @@ def test_a_gradual_schedule_keeps_its_profiles_apart(tmp_path):
     )
 
 
+def test_the_last_moment_of_a_gradual_schedule_has_a_profile_though_nothing_more_goes(tmp_path):
+    callback = reflow(1 / SIZE, schedule=Gradual(every_n_steps=1, end=1.0))  # one weight, gone long before the end
+    fit(callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
+    assert callback.events[-1].step == 8
+    assert "variance_profile/repaired," in (tmp_path / "metrics.csv").read_text().splitlines()[0] + ","
+
+
 def test_the_monitor_alone_logs_any_training(tmp_path):
     trainer(SignalMonitor(every_n_steps=3), logger=CSVLogger(tmp_path, name="", version="")).fit(Module(), loader())
     with (tmp_path / "metrics.csv").open() as file:
