@@ -94,7 +94,8 @@ def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[A
         if data is not getattr(trainer, "datamodule", None):
             data.prepare_data()
             data.setup("fit")
-        return _training_batches(data.train_dataloader(), seed, ranks)
+        loader = getattr(data, "calibration_dataloader", data.train_dataloader)
+        return _training_batches(loader(), seed, ranks)
     if isinstance(data, DataLoader):
         return fresh(data, shuffle=False, seed=seed, **ranks)
     if callable(data):
@@ -132,7 +133,7 @@ def _overfits(trainer: pl.Trainer) -> bool:
 
 def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
     """The wanted number of batches, within ``limit_train_batches`` or ``limit_val_batches`` if the user set one."""
-    if data == "train" and _is_limited(trainer.limit_train_batches):
+    if (data == "train" or isinstance(data, pl.LightningDataModule)) and _is_limited(trainer.limit_train_batches):
         return max(1, min(wanted, int(trainer.num_training_batches)))
     if data == "val" and _is_limited(trainer.limit_val_batches):
         return max(1, min(wanted, int(sum(trainer.num_val_batches))))

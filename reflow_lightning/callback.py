@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn  # type: ignore[attr-defined]
+from torch import nn
 from torch.optim import Optimizer
 
 from reflow_lightning import bridge, logs
@@ -21,7 +22,7 @@ from reflow_lightning.event import PruneEvent, prune_and_repair
 from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.names import Patterns, as_patterns
 from reflow_lightning.pruning import Allocation, Criterion, Masks, check_arguments, check_model, make_masks
-from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.schedules import Gradual, OneShot, Progress, Schedule
 from reflow_lightning.signal.measure import Profile
@@ -52,8 +53,9 @@ class Reflow(pl.Callback):
         include: Glob patterns on parameter names.
         exclude: Glob patterns on parameter names.
         repair: ``"auto"``, ``"batchnorm"``, ``"none"`` or a callable; see `reflow_lightning.calibrate`.
-        calibration_data: ``"train"``, ``"val"``, a DataLoader, a LightningDataModule (its training loader) or a
-            callable that returns batches. Always read through a fresh loader, all but a DataLoader in random order.
+        calibration_data: ``"train"``, ``"val"``, a DataLoader, a LightningDataModule (its
+            ``calibration_dataloader`` if it has one, else its training loader) or a callable that returns batches.
+            Always read through a fresh loader, all but a DataLoader in random order.
         calibration_batches: At most so many batches.
         monitor: Log the signal; a `SignalMonitor` to say how often and where.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
@@ -61,7 +63,7 @@ class Reflow(pl.Callback):
     Attributes:
         masks: The masks, once there are any.
         events: What each prune event of this process did.
-        listeners: Functions ``(stage, trainer, module)``, called while the network is ``"dense"``, ``"pruned"`` and
+        listeners: Functions ``(stage, module)``, called while the network is ``"dense"``, ``"pruned"`` and
             ``"repaired"``.
 
     Raises:
@@ -120,7 +122,7 @@ class Reflow(pl.Callback):
         self.forward = forward
         self.masks: Masks | None = None
         self.events: list[PruneEvent] = []
-        self.listeners: list[Callable[[str, pl.Trainer, pl.LightningModule], None]] = []
+        self.listeners: list[Callable[[str, nn.Module], None]] = []
         self._last: Progress | None = None
         self._module: weakref.ref[pl.LightningModule] | None = None
         self._tried = False
@@ -130,6 +132,11 @@ class Reflow(pl.Callback):
     def state_key(self) -> str:
         """Tells two instances apart that prune different parameters."""
         return self._generate_state_key(include=self.include, exclude=self.exclude)
+
+    @property
+    def completed(self) -> bool:
+        """Whether the schedule has done all its pruning."""
+        return self.schedule.finished(self._last)
 
     # -- the training's course
 
@@ -227,35 +234,17 @@ class Reflow(pl.Callback):
             logs.log_event(trainer, self.events[-1], is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
-        forward = bridge.forward_in_precision(trainer, self.forward)
-        batches = functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=now.step)
-        # Seeded, so that neither a resumed run nor one with other logging draws or augments the batches otherwise.
-        isolated = functools.partial(isolated_rng, seed=now.step + trainer.global_rank)
-        limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
-        profile = None
-        if self.monitor is not None and not bridge.is_barebones(trainer):
-            with isolated():
-                profile = Profile(pl_module, islice(batches(), min(limit, _PROFILE_BATCHES)), forward)
-
-        def reached(stage: str) -> None:
-            if profile is not None:
-                profile.measure(stage)
-            for listener in self.listeners:
-                listener(stage, trainer, pl_module)
-
-        def repair() -> Calibration:
-            shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-            with isolated():
-                return calibrate(
-                    pl_module, batches(), repair=self.repair, max_batches=limit, forward=forward, progress=shown
-                )
-
-        def choose() -> Masks:
-            with isolated_rng(seed=now.step):  # the same on all ranks, for a criterion that draws
-                return make_masks(pl_module, target, previous=self.masks, **self._how)
-
-        event, self.masks = prune_and_repair(pl_module, choose, repair, reached, now.step)
-        self.events.append(dataclasses.replace(event, signal=profile.reports if profile else {}))
+        event = self._prune_and_repair(
+            pl_module,
+            target,
+            functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=now.step),
+            bridge.forward_in_precision(trainer, self.forward),
+            limit=bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches),
+            step=now.step,
+            rank=trainer.global_rank,
+            monitor=not bridge.is_barebones(trainer),
+            progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
+        )
         self._bind(pl_module)
         for optimizer in trainer.optimizers:
             self._keeper.forget_moments(optimizer)
@@ -264,6 +253,67 @@ class Reflow(pl.Callback):
             f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
             f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s)"
         )
+
+    def apply(self, model: nn.Module, batches: Iterable[Any]) -> PruneEvent:
+        """Prune and repair a model here and now, without a training; the schedule is not asked.
+
+        Args:
+            model: Any module, on its device. Unchanged if an error is raised.
+            batches: Calibration batches, to be iterated twice, such as a DataLoader.
+
+        Returns:
+            What was done; the masks are in `masks`.
+
+        Example:
+            >>> from torch import nn
+            >>> reflow = Reflow(0.5)
+            >>> event = reflow.apply(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), [torch.randn(8, 4)])
+            >>> event.sparsity, event.calibration.repaired
+            (0.5, ('1',))
+        """
+        check_model(model, self.sparsity, **self._how)
+        forward, limit = self.forward or default_forward, self.calibration_batches
+        return self._prune_and_repair(model, self.sparsity, functools.partial(iter, batches), forward, limit=limit)
+
+    def _prune_and_repair(
+        self,
+        model: nn.Module,
+        target: float,
+        batches: Callable[[], Iterator[Any]],
+        forward: Forward,
+        *,
+        limit: int,
+        step: int = 0,
+        rank: int = 0,
+        monitor: bool = True,
+        progress: bool = False,
+    ) -> PruneEvent:
+        # Seeded, so that neither a resumed run nor one with other logging draws or augments the batches otherwise.
+        isolated = functools.partial(isolated_rng, seed=step + rank)
+        profile = None
+        if self.monitor is not None and monitor:
+            with isolated():
+                profile = Profile(model, islice(batches(), min(limit, _PROFILE_BATCHES)), forward)
+
+        def reached(stage: str) -> None:
+            if profile is not None:
+                profile.measure(stage)
+            for listener in self.listeners:
+                listener(stage, model)
+
+        def repair() -> Calibration:
+            with isolated():
+                return calibrate(
+                    model, batches(), repair=self.repair, max_batches=limit, forward=forward, progress=progress
+                )
+
+        def choose() -> Masks:
+            with isolated_rng(seed=step):  # the same on all ranks, for a criterion that draws
+                return make_masks(model, target, previous=self.masks, **self._how)
+
+        event, self.masks = prune_and_repair(model, choose, repair, reached, step)
+        self.events.append(dataclasses.replace(event, signal=profile.reports if profile else {}))
+        return self.events[-1]
 
     def _bind(self, pl_module: pl.LightningModule) -> None:
         if self.masks is not None:

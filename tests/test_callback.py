@@ -318,7 +318,7 @@ def test_repair_can_be_left_out():
 def test_listeners_see_every_stage():
     callback = reflow()
     seen = []
-    callback.listeners.append(lambda stage, trainer, module: seen.append((stage, zeros(module) > 0)))
+    callback.listeners.append(lambda stage, module: seen.append((stage, zeros(module) > 0)))
     fit(callback)
     assert seen == [("dense", False), ("pruned", True), ("repaired", True)]
 
@@ -564,7 +564,7 @@ def test_a_gradual_schedule_never_releases_weights_though_the_training_gets_long
     least = first.events[3].sparsity
     second = reflow(schedule=schedule)
     seen = []
-    second.listeners.append(lambda stage, trainer, module: seen.append(zeros(module) / SIZE))
+    second.listeners.append(lambda stage, module: seen.append(zeros(module) / SIZE))
     trainer(second, max_epochs=8).fit(Module(), loader(), ckpt_path=tmp_path / "a.ckpt")
     assert min(seen) >= least - 1e-9
     assert second.masks.sparsity == pytest.approx(0.5)

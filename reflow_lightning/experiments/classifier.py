@@ -21,6 +21,7 @@ class Classifier(pl.LightningModule):
         num_classes: Number of classes.
         optimizer: Makes the optimizer of the parameters.
         scheduler: Makes the learning-rate schedule of the optimizer, which is stepped once an epoch.
+        label_smoothing: Share of the target that is spread over all classes, in training.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Classifier(pl.LightningModule):
         num_classes: int,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.net = net
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.label_smoothing = label_smoothing
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
@@ -45,7 +48,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         inputs, classes = batch
-        loss = functional.cross_entropy(self(inputs), classes)
+        loss = functional.cross_entropy(self(inputs), classes, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss)
         return loss
 

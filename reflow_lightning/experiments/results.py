@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +19,31 @@ from reflow_lightning.signal import SignalReport, plot_profiles
 _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": "finetune"}
 
 
+def fingerprint(cfg: DictConfig) -> str:
+    """A short name of everything that the configuration says, the same for the same experiment."""
+    content = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write ``report.json``, all at once, so that no half of it is ever read."""
     unfinished = folder / "report.json.part"
     unfinished.write_text(json.dumps(report, indent=2) + "\n")
     unfinished.replace(folder / "report.json")
+
+
+def read_finished(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
+    """The report in a folder, if it is there and of this very configuration."""
+    try:
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return report if report.get("config") == fingerprint(cfg) else None
+
+
+def last_metric(report: Mapping[str, Any]) -> float:
+    """The metric of the last state."""
+    return float(report.get("final", report["repaired"]))
 
 
 def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -> None:
@@ -41,13 +63,28 @@ def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -
 
 
 def print_table(report: Mapping[str, Any]) -> None:
-    """Print the states side by side."""
-    table = Table(title=report["title"], title_justify="left")
-    for column in ("state", "after step", report["metric"], "sparsity", "seconds"):
+    """Print the states side by side, with what was published where that is known, and what the network costs."""
+    published = report["published"]
+    cost = report["cost"]
+    caption = (
+        f"{_short(cost['nonzero'])} of {_short(cost['parameters'])} parameters are not zero, "
+        f"{_short(cost['effective'])} of {_short(cost['multiply_adds'])} multiply-adds"
+    )
+    table = Table(title=report["title"], title_justify="left", caption=caption, caption_justify="left")
+    columns = ["state", "after step", report["metric"], *(["published"] if published else []), "sparsity", "seconds"]
+    for column in columns:
         table.add_column(column, justify="left" if column == "state" else "right")
     for stage, details in report["stages"].items():
         seconds = report["seconds"].get(_SECONDS[stage], 0.0)
-        table.add_row(
-            stage, str(details["step"]), f"{details['value']:.4f}", f"{details['sparsity']:.4f}", f"{seconds:.2f}"
-        )
+        row = [stage, str(details["step"]), f"{details['value']:.4f}"]
+        if published:
+            row.append(f"{published[stage]:.4f}" if published.get(stage) is not None else "")
+        table.add_row(*row, f"{details['sparsity']:.4f}", f"{seconds:.2f}")
     Console().print(table)
+
+
+def _short(count: int) -> str:
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)

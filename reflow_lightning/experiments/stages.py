@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import lightning.pytorch as pl
-from torch import Tensor
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def copy_state(module: nn.Module) -> State:
+    """A copy of the module's state on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 @dataclass
@@ -14,24 +22,49 @@ class Stages:
     """Copies of the network's state: dense before the first prune event, pruned and repaired at the last, and final.
 
     Attributes:
-        states: State dictionaries on the CPU by stage, in the order dense, pruned, repaired, final.
+        states: State dictionaries by stage, in the order dense, pruned, repaired, final.
         steps: Optimizer steps done by then.
         times: When that was, by ``time.perf_counter()``.
     """
 
-    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
 
-    def record(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def record(self, stage: str, module: nn.Module) -> None:
         """Copy the network as it is now; a listener of `Reflow`."""
         if stage == "dense" and stage in self.states:
             return  # a later event of a gradual schedule: the network is no longer dense
-        self.states[stage] = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
-        self.steps[stage] = trainer.global_step
-        self.times[stage] = time.perf_counter()
+        self.keep(stage, copy_state(module), getattr(module, "global_step", 0))
 
-    def finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record the final state, if training went on after the last repair."""
-        if self.steps["repaired"] != trainer.global_step:
-            self.record("final", trainer, pl_module)
+    def keep(self, stage: str, state: State, step: int) -> None:
+        """Keep the state of a stage."""
+        self.states[stage], self.steps[stage], self.times[stage] = state, step, time.perf_counter()
+
+
+class BestWeights(pl.Callback):
+    """Keeps the weights of the epoch whose validation was best: the choice among epochs that never sees the test set.
+
+    Args:
+        metric: What is validated, such as ``"val/accuracy"``; higher is better.
+        ready: Whether an epoch may be chosen; ``None``: always.
+
+    Attributes:
+        state: The best state. ``None`` before the first.
+        step: Optimizer steps done by then.
+        value: Its metric.
+    """
+
+    def __init__(self, metric: str, ready: Callable[[], bool] | None = None) -> None:
+        self.metric = metric
+        self.ready = ready
+        self.state: State | None = None
+        self.step, self.value = 0, float("-inf")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare with the best so far; of equal ones the later stays, which trained longer."""
+        if trainer.sanity_checking or (self.ready and not self.ready()):
+            return
+        value = float(trainer.callback_metrics.get(self.metric, float("-inf")))
+        if self.state is None or value >= self.value:
+            self.state, self.step, self.value = copy_state(pl_module), trainer.global_step, value

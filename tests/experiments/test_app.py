@@ -13,7 +13,7 @@ from helpers import zeros
 from reflow_lightning.experiments.classifier import Classifier
 from reflow_lightning.experiments.models.resnet import ResNet
 
-SMALL = ("epochs=1", "model.net.blocks=1", "reflow.calibration_batches=3")
+SMALL = ("epochs=1", "model.blocks=1", "reflow.calibration_batches=3")
 
 
 def run(folder, *arguments, expect=0):

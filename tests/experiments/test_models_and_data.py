@@ -30,7 +30,7 @@ def test_digits_are_split_by_seed_without_overlap():
     data = DigitsDataModule()
     data.setup()
     sizes = {split: len(dataset) for split, dataset in data.splits.items()}
-    assert sizes == {"train": 1257, "val": 180, "test": 360}
+    assert sizes == {"train": 1257, "calibration": 1257, "val": 180, "test": 360}
     again, other = DigitsDataModule(), DigitsDataModule(seed=1)
     again.setup(), other.setup()
     first, second, third = (module.splits["test"].tensors[0] for module in (data, again, other))

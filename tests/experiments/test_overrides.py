@@ -10,8 +10,8 @@ from reflow_lightning.experiments.overrides import complaints, config_groups
         ["-m", "sparsity=0.5,0.9", "schedule=gradual,one_shot", "schedule.begin=0.1"],
         ["schedule=gradual", "schedule.every_n_steps=10"],
         ["hydra.run.dir=x", "hydra/launcher=basic", "--cfg", "job"],
-        ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "~model.scheduler"],
-        ["trainer.max_epochs=3", "model.net.blocks=1"],
+        ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "~module.scheduler"],
+        ["trainer.max_epochs=3", "model.blocks=1"],
         ["--config-dir", "elsewhere", "data=mine"],
         ["-m", "schedule=glob(*)"],
         ["-sc", "install=bash"],
@@ -33,4 +33,6 @@ def test_keys_of_the_chosen_group_count():
 
 
 def test_the_groups_are_those_of_the_folder():
-    assert set(config_groups()) == {"data", "model", "optimizer", "schedule"}
+    assert set(config_groups()) == {
+        *("data", "experiment", "launcher", "model", "optimizer", "recipe", "schedule", "scheduler", "sweep"),
+    }

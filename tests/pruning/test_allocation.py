@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflow_lightning.pruning.allocation import apportion, least_kept, resolve_allocation
+from reflow_lightning.pruning.allocation import least_kept, resolve_allocation
+from reflow_lightning.pruning.layerwise import apportion
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8), st.integers(0, 20), st.floats(0, 1))
@@ -35,5 +36,5 @@ def test_a_floor_that_does_not_fit_names_the_largest_that_does():
 
 
 def test_unknown_names_are_errors():
-    with pytest.raises(ValueError, match=r"allocation='erdos' is unknown: use one of \['global', 'uniform'\]"):
+    with pytest.raises(ValueError, match=r"allocation='erdos' is unknown: use one of \['erk', 'global', 'lamp', 'uniform'\]"):
         resolve_allocation("erdos")

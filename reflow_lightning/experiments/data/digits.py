@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
+
+from reflow_lightning.experiments.data.splits import SplitDataModule
 
 
 class ShiftedImages(Dataset[tuple[Tensor, Tensor]]):
@@ -32,11 +31,12 @@ class ShiftedImages(Dataset[tuple[Tensor, Tensor]]):
         return self.images[index, :, down : down + height, right : right + width], self.classes[index]
 
 
-class DigitsDataModule(pl.LightningDataModule):
+class DigitsDataModule(SplitDataModule):
     """Digits as (1, 8, 8) images of zero mean and unit variance, split by class: 70 % train, 10 % val, 20 % test.
 
     Args:
         batch_size: Images a batch.
+        calibration_batch_size: Images a calibration batch.
         seed: Seed of the split.
 
     Example:
@@ -47,11 +47,9 @@ class DigitsDataModule(pl.LightningDataModule):
         torch.Size([32, 1, 8, 8])
     """
 
-    def __init__(self, batch_size: int = 64, seed: int = 0) -> None:
-        super().__init__()
-        self.batch_size = batch_size
+    def __init__(self, batch_size: int = 64, calibration_batch_size: int = 64, seed: int = 0) -> None:
+        super().__init__(batch_size, calibration_batch_size)
         self.seed = seed
-        self.splits: dict[str, Dataset[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split the data."""
@@ -64,24 +62,10 @@ class DigitsDataModule(pl.LightningDataModule):
         rest, test = train_test_split(range(len(classes)), test_size=0.2, stratify=classes, random_state=self.seed)
         train, val = train_test_split(rest, test_size=0.125, stratify=classes[rest], random_state=self.seed)
         images = (images - images[train].mean()) / images[train].std()
-
+        shifted = ShiftedImages(images[train], classes[train])
         self.splits = {
-            "train": ShiftedImages(images[train], classes[train]),
+            "train": shifted,
+            "calibration": shifted,
             "val": TensorDataset(images[val], classes[val]),
             "test": TensorDataset(images[test], classes[test]),
         }
-
-    def _loader(self, split: str, shuffle: bool = False) -> DataLoader[Any]:
-        return DataLoader(self.splits[split], self.batch_size, shuffle=shuffle)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Training images, shuffled."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Validation images."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Test images."""
-        return self._loader("test")

@@ -1,0 +1,70 @@
+"""Load the weights of a public checkpoint into a network."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_WRAPPERS = ("module.", "model.", "net.", "_orig_mod.")  # of DataParallel, of a LightningModule, of torch.compile
+_ENTRIES = ("state_dict", "model_state_dict", "model", "net")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, without the prefixes that wrappers gave their names.
+
+    Args:
+        path: A file of ``torch.save``: a state dict, or a dict with one under a usual name. No code in it is run.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or holds no state dict.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"ckpt={path} does not exist")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"ckpt={path} can't be read as tensors, or is damaged: {str(error).splitlines()[0]}"
+        ) from error
+    for entry in _ENTRIES:
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            content = content[entry]
+            break
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"ckpt={path} holds no weights: it must be a state dict, or have one under {_ENTRIES}")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    while prefix := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def load_weights(net: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into a network, all of it or nothing.
+
+    Args:
+        net: The network; unchanged if an error is raised.
+        path: See `read_weights`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or of another network: names what differs.
+    """
+    weights, wanted = read_weights(path), net.state_dict()
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # old checkpoints have none
+    missing = sorted(wanted.keys() - weights.keys() - counters)
+    unexpected = sorted(weights.keys() - wanted.keys())
+    odd = [n for n in weights.keys() & wanted.keys() if weights[n].shape != wanted[n].shape]
+    found = [
+        f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for what, names in (("it lacks", missing), ("it also has", unexpected), ("of another shape are", sorted(odd)))
+        if names
+    ]
+    if found:
+        raise ValueError(f"ckpt={path} is not of this {type(net).__name__}: {'; '.join(found)}")
+    net.load_state_dict(weights, strict=False)

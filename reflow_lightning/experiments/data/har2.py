@@ -1,0 +1,84 @@
+"""HAR-2: of UCI HAR's six activities the even against the odd ones, as in *FastGRNN* (arXiv 1901.02358)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from reflow_lightning.experiments.data.har_files import download, open_reader, read_split
+from reflow_lightning.experiments.data.splits import SplitDataModule, hold_out
+
+Task = Literal["har2", "activities"]
+_TASKS: dict[str, list[int]] = {  # class of the activities 1 to 6
+    "har2": [0, 1, 0, 1, 0, 1],  # upstairs, sitting, laying against walking, downstairs, standing
+    "activities": [0, 1, 2, 3, 4, 5],
+}
+
+
+class HAR2DataModule(SplitDataModule):
+    """Windows of 128 steps x 9 channels; the official split by subject, validation held out of its training part.
+
+    Every one of the 1,152 values of a window is normalised by its mean and standard deviation over the training
+    windows, as in the code of the FastGRNN authors. There is no augmentation.
+
+    Args:
+        folder: Holds the data; see `har_files.open_reader`. Downloaded to there when absent.
+        task: ``"har2"``: activities {2, 4, 6} against {1, 3, 5}; ``"activities"``: all six.
+        val_share: Share of the training windows of each class that is held out for validation.
+        batch_size: Windows a batch.
+        calibration_batch_size: Windows a calibration batch.
+        num_workers: Processes that load the data.
+        seed: Seed of the validation split.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        task: Task = "har2",
+        val_share: float = 0.2,
+        batch_size: int = 100,
+        calibration_batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, calibration_batch_size, num_workers)
+        if task not in _TASKS:
+            raise ValueError(f"task={task!r} is unknown: use one of {sorted(_TASKS)}")
+        self.folder = Path(folder)
+        self.task = task
+        self.val_share = val_share
+        self.seed = seed
+
+    def prepare_data(self) -> None:
+        """Download the data if they are not there."""
+        try:
+            open_reader(self.folder)
+        except FileNotFoundError:
+            download(self.folder)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and normalise the data."""
+        if self.splits:
+            return
+        read = open_reader(self.folder)
+        windows, classes = self._labelled(*read_split(read, "train")[:2])
+        test_windows, test_classes = self._labelled(*read_split(read, "test")[:2])
+        train, val = hold_out(classes, self.val_share, self.seed)
+        mean, std = windows[train].mean(0), windows[train].std(0)
+        std = torch.where(std < 1e-6, 1.0, std)
+        train_set = TensorDataset((windows[train] - mean) / std, classes[train])
+        self.splits = {
+            "train": train_set,
+            "calibration": train_set,
+            "val": TensorDataset((windows[val] - mean) / std, classes[val]),
+            "test": TensorDataset((test_windows - mean) / std, test_classes),
+        }
+
+    def _labelled(self, windows: Tensor, activities: Tensor) -> tuple[Tensor, Tensor]:
+        if activities.min() < 1 or activities.max() > 6:
+            raise ValueError(f"activities must be 1 to 6, there is {int(activities.max())}: {self.folder} is damaged")
+        return windows, torch.tensor(_TASKS[self.task])[activities - 1]

@@ -1,0 +1,80 @@
+"""What the data modules share: loaders over named splits, one of them for calibration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+class SplitDataModule(pl.LightningDataModule):
+    """Loaders over ``splits``, which `setup` of a subclass fills with ``train``, ``val``, ``test`` and ``calibration``.
+
+    Args:
+        batch_size: Samples a batch.
+        calibration_batch_size: Samples a calibration batch; larger ones give steadier batch statistics.
+        num_workers: Processes that load the data.
+    """
+
+    def __init__(self, batch_size: int, calibration_batch_size: int = 128, num_workers: int = 0) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.calibration_batch_size = calibration_batch_size
+        self.num_workers = num_workers
+        self.splits: dict[str, Dataset[Any]] = {}
+
+    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        return DataLoader(
+            self.splits[split],
+            batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0 and split == "train",
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training samples under the training transform, shuffled."""
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def calibration_dataloader(self) -> DataLoader[Any]:
+        """What the BatchNorm statistics are re-estimated on, shuffled."""
+        return self._loader("calibration", self.calibration_batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation samples, held out of the training set."""
+        return self._loader("val", self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test samples."""
+        return self._loader("test", self.batch_size)
+
+
+def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split positions at random into those that stay and those held out, the same share of every label.
+
+    Args:
+        labels: One label a sample, shape (N,).
+        share: Share that is held out, in (0, 1).
+        seed: Seed of the choice.
+
+    Returns:
+        Positions that stay and positions held out, each in ascending order.
+
+    Example:
+        >>> stay, held = hold_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
+        >>> len(stay), len(held)
+        (6, 2)
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"val_share={share} is outside (0, 1): 0.1 holds out a tenth of the training samples")
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in torch.unique(labels):
+        where = (labels == label).nonzero()[:, 0]
+        where = where[torch.randperm(len(where), generator=generator)]
+        held[where[: round(share * len(where))]] = True
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]

@@ -1,0 +1,210 @@
+"""One experiment: a dense network is trained or loaded, pruned, repaired, fine-tuned, and tested in every state."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from reflow_lightning.callback import Reflow
+from reflow_lightning.experiments.checkpoints import load_weights
+from reflow_lightning.experiments.cost import Cost, measure_cost
+from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
+from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
+from reflow_lightning.pruning import select
+from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.forward import batch_input
+from reflow_lightning.signal import SignalReport
+
+
+def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run one experiment and write its results.
+
+    Args:
+        cfg: The composed configuration, as in ``conf/config.yaml``.
+        folder: Where the results go.
+
+    Returns:
+        What ``report.json`` holds.
+
+    Raises:
+        RuntimeError: If the training ended before anything was pruned.
+    """
+    start = time.perf_counter()
+    for name in ("report.json", "error.txt"):  # of an earlier run in this folder
+        (folder / name).unlink(missing_ok=True)
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
+    data: pl.LightningDataModule = instantiate(cfg.data)
+    module: pl.LightningModule = instantiate(cfg.module)
+    tester = make_trainer(cfg, logger=False, callbacks=[])
+    if tester.is_global_zero:
+        print(f"{cfg.title}: results go to {folder}", flush=True)
+    began = time.perf_counter()
+    _load_or_pretrain(cfg, module, data, folder)
+    reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
+    stages = Stages()
+    reflow.listeners.append(stages.record)
+    trains = bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
+    (_fit if trains else _apply)(cfg, module, data, reflow, stages, folder)
+    ended = time.perf_counter()
+    tested = _tested(cfg, tester, stages, module, data)  # leaves the last state in the module
+    event = reflow.events[-1]
+    report = {
+        "title": str(cfg.title),
+        "paper": cfg.get("paper"),
+        "published": OmegaConf.to_container(cfg.published) if cfg.get("published") else {},
+        "seed": int(cfg.seed),
+        "metric": str(cfg.metric),
+        **tested,
+        "sparsity": tested["stages"]["repaired"]["sparsity"],
+        "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
+        "cost": _cost(module, data).as_dict(),
+        "seconds": _seconds(reflow, began, stages.times["repaired"], ended, start),
+        "environment": _environment(tester),
+        "config": fingerprint(cfg),
+    }
+    if tester.is_global_zero:
+        _save(folder / "pruned.ckpt", module, reflow)
+        write_signal(folder, _labelled(reflow), f"{cfg.title}, sparsity {event.sparsity:.3g}")
+        write_report(folder, report)
+        print_table(report)
+    return report
+
+
+def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """The trainer of the configuration, with a progress bar only where somebody can see it."""
+    shown = bool(cfg.trainer.enable_progress_bar) and sys.stderr.isatty()
+    trainer: pl.Trainer = instantiate(cfg.trainer, **options, enable_progress_bar=shown)
+    return trainer
+
+
+def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path) -> None:
+    net: nn.Module = getattr(module, "net", module)
+    if cfg.ckpt is not None:
+        load_weights(net, cfg.ckpt)
+    elif cfg.pretrain is not None:
+        load_weights(net, _pretrain(cfg, data, folder))
+    elif not cfg.train and cfg.get("weights") is None:
+        rank_zero_warn("train=false without ckpt=PATH or weights=...: the network that is pruned was never trained")
+
+
+def _pretrain(cfg: DictConfig, data: Any, folder: Path) -> Path:
+    """Train a dense network with a recipe of its own; its best weights are kept in ``dense.ckpt``."""
+    recipe = cfg.pretrain
+    optimizer, scheduler = instantiate(recipe.optimizer), instantiate(recipe.scheduler)
+    module: pl.LightningModule = instantiate(cfg.module, optimizer=optimizer, scheduler=scheduler)
+    best = BestWeights(f"val/{cfg.metric}")
+    logger = TensorBoardLogger(folder, name="tensorboard", version="pretrain")
+    trainer = make_trainer(cfg, callbacks=[best], logger=logger, max_epochs=int(recipe.total_epochs))
+    batch_size = data.batch_size
+    data.batch_size = recipe.get("batch_size") or batch_size
+    trainer.fit(module, datamodule=data)
+    data.batch_size = batch_size
+    path = folder / "dense.ckpt"
+    if trainer.is_global_zero:
+        torch.save({"state_dict": best.state or copy_state(module)}, path)
+    trainer.strategy.barrier()
+    return path
+
+
+def _fit(
+    cfg: DictConfig,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    reflow: Reflow,
+    stages: Stages,
+    folder: Path,
+) -> None:
+    best = BestWeights(f"val/{cfg.metric}", ready=lambda: reflow.completed)
+    logger = TensorBoardLogger(folder, name="tensorboard", version="")
+    trainer = make_trainer(cfg, callbacks=[reflow, best, *instantiate(cfg.callbacks).values()], logger=logger)
+    trainer.fit(module, datamodule=data)
+    if not reflow.events:
+        raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
+    if trainer.global_step != stages.steps["repaired"]:
+        stages.keep("final", best.state or copy_state(module), best.step or trainer.global_step)
+
+
+def _apply(
+    cfg: DictConfig,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    reflow: Reflow,
+    stages: Stages,
+    folder: Path,
+) -> None:
+    """Prune and repair without training."""
+    trainer = make_trainer(cfg, logger=False, callbacks=[])
+    if trainer.world_size > 1:
+        raise ValueError(f"train=false with trainer.devices={cfg.trainer.devices}: nothing is trained, use 1")
+    data.prepare_data()
+    data.setup("fit")
+    module.to(trainer.strategy.root_device)
+    reflow.apply(module, data.calibration_dataloader())  # type: ignore[attr-defined]
+
+
+def _tested(
+    cfg: DictConfig, tester: pl.Trainer, stages: Stages, module: pl.LightningModule, data: pl.LightningDataModule
+) -> dict[str, Any]:
+    """Test every recorded state: its metric by name, and its step, metric and sparsity under ``stages``."""
+    tested: dict[str, Any] = {"stages": {}}
+    for stage, state in stages.states.items():
+        module.load_state_dict(state)
+        metrics = tester.test(module, datamodule=data, verbose=False)[0]
+        weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        if f"test/{cfg.metric}" not in metrics:
+            known = ", ".join(name.removeprefix("test/") for name in metrics)
+            raise ValueError(f"metric={cfg.metric} is not among what the test logs: {known}")
+        tested[stage] = metrics[f"test/{cfg.metric}"]
+        tested["stages"][stage] = {
+            "step": stages.steps[stage],
+            "value": tested[stage],
+            "sparsity": zeros / sum(weight.numel() for weight in weights),
+        }
+    return tested
+
+
+def _cost(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:
+    batch = next(iter(data.test_dataloader()))
+    return measure_cost(getattr(module, "net", module), batch_input(batch)[:1].to(device_of(module)))
+
+
+def _labelled(reflow: Reflow) -> dict[str, SignalReport]:
+    """The signal at the last event; what came before a later event of a gradual schedule was not dense."""
+    signal = dict(reflow.events[-1].signal)
+    return signal if len(reflow.events) == 1 else {"before": signal.pop("dense"), **signal} if signal else signal
+
+
+def _seconds(reflow: Reflow, began: float, repaired: float, ended: float, start: float) -> dict[str, float]:
+    """Seconds by activity; training is what is left up to the last repair."""
+    prune = sum(event.seconds["prune"] for event in reflow.events)
+    repair = sum(event.seconds["repair"] for event in reflow.events)
+    return {
+        "train": repaired - began - prune - repair,
+        "prune": prune,
+        "repair": repair,
+        "finetune": ended - repaired,
+        "total": time.perf_counter() - start,
+    }
+
+
+def _environment(trainer: pl.Trainer) -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "lightning", "reflow-lightning")}
+    return {"python": platform.python_version(), **packages, "device": str(trainer.strategy.root_device)}
+
+
+def _save(path: Path, module: nn.Module, reflow: Reflow) -> None:
+    """The network as it was tested last, with its masks, in plain types."""
+    torch.save({"state_dict": copy_state(module), "callbacks": {reflow.state_key: reflow.state_dict()}}, path)

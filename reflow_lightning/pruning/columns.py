@@ -1,0 +1,74 @@
+"""Structured pruning of matrices by whole columns, such as the rank components of a factored matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from reflow_lightning.names import matches
+from reflow_lightning.pruning.scores import Scores
+
+
+@dataclass(frozen=True)
+class ColumnSum:
+    """Every weight scores the sum of absolute values of its column, so that columns stay or go as a whole.
+
+    Together with `KeptColumns` it drops rank components, as *Is Complexity Required for Neural Network Pruning?*
+    (arXiv 2209.14624) does with FastGRNN.
+
+    Example:
+        >>> import torch
+        >>> ColumnSum()("weight_ih", torch.tensor([[1.0, -3.0], [1.0, 0.0]]))
+        tensor([[2., 3.],
+                [2., 3.]])
+    """
+
+    def __call__(self, name: str, weight: Tensor, /) -> Tensor:
+        """Score every element of ``weight``.
+
+        Raises:
+            ValueError: If it is no matrix.
+        """
+        if weight.ndim != 2:
+            raise ValueError(f"'{name}' {tuple(weight.shape)} is no matrix: only matrices are pruned by columns")
+        return weight.abs().sum(0).expand_as(weight).contiguous()
+
+
+@dataclass(frozen=True)
+class KeptColumns:
+    """An allocation: every matrix keeps so many whole columns.
+
+    Attributes:
+        columns: Number of columns by glob pattern on parameter names.
+
+    Example:
+        >>> KeptColumns({"*.weight_ih": 9, "*.weight_hh": 8})
+        KeptColumns(columns={'*.weight_ih': 9, '*.weight_hh': 8})
+    """
+
+    columns: Mapping[str, int] = field(hash=False)
+
+    def __call__(self, scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
+        """Share out the weights.
+
+        Raises:
+            ValueError: If a matrix matches no pattern or has fewer columns, or the sparsity is another one.
+        """
+        counts = {name: self._kept(name, s.weight) for name, s in scores.items()}
+        total = sum(s.weight.numel() for s in scores.values())
+        if sum(counts.values()) != keep:
+            raise ValueError(
+                f"{self} keeps {sum(counts.values())} of {total} weights, but the sparsity leaves {keep}: "
+                f"use sparsity={1 - sum(counts.values()) / total:.6f}"
+            )
+        return counts
+
+    def _kept(self, name: str, weight: Tensor) -> int:
+        kept = next((count for pattern, count in self.columns.items() if matches([name], pattern)), None)
+        if kept is None or not 0 <= kept <= weight.shape[-1]:
+            raise ValueError(
+                f"{self} gives {kept} columns for '{name}' {tuple(weight.shape)}: name it, with at most so many"
+            )
+        return kept * weight.shape[0]
