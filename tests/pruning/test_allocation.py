@@ -36,5 +36,7 @@ def test_a_floor_that_does_not_fit_names_the_largest_that_does():
 
 
 def test_unknown_names_are_errors():
-    with pytest.raises(ValueError, match=r"allocation='erdos' is unknown: use one of \['erk', 'global', 'lamp', 'uniform'\]"):
+    with pytest.raises(
+        ValueError, match=r"allocation='erdos' is unknown: use one of \['erk', 'global', 'lamp', 'uniform'\]"
+    ):
         resolve_allocation("erdos")
