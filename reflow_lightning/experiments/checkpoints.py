@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"ckpt={path} does not exist")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"ckpt={path} can't be read as tensors, or is damaged: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # what bytes that are no checkpoint raise has no common type
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"ckpt={path} can't be read as tensors, or is damaged: {reason}") from error
     for entry in _ENTRIES:
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             content = content[entry]
@@ -39,9 +37,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"ckpt={path} holds no weights: it must be a state dict, or have one under {_ENTRIES}")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    while prefix := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    prefix = _wrapper_prefix(tensors)
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _wrapper_prefix(names: Iterable[str]) -> str:
+    """What wrappers put before all the names."""
+    names, prefix = list(names), ""
+    while wrapper := next((w for w in _WRAPPERS if names and all(n.startswith(prefix + w) for n in names)), None):
+        prefix += wrapper
+    return prefix
 
 
 def load_weights(net: nn.Module, path: str | Path) -> None:
@@ -55,7 +60,9 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, or of another network: names what differs.
     """
-    weights, wanted = read_weights(path), net.state_dict()
+    wanted = net.state_dict()
+    prefix = _wrapper_prefix(wanted)  # the network may have one itself
+    weights = {prefix + name: value for name, value in read_weights(path).items()}
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # old checkpoints have none
     missing = sorted(wanted.keys() - weights.keys() - counters)
     unexpected = sorted(weights.keys() - wanted.keys())

@@ -96,10 +96,15 @@ def measure_cost(model: nn.Module, inputs: Tensor) -> Cost:
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Without the fused kernels of attention and recurrent layers, which hide their matrix products."""
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
-        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-            yield
+    fused_attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
+            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused_attention)
 
 
 _BETWEEN_ACTIVATIONS = ("bmm", "attention")  # products in which no weight takes part

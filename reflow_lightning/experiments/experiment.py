@@ -13,7 +13,6 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -96,7 +95,9 @@ def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.Ligh
     elif cfg.pretrain is not None:
         load_weights(net, _pretrain(cfg, data, folder))
     elif not cfg.train and cfg.get("weights") is None:
-        rank_zero_warn("train=false without ckpt=PATH or weights=...: the network that is pruned was never trained")
+        raise ValueError(
+            "train=false needs a network that is trained: pass ckpt=PATH, or weights=DEFAULT with torchvision"
+        )
 
 
 def _pretrain(cfg: DictConfig, data: Any, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.names import nearest
@@ -53,7 +53,7 @@ def _choices(override: Override) -> list[str]:
 
 
 def complaints(arguments: Sequence[str]) -> list[str]:
-    """What is wrong with the overrides among command-line arguments: unknown keys and unknown choices of a group.
+    """What is wrong with the overrides among command-line arguments: unknown keys and choices, missing plugins.
 
     Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
 
@@ -78,8 +78,12 @@ def complaints(arguments: Sequence[str]) -> list[str]:
     ]
     if found:
         return found
-    with initialize_config_module(_CONF, version_base="1.3"):
-        cfg = compose("config", overrides=[f"{group}={choices[0]}" for group, choices in chosen.items() if choices])
+    selected = [f"{group}={choices[0]}" for group, choices in chosen.items() if choices]
+    try:
+        with initialize_config_module(_CONF, version_base="1.3"):
+            cfg = compose("config", overrides=selected)
+    except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
+        return [f'{error.missing_cfg_file} is not installed; remedy: pip install "reflow-lightning[sweep]"']
     keys = set(_keys(cfg)) | set(groups)
     names = [o.key_or_group for o in overrides]
     return [
@@ -90,7 +94,7 @@ def complaints(arguments: Sequence[str]) -> list[str]:
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Exit with a message if an override names no key of the configuration."""
+    """Exit with a message if an override names no key of the configuration, or a plugin that is not installed."""
     if found := complaints(arguments):
         for complaint in found:
             sys.stderr.write(f"reflow-lightning: {complaint}\n")

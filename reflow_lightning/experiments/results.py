@@ -8,8 +8,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +31,14 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     unfinished = folder / "report.json.part"
     unfinished.write_text(json.dumps(report, indent=2) + "\n")
     unfinished.replace(folder / "report.json")
+
+
+def note_error(folder: Path, error: Exception) -> None:
+    """Write ``error.txt`` in place of a report: what made a run fail."""
+    if isinstance(error, InstantiationException) and error.__cause__:
+        error = cast("Exception", error.__cause__)  # Hydra only adds where in the configuration it was
+    (folder / "report.json").unlink(missing_ok=True)
+    (folder / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
 
 
 def read_finished(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:

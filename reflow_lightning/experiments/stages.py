@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,5 +67,6 @@ class BestWeights(pl.Callback):
         if trainer.sanity_checking or (self.ready and not self.ready()):
             return
         value = float(trainer.callback_metrics.get(self.metric, float("-inf")))
+        value = float("-inf") if math.isnan(value) else value  # no number compares with NaN
         if self.state is None or value >= self.value:
             self.state, self.step, self.value = copy_state(pl_module), trainer.global_step, value

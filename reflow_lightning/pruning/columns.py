@@ -13,7 +13,9 @@ from reflow_lightning.pruning.scores import Scores
 
 @dataclass(frozen=True)
 class ColumnSum:
-    """Every weight scores the sum of absolute values of its column, so that columns stay or go as a whole.
+    """Every weight scores the place of its column among all columns by their sums of absolute values.
+
+    So columns stay or go as a whole, even where sums are equal: the first of them then goes first.
 
     Together with `KeptColumns` it drops rank components, as *Is Complexity Required for Neural Network Pruning?*
     (arXiv 2209.14624) does with FastGRNN.
@@ -21,8 +23,8 @@ class ColumnSum:
     Example:
         >>> import torch
         >>> ColumnSum()("weight_ih", torch.tensor([[1.0, -3.0], [1.0, 0.0]]))
-        tensor([[2., 3.],
-                [2., 3.]])
+        tensor([[0., 1.],
+                [0., 1.]])
     """
 
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
@@ -33,7 +35,8 @@ class ColumnSum:
         """
         if weight.ndim != 2:
             raise ValueError(f"'{name}' {tuple(weight.shape)} is no matrix: only matrices are pruned by columns")
-        return weight.abs().sum(0).expand_as(weight).contiguous()
+        places = weight.abs().sum(0).argsort(stable=True).argsort()
+        return places.float().expand_as(weight).contiguous()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.criteria import Criterion
+from reflow_lightning.pruning.criteria import Criterion, StreamedCriterion
 from reflow_lightning.pruning.ranking import rank
 from reflow_lightning.pruning.scores import Scores
 
@@ -53,7 +53,7 @@ def apportion(
 def uniform(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
     """Every tensor keeps the same share of its weights, as nearly as whole numbers and floors allow."""
     sizes = {name: s.weight.numel() for name, s in scores.items()}
-    return apportion(keep, sizes, floors, {name: s.most for name, s in scores.items()})
+    return apportion(keep, sizes, floors, _most(scores, keep, floors))
 
 
 def erk(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
@@ -64,7 +64,23 @@ def erk(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> d
     than it has stays dense.
     """
     sizes = {name: float(sum(s.weight.shape)) if s.weight.numel() else 0.0 for name, s in scores.items()}
-    return apportion(keep, sizes, floors, {name: s.most for name, s in scores.items()})
+    return apportion(keep, sizes, floors, _most(scores, keep, floors))
+
+
+def _most(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
+    """The most that each tensor may keep: what earlier masks left, if that suffices, so that nothing grows back.
+
+    Rounding alone may let a tensor keep one weight more although fewer stay in all.
+    """
+    left = {name: max(floors[name], _left(s)) for name, s in scores.items()}
+    return left if sum(left.values()) >= keep else {name: s.most for name, s in scores.items()}
+
+
+def _left(scores: Scores) -> int:
+    if scores.pruned is None:
+        return scores.most
+    gone = scores.pruned if scores.outside is None else scores.pruned | scores.outside
+    return gone.numel() - int(gone.sum())
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,11 @@ def _descending(scores: Tensor) -> Tensor:
 
 def lamp(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
     """One ranking over all tensors by `Lamp`: each tensor keeps as many weights as are above the common threshold."""
-    ranked = [replace(s, criterion=Lamp(s.criterion)) for s in scores.values()]
+    ranked = [replace(s, criterion=Lamp(_asked_once(s))) for s in scores.values()]
     cuts = rank(ranked, keep, [floors[name] for name in scores])
     return {name: cut.kept for name, cut in zip(scores, cuts, strict=True)}
+
+
+def _asked_once(scores: Scores) -> Criterion:
+    """The criterion; of a function its scores so far, since it may be slow or draw at random."""
+    return scores.criterion if isinstance(scores.criterion, StreamedCriterion) else lambda *_: scores.tensor

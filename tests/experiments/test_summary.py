@@ -1,10 +1,11 @@
+import atexit
 import csv
 import json
 
 import pytest
 from omegaconf import OmegaConf
 
-from reflow_lightning.experiments.summary import SweepSummary, collect, plot
+from reflow_lightning.experiments.summary import SweepSummary, collect, plot, summarise
 
 
 def job(folder, number, overrides, **report):
@@ -13,6 +14,10 @@ def job(folder, number, overrides, **report):
     if report:
         content = {"metric": "accuracy", "seconds": {"total": 1.5}} | report
         (folder / str(number) / "report.json").write_text(json.dumps(content))
+
+
+def config_of(folder):
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
 
 
 @pytest.fixture
@@ -31,6 +36,17 @@ def test_a_job_without_a_report_failed(sweep):
     assert collect(sweep)[2]["error"] == "ValueError: sparsity=2 is outside"
 
 
+def test_a_job_that_left_nothing_was_killed(sweep):
+    assert collect(sweep)[2]["error"] == "no report: it was killed, or still runs"
+
+
+def test_jobs_of_an_earlier_sweep_in_the_folder_do_not_count(sweep):
+    SweepSummary().on_multirun_start(config_of(sweep))
+    atexit.unregister(summarise)
+    assert collect(sweep) == []
+    assert (sweep / "0" / "report.json").exists()
+
+
 def test_the_plot_has_a_line_a_state():
     rows = [
         {"job": str(i), "status": "done", "metric": "accuracy", "sparsity": s, "dense": 0.9, "repaired": r}
@@ -42,20 +58,39 @@ def test_the_plot_has_a_line_a_state():
     assert list(lines["repaired"].get_ydata()) == [0.8, 0.7]
 
 
-def test_other_overrides_make_lines_of_their_own():
-    rows = [
-        {"job": str(i), "status": "done", "metric": "accuracy", "sparsity": 0.5, "repaired": 0.8, "criterion": c}
-        for i, c in enumerate(["magnitude", "random"])
+def done(*jobs):
+    return [
+        {"job": str(i), "status": "done", "metric": "accuracy", "repaired": 0.8} | job for i, job in enumerate(jobs)
     ]
-    labels = [line.get_label() for line in plot(rows).axes[0].lines]
-    assert labels == ["repaired (criterion=magnitude)", "repaired (criterion=random)"]
+
+
+def test_other_overrides_make_panels_of_their_own():
+    rows = done(*({"sparsity": s, "criterion": c} for c in ("magnitude", "random", "mine") for s in (0.5, 0.9)))
+    figure = plot(rows)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["criterion=magnitude", "criterion=random", "criterion=mine"]
+    assert [len(axes.lines) for axes in panels] == [1, 1, 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["repaired"]
+
+
+def test_jobs_that_differ_in_more_than_sparsity_have_a_row_each():
+    rows = done({"sparsity": 0.5, "optimizer.lr": "0.0646642271741456"}, {"sparsity": 0.9, "optimizer.lr": "0.1"})
+    [axes] = plot(rows).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["0: sparsity=0.5, optimizer.lr=0.0647", "1: sparsity=0.9, optimizer.lr=0.1"]
+
+
+def test_a_sweep_without_any_result_has_an_empty_picture():
+    assert not plot([]).axes[0].lines
 
 
 def test_the_summary_is_written_though_a_job_failed(sweep, capsys):
     with pytest.raises(SystemExit):
-        SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}}))
+        SweepSummary().on_multirun_end(config_of(sweep))
     with (sweep / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["repaired"] for row in rows] == ["0.8", "0.8", ""]
     assert (sweep / "summary.png").stat().st_size > 5000
-    assert "3 jobs, 1 failed: 10" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "3 jobs, 1 failed: 10" in text
+    assert "10 (sparsity=2): no report" in text

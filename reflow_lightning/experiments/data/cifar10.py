@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import http.client
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class CIFAR10DataModule(SplitDataModule):
 
     Args:
         folder: Holds ``cifar-10-batches-py``. Downloaded to there when absent.
-        verify: Compare the files with the checksums of the originals; ``False`` for a copy that was packed anew.
+        verify: Compare the files with the checksums of the originals; ``False`` for a copy that was packed anew, of a
+            source that you trust, since such files can run code.
         download: Download when absent.
         val_share: Share of the training images of each class that is held out.
         padding: Pixels around the raw image before a random crop.
@@ -78,7 +79,7 @@ class CIFAR10DataModule(SplitDataModule):
 
         try:
             CIFAR10(self.folder, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
             raise RuntimeError(f"could not download CIFAR-10 ({error}): {self._remedy()}") from error
 
     def setup(self, stage: str | None = None) -> None:
@@ -104,15 +105,18 @@ class CIFAR10DataModule(SplitDataModule):
         from torchvision.datasets import CIFAR10
 
         try:
-            return (CIFAR10 if self.verify else _unverified())(self.folder, train=train)
+            images = (CIFAR10 if self.verify else _unverified())(self.folder, train=train)
+            if len(images.data) != len(images.targets):
+                raise ValueError(f"{len(images.data)} images, but {len(images.targets)} classes")
+            return images
         except RuntimeError as error:  # torchvision's answer to a missing file and to a wrong checksum
             if self.verify and (self.folder / _FOLDER).exists():
                 raise ValueError(
-                    f"the files in {self.folder / _FOLDER} are not the original ones: {self._remedy()}, "
+                    f"the files in {self.folder / _FOLDER} are incomplete or not the original ones: {self._remedy()}, "
                     "or set verify=False (data.verify=false) if they were packed anew on purpose"
                 ) from error
-            raise FileNotFoundError(f"no CIFAR-10 in {self.folder}: {self._remedy()}") from error
-        except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
+            raise FileNotFoundError(f"no complete CIFAR-10 in {self.folder}: {self._remedy()}") from error
+        except Exception as error:  # what a damaged pickle raises has no common type
             raise ValueError(f"a file in {self.folder / _FOLDER} is damaged ({error}): {self._remedy()}") from error
 
     def _remedy(self) -> str:

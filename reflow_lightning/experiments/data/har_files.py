@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import shutil
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def open_reader(root: Path) -> Reader:
 
     Args:
         root: The folder ``UCI HAR Dataset``, its zip archive, the archive that UCI serves (a zip in a zip), or a folder
-            that holds one of these.
+            that holds one of these under the name it came with.
 
     Raises:
         FileNotFoundError: If there is none of them.
@@ -38,7 +38,7 @@ def open_reader(root: Path) -> Reader:
     for folder in (root, root / NAME):
         if (folder / "train" / "Inertial Signals").is_dir():
             return lambda name: _read(folder / name)
-    for path in (root, root / f"{NAME}.zip", *sorted(root.glob("*.zip"))):
+    for path in (root, root / f"{NAME}.zip", root / URL.rpartition("/")[2]):
         if path.is_file() and path.suffix == ".zip":
             return _zip_reader(path)
     raise FileNotFoundError(f"no UCI HAR data in {root}: {_REMEDY}")
@@ -57,7 +57,7 @@ def _zip_reader(path: Path | io.BytesIO, shown: str | None = None) -> Reader:
         names = set(archive.namelist())
         if f"{NAME}.zip" in names:
             return _zip_reader(io.BytesIO(archive.read(f"{NAME}.zip")), shown)
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # what a damaged archive raises depends on its compression
         raise ValueError(f"{shown} is no zip archive, or a damaged one ({error}): {_REMEDY}") from error
 
     def read(name: str) -> bytes:
@@ -65,7 +65,7 @@ def _zip_reader(path: Path | io.BytesIO, shown: str | None = None) -> Reader:
             raise ValueError(f"{shown} lacks {NAME}/{name}: {_REMEDY}")
         try:
             return archive.read(f"{NAME}/{name}")
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # as above
             raise ValueError(f"{shown} is damaged at {name} ({error}): {_REMEDY}") from error
 
     return read
@@ -125,7 +125,7 @@ def download(folder: Path, url: str = URL) -> None:
             shutil.copyfileobj(response, file)
         _zip_reader(part)
         part.replace(folder / f"{NAME}.zip")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise RuntimeError(f"could not download the UCI HAR data ({error}): {_REMEDY}, {folder}") from error
     finally:
         part.unlink(missing_ok=True)

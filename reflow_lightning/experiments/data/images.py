@@ -9,6 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from reflow_lightning.experiments.models.hub import torchvision_weights
+
 Transform = Callable[[Any], Tensor]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -98,11 +100,9 @@ def torchvision_preprocessing(name: str, weights: str | None = None) -> Preproce
         >>> torchvision_preprocessing("resnet50", "IMAGENET1K_V2").resize
         232
     """
-    from torchvision.models import get_model_weights
-
     if weights is None:
         return Preprocessing()
-    chosen = get_model_weights(name)[weights].transforms()
+    chosen = torchvision_weights(name, weights).transforms()
     return Preprocessing(
         crop=chosen.crop_size[0],
         resize=chosen.resize_size[0],

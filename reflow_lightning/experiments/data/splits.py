@@ -69,8 +69,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         >>> len(stay), len(held)
         (6, 2)
     """
-    if not 0 < share < 1:
-        raise ValueError(f"val_share={share} is outside (0, 1): 0.1 holds out a tenth of the training samples")
+    check_share(share)
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in torch.unique(labels):
@@ -78,3 +77,33 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         where = where[torch.randperm(len(where), generator=generator)]
         held[where[: round(share * len(where))]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def hold_out_groups(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split positions into those that stay and those held out, whole groups at a time.
+
+    Args:
+        groups: One group a sample, shape (N,), such as the person that was measured.
+        share: Share of the groups that is held out, in (0, 1); at least one is, and one stays.
+        seed: Seed of the choice.
+
+    Example:
+        >>> hold_out_groups(torch.tensor([7, 7, 8, 8, 9]), 0.3, seed=0)
+        (tensor([0, 1, 2, 3]), tensor([4]))
+    """
+    check_share(share)
+    names = torch.unique(groups)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    count = max(1, min(len(names) - 1, round(share * len(names))))
+    held = torch.isin(groups, names[order[:count]])
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def check_share(share: float) -> None:
+    """Check a share that is held out.
+
+    Raises:
+        ValueError: If it leaves nothing on one side.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"val_share={share} is outside (0, 1): 0.1 holds out a tenth of the training samples")

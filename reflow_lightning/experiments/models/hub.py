@@ -7,6 +7,24 @@ from typing import Any
 from torch import nn
 
 
+def torchvision_weights(name: str, weights: str) -> Any:
+    """An entry of the weights of a network of ``torchvision.models``.
+
+    Args:
+        name: Such as ``"resnet50"``.
+        weights: Such as ``"IMAGENET1K_V2"`` or ``"DEFAULT"``.
+
+    Raises:
+        ValueError: If there is no such network, or no such entry.
+    """
+    from torchvision.models import get_model_weights
+
+    entries = get_model_weights(name).__members__
+    if weights not in entries:
+        raise ValueError(f"weights={weights!r} are none of {name!r}: use one of {', '.join(entries)}")
+    return entries[weights]
+
+
 def torchvision_model(name: str, weights: str | None = None, num_classes: int | None = None) -> nn.Module:
     """A network of ``torchvision.models``.
 
@@ -17,12 +35,13 @@ def torchvision_model(name: str, weights: str | None = None, num_classes: int | 
         num_classes: Number of classes. ``None``: that of the weights, or 1000.
 
     Raises:
-        ValueError: If the name is unknown, or the weights are for another number of classes.
+        ValueError: If the name or the weights are unknown, or these are for another number of classes.
     """
     from torchvision.models import get_model
 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    model: nn.Module = get_model(name, weights=weights, **options)
+    entry = None if weights is None else torchvision_weights(name, weights)
+    model: nn.Module = get_model(name, weights=entry, **options)
     return model
 
 

@@ -115,6 +115,7 @@ class SmallImageMobileNetV2(nn.Module):
         in_channels: Channels of the images.
 
     Example:
+        >>> import torch
         >>> SmallImageMobileNetV2()(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """

@@ -14,6 +14,7 @@ class SignalCNN(nn.Module):
         width: Channels of the first convolution; the others have twice as many.
 
     Example:
+        >>> import torch
         >>> SignalCNN(9, 2)(torch.zeros(4, 128, 9)).shape
         torch.Size([4, 2])
     """

@@ -1,0 +1,78 @@
+"""Results of the benchmarks as JSON beside the scripts, and as tables in the README."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+import reflow_lightning.experiments  # noqa: F401  (the resolvers of the configuration)
+
+ROOT = Path(__file__).parent.parent
+Row = dict[str, Any]
+
+
+def configuration(*overrides: str) -> DictConfig:
+    """What ``reflow-lightning`` composes from these overrides."""
+    with initialize_config_module("reflow_lightning.conf", version_base="1.3"):
+        return compose("config", overrides=[*overrides, "title=benchmark", "reflow.monitor=false"])
+
+
+def data_folder() -> Path:
+    """The folder that REFLOW_DATA names."""
+    if not (folder := os.environ.get("REFLOW_DATA")):
+        raise SystemExit("set REFLOW_DATA to the folder with the data sets and weights")
+    return Path(folder)
+
+
+def environment() -> str:
+    """Machine and versions, in words."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning"))
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {packages}"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a table; shares as percentages."""
+    columns = list(rows[0])
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join("---" if i == 0 else "--:" for i in range(len(columns))) + "|",
+    ]
+    lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}" if isinstance(value, float) else str(value)
+
+
+def publish(name: str, rows: Sequence[Row], seed: int) -> None:
+    """Write ``results/<name>.json`` and the table of that name in the README, between its two marks."""
+    results = ROOT / "benchmarks" / "results" / f"{name}.json"
+    results.parent.mkdir(exist_ok=True)
+    content = {"environment": environment(), "date": date.today().isoformat(), "seed": seed, "rows": list(rows)}
+    results.write_text(json.dumps(content, indent=1) + "\n")
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(), name, content))
+    print(markdown(rows))
+
+
+def with_table(text: str, name: str, content: Mapping[str, Any]) -> str:
+    """The text with the table put between ``<!-- table: name -->`` and ``<!-- end -->``."""
+    begin, end = f"<!-- table: {name} -->", "<!-- end -->"
+    before, mark, rest = text.partition(begin)
+    if not mark or end not in rest:
+        raise SystemExit(f"the README has no place for a table: {begin} ... {end}")
+    caption = f"{content['environment']}, seed {content['seed']}, {content['date']}: `python benchmarks/{name}.py`"
+    after = rest[rest.index(end) :]
+    return f"{before}{mark}\n{markdown(content['rows'])}\n\n{caption}\n{after}"

@@ -1,0 +1,121 @@
+"""Every published experiment runs from its configuration alone; here on a few samples of noise."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from experiments.tiny_data import make_cifar10, make_har, make_imagenet
+from hydra import compose, initialize_config_module
+
+from reflow_lightning.experiments.experiment import run
+from reflow_lightning.experiments.models.mobilenet import MobileNetV1
+from reflow_lightning.experiments.models.resnet import ResNet
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+QUICK = ("cifar10_resnet20", "cifar10_resnet32_2to4", "globalmp_fastgrnn_9_8", "globalmp_resnet32_90")
+PUBLISHED = {  # every row of the tables of arXiv 2209.14624
+    "globalmp_wrn28_8_90": 0.9630,
+    "globalmp_wrn28_8_95": 0.9616,
+    "globalmp_wrn28_8_97_5": 0.9568,
+    "globalmp_resnet32_90": 0.9267,
+    "globalmp_resnet32_95": 0.9065,
+    "globalmp_resnet50_80": 0.7684,
+    "globalmp_resnet50_90": 0.7528,
+    "globalmp_resnet50_95_3": 0.7156,
+    "globalmp_resnet50_98_05": 0.6180,
+    "globalmp_resnet50_gradual_80": 0.7612,
+    "globalmp_resnet50_gradual_90": 0.7483,
+    "globalmp_resnet50_gradual_95_3": 0.7214,
+    "globalmp_resnet50_gradual_98_05": 0.6657,
+    "globalmp_mobilenet_v1_75_28": 0.7074,
+    "globalmp_mobilenet_v1_90": 0.5949,
+    "globalmp_mobilenet_v1_90_mt": 0.6394,
+    "globalmp_wrn22_8_99_9": 0.6768,
+    "globalmp_mobilenet_v2_98": 0.10,
+    "globalmp_mobilenet_v2_98_mt": 0.8297,
+    "globalmp_fastgrnn_9_8": 0.9589,
+    "globalmp_fastgrnn_9_7": 0.9572,
+    "globalmp_fastgrnn_8_7": 0.9562,
+}
+
+
+def composed(experiment, *overrides):
+    with initialize_config_module("reflow_lightning.conf", version_base="1.3"):
+        return compose("config", overrides=[f"experiment={experiment}", "title=test", *overrides])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_cifar10(folder), make_imagenet(folder), make_har(folder)
+    torch.manual_seed(0)
+    nets = {"resnet20": ResNet(3), "resnet32": ResNet(5), "mobilenet_v1": MobileNetV1()}
+    for name, net in nets.items():
+        torch.save({"state_dict": {f"module.{key}": value for key, value in net.state_dict().items()}}, folder / name)
+    return folder
+
+
+def shrunk(experiment, data):
+    """The experiment as it is, on the small data: shorter, with smaller images, and without downloaded weights."""
+    cfg = composed(experiment, f"data_dir={data}", "reflow.calibration_batches=1")
+    cfg.trainer.update(limit_train_batches=2, limit_val_batches=1, limit_test_batches=1)
+    cfg.data.update(batch_size=4, calibration_batch_size=4)
+    if not cfg.train and "weights" not in cfg:
+        cfg.ckpt = str(data / re.search("resnet20|resnet32|mobilenet_v1", experiment)[0])
+    if "preprocessing" in cfg:
+        small = {"_target_": "reflow_lightning.experiments.data.images.Preprocessing", "crop": 32, "resize": 36}
+        cfg.preprocessing = small
+        cfg.data.num_workers = 0
+        cfg.data.val_share = 0.2
+    if "verify" in cfg.data:
+        cfg.data.verify = False
+    cfg.epochs, cfg.finetune_epochs = min(cfg.epochs, 3), min(cfg.finetune_epochs, 2)
+    for recipe in (cfg, cfg.pretrain or cfg):
+        if recipe.scheduler.get("warmup_epochs"):
+            recipe.scheduler.warmup_epochs = 1
+    if cfg.pretrain is not None:
+        cfg.pretrain.update(total_epochs=2, batch_size=4)
+    return cfg
+
+
+@pytest.fixture
+def no_download(monkeypatch):
+    """Random weights where torchvision would download its own."""
+    real = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights, **options: real(name, **options))
+
+
+@pytest.mark.parametrize(
+    "experiment", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
+)
+@pytest.mark.filterwarnings("ignore:.*leaves no weight in", "ignore:.*batches instead of", "ignore:.*schedule.*")
+def test_it_runs_from_end_to_end(experiment, data, tmp_path, no_download):
+    cfg = shrunk(experiment, data)
+    report = run(cfg, tmp_path)
+    assert report["sparsity"] == pytest.approx(cfg.sparsity, abs=1e-4)
+    last = list(report["stages"])[-1]
+    assert report["stages"][last]["sparsity"] >= report["sparsity"] - 1e-9  # the zeros stayed
+    assert last == ("final" if cfg.train and cfg.schedule._target_.endswith("OneShot") else last)
+    assert report["paper"] == cfg.paper
+    assert report["cost"]["effective"] < report["cost"]["multiply_adds"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_it_names_its_paper_and_the_published_number(experiment):
+    cfg = composed(experiment, "++ckpt=file")
+    header = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert "arXiv" in cfg.paper
+    assert re.search(r"arXiv \d{4}\.\d{5}", header)[0] in cfg.paper
+    if experiment in PUBLISHED:
+        assert cfg.published.final == PUBLISHED[experiment]
+        assert f"{100 * cfg.published.final:.2f}".rstrip("0").rstrip(".") in header
+    assert 0 < cfg.sparsity < 1
+
+
+def test_every_published_row_has_its_file():
+    networks = ("mobilenet_v1", "resnet50", "resnet101", "resnet152", "resnext101", "regnet_x_32gf")
+    reflow = {f"reflow_{network}_{kind}" for network in networks for kind in ("80", "2to4")}
+    assert set(PUBLISHED) | reflow | {"cifar10_resnet20", "cifar10_resnet32"} <= set(EXPERIMENTS)
