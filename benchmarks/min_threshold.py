@@ -2,8 +2,8 @@
 
     python benchmarks/min_threshold.py
 
-The case of the paper (arXiv 2209.14624) is MobileNet-V2 on CIFAR-10 at 98 %, ``experiment=globalmp_mobilenet_v2_98_mt``:
-days of CPU time. This is the same network at the same sparsity on scikit-learn's digits.
+The case of the paper (arXiv 2209.14624) is MobileNet-V2 on CIFAR-10 at 98 %, ``globalmp_mobilenet_v2_98_mt``: days of
+CPU time. This is the same network at the same sparsity on scikit-learn's digits.
 """
 
 from __future__ import annotations

@@ -135,7 +135,9 @@ def prune(
         sparsity: Fraction of the selected weights that become zero, in [0, 1).
         criterion: ``"magnitude"``, ``"random"`` or a callable ``(name, weight) -> scores``; the lowest scores go.
         allocation: ``"global"`` (one ranking over all layers: Global Magnitude Pruning, arXiv 2209.14624),
-            ``"uniform"`` (the same share in each), or a callable ``(scores, keep, floors) -> number to keep by name``.
+            ``"uniform"`` (the same share in each), ``"erk"`` (Erdős-Rényi-Kernel, arXiv 1911.11134), ``"lamp"``
+            (layer-adaptive magnitude, arXiv 2010.07611), or a callable ``(scores, keep, floors) -> number to keep by
+            name``.
         pattern: ``"N:M"``: of every M weights along the input channels at most N stay; ``sparsity`` may prune more.
         min_kept: Each layer keeps at least this fraction *of all selected weights*, or all of its own.
         include: Glob patterns on parameter names; see `select`.

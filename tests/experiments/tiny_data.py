@@ -6,9 +6,8 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+from har import members, write_folder
 from PIL import Image
-
-from reflow_lightning.experiments.data.har_files import CHANNELS, NAME
 
 
 def make_cifar10(folder: Path, images: int = 40) -> Path:
@@ -35,15 +34,6 @@ def make_imagenet(folder: Path, classes: int = 3, images: int = 8) -> Path:
     return folder
 
 
-def make_har(folder: Path, subjects: int = 4, windows: int = 12) -> Path:
-    """The folder of UCI HAR with so many windows of each subject, activities in turn."""
-    random = np.random.default_rng(0)
-    for split, first in (("train", 1), ("test", 1 + subjects)):
-        signals = folder / NAME / split / "Inertial Signals"
-        signals.mkdir(parents=True)
-        count = subjects * windows
-        for channel in CHANNELS:
-            np.savetxt(signals / f"{channel}_{split}.txt", random.normal(size=(count, 128)), fmt="%.5e")
-        np.savetxt(signals.parent / f"y_{split}.txt", [1 + i % 6 for i in range(count)], fmt="%d")
-        np.savetxt(signals.parent / f"subject_{split}.txt", [first + i // windows for i in range(count)], fmt="%d")
-    return folder
+def make_har(folder: Path) -> Path:
+    """The folder of UCI HAR."""
+    return write_folder(folder, members())

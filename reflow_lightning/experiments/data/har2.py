@@ -96,6 +96,6 @@ class HAR2DataModule(SplitDataModule):
         }
 
     def _classes(self, activities: Tensor) -> Tensor:
-        if activities.min() < 1 or activities.max() > 6:
-            raise ValueError(f"activities must be 1 to 6, there is {int(activities.max())}: {self.folder} is damaged")
+        if odd := sorted(set(activities.tolist()) - set(range(1, 7))):
+            raise ValueError(f"activities must be 1 to 6, there are {odd[:5]}: the data in {self.folder} are damaged")
         return torch.tensor(_TASKS[self.task])[activities - 1]

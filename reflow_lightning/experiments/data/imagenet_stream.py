@@ -1,8 +1,8 @@
 """ImageNet as a stream of large chunks, from a disk or a bucket, by litdata (the extra ``stream``).
 
-    python -m reflow_lightning.experiments.data.imagenet_stream imagenet/train stream/train
-    python -m reflow_lightning.experiments.data.imagenet_stream imagenet/val stream/val
-    reflow-lightning data=imagenet_stream data.folder=stream model=torchvision name=resnet50 weights=DEFAULT train=false
+python -m reflow_lightning.experiments.data.imagenet_stream imagenet/train stream/train
+python -m reflow_lightning.experiments.data.imagenet_stream imagenet/val stream/val
+reflow-lightning data=imagenet_stream data.folder=stream model=torchvision name=resnet50 weights=DEFAULT train=false
 """
 
 from __future__ import annotations

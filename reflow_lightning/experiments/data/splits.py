@@ -64,6 +64,9 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     Returns:
         Positions that stay and positions held out, each in ascending order.
 
+    Raises:
+        ValueError: If the share is outside (0, 1), or holds out no sample of any label.
+
     Example:
         >>> stay, held = hold_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
         >>> len(stay), len(held)
@@ -76,6 +79,8 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         where = (labels == label).nonzero()[:, 0]
         where = where[torch.randperm(len(where), generator=generator)]
         held[where[: round(share * len(where))]] = True
+    if not held.any():
+        raise ValueError(f"val_share={share} holds out none of {len(labels)} samples, label by label: use a larger one")
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 

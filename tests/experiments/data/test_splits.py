@@ -10,6 +10,10 @@ from reflow_lightning.experiments.data.splits import SplitDataModule, hold_out, 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.01, 0.99), st.integers(0, 99))
 def test_held_out_are_the_same_share_of_every_label(labels, share, seed):
     labels = torch.tensor(labels)
+    if not any(round(share * int((labels == label).sum())) for label in labels.unique()):
+        with pytest.raises(ValueError, match=f"val_share={share} holds out none of {len(labels)} samples"):
+            hold_out(labels, share, seed)
+        return
     stay, held = hold_out(labels, share, seed)
     assert sorted([*stay.tolist(), *held.tolist()]) == list(range(len(labels)))
     assert stay.tolist() == sorted(stay.tolist())
@@ -23,6 +27,12 @@ def test_the_seed_alone_chooses():
     torch.rand(7)
     assert torch.equal(first, hold_out(labels, 0.2, seed=0)[1])
     assert not torch.equal(first, hold_out(labels, 0.2, seed=1)[1])
+
+
+def test_of_two_groups_one_stays_and_one_is_held_out():
+    for share in (0.01, 0.99):
+        stay, held = hold_out_groups(torch.tensor([7, 8, 8]), share, seed=0)
+        assert sorted((len(stay), len(held))) == [1, 2]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.floats(0.01, 0.99), st.integers(0, 99))

@@ -30,11 +30,14 @@ def test_stages_halve_the_image_and_double_the_channels():
     assert sizes == [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
 
 
-def test_a_block_adds_its_input_and_activates_before_it_convolves():
-    block = WideBlock(4, 4, stride=1, dropout=0.0).eval()
+@pytest.mark.parametrize(("out_channels", "stride"), [(4, 1), (8, 2)])
+def test_a_block_adds_its_input_and_activates_before_it_convolves(out_channels, stride):
+    block = WideBlock(4, out_channels, stride, dropout=0.0).eval()
     x = torch.randn(2, 4, 6, 6)
-    hidden = block.conv1(torch.relu(block.bn1(x)))
-    assert torch.allclose(block(x), x + block.conv2(torch.relu(block.bn2(hidden))), atol=1e-6)
+    activated = torch.relu(block.bn1(x))
+    hidden = torch.relu(block.bn2(block.conv1(activated)))
+    shortcut = x if out_channels == 4 else block.shortcut(activated)
+    assert torch.allclose(block(x), shortcut + block.conv2(hidden), atol=1e-6)
 
 
 def test_dropout_works_in_training_only():

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from experiments.tiny_data import make_imagenet
+
+from reflow_lightning.experiments.data.imagenet import ImageNetDataModule
+from reflow_lightning.experiments.data.imagenet_stream import StreamedImageNetDataModule, write_stream
+from reflow_lightning.experiments.data.images import Preprocessing
+from reflow_lightning.running.batches import fresh
+
+pytest.importorskip("litdata")
+SMALL = {"preprocessing": Preprocessing(crop=32, resize=36), "val_share": 0.25, "batch_size": 4, "num_workers": 0}
+
+
+def labels(loader):
+    return torch.cat([classes for _, classes in loader]).tolist()
+
+
+def test_a_missing_stream_is_answered_with_the_command_that_makes_it(tmp_path):
+    data = StreamedImageNetDataModule(tmp_path, **SMALL)
+    with pytest.raises(FileNotFoundError, match=r"make it with python -m reflow_lightning\S+imagenet_stream"):
+        data.setup()
+
+
+@pytest.mark.slow
+def test_the_stream_gives_the_images_of_the_folders(tmp_path):
+    folder = make_imagenet(tmp_path) / "imagenet"
+    for split in ("train", "val"):
+        write_stream(folder / split, tmp_path / "stream" / split)
+    data = StreamedImageNetDataModule(tmp_path / "stream", calibration_batch_size=5, **SMALL)
+    data.setup()
+    plain = ImageNetDataModule(folder, **SMALL)
+    plain.setup()
+    for (images, classes), (wanted, wanted_classes) in zip(
+        data.test_dataloader(), plain.test_dataloader(), strict=True
+    ):
+        assert torch.equal(images, wanted)
+        assert torch.equal(classes, wanted_classes)
+    train, val = labels(data.train_dataloader()), labels(data.val_dataloader())
+    assert (len(train), len(val)) == (18, 6)
+    assert sorted(train + val) == sorted([0, 1, 2] * 8)
+    assert train != sorted(train)  # shuffled
+    calibration = list(fresh(data.calibration_dataloader(), shuffle=True, seed=0))
+    assert sum(len(classes) for _, classes in calibration) == 18

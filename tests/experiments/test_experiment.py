@@ -1,0 +1,116 @@
+"""An experiment from a checkpoint, without training, with a dense training of its own, and on under the mask."""
+
+import json
+
+import pytest
+import torch
+from helpers import zeros
+from hydra import compose, initialize_config_module
+
+from reflow_lightning.experiments.experiment import run
+from reflow_lightning.experiments.models.resnet import ResNet
+
+SMALL = ("model.blocks=1", "reflow.calibration_batches=3", "title=test", "sparsity=0.8")
+PRETRAIN = (
+    "+optimizer@pretrain.optimizer=sgd",
+    "+scheduler@pretrain.scheduler=cosine",
+    "+pretrain.total_epochs=2",
+    "+pretrain.batch_size=32",
+)
+
+
+def configuration(*overrides):
+    with initialize_config_module("reflow_lightning.conf", version_base="1.3"):
+        return compose("config", overrides=[*SMALL, *overrides])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(1)
+    net = ResNet(1, in_channels=1)
+    path = tmp_path / "dense.th"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in net.state_dict().items()}}, path)
+    return path
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_without_training_it_tests_dense_pruned_and_repaired_and_leaves_the_kept_weights_alone(checkpoint, tmp_path):
+    report = run(configuration(f"ckpt={checkpoint}", "train=false"), tmp_path)
+    assert list(report["stages"]) == ["dense", "pruned", "repaired"]
+    assert {details["step"] for details in report["stages"].values()} == {0}
+    before, after = weights(checkpoint), weights(tmp_path / "pruned.ckpt")
+    for name in (name for name in before if name.endswith("weight")):
+        old, new = before[name], after[f"net.{name.removeprefix('module.')}"]
+        assert torch.equal(new, torch.where(new == 0, 0, old))
+    moved = [name for name in after if name.endswith("running_var")]
+    assert all(not torch.equal(before[f"module.{name.removeprefix('net.')}"], after[name]) for name in moved)
+
+
+def test_with_training_it_goes_on_under_the_mask(checkpoint, tmp_path):
+    report = run(configuration(f"ckpt={checkpoint}", "epochs=0", "finetune_epochs=2"), tmp_path)
+    assert list(report["stages"]) == ["dense", "pruned", "repaired", "final"]
+    assert report["stages"]["repaired"]["step"] == 0
+    assert report["stages"]["final"]["step"] in (20, 40)  # after one epoch or two
+    net = ResNet(1, in_channels=1)
+    net.load_state_dict({name.removeprefix("net."): v for name, v in weights(tmp_path / "pruned.ckpt").items()})
+    total = sum(p.numel() for name, p in net.named_parameters() if p.ndim > 1)
+    assert zeros(net) == round(0.8 * total)
+    assert report["stages"]["final"]["sparsity"] == zeros(net) / total
+
+
+def test_epochs_come_before_the_pruning_and_finetune_epochs_after(tmp_path):
+    report = run(configuration("epochs=2", "finetune_epochs=1"), tmp_path)
+    assert report["stages"]["dense"]["step"] == 40
+    assert report["stages"]["final"]["step"] == 60
+
+
+def test_a_dense_training_of_its_own_comes_first_and_is_kept(tmp_path):
+    cfg = configuration("epochs=0", "finetune_epochs=1", *PRETRAIN)
+    first = run(cfg, tmp_path)
+    dense = weights(tmp_path / "dense.ckpt")
+    assert first["dense"] > 0.3  # chance is 0.1
+    assert (tmp_path / "tensorboard" / "pretrain").is_dir()
+    (tmp_path / "again").mkdir()
+    spared = configuration("epochs=0", "finetune_epochs=1", *PRETRAIN, f"ckpt={tmp_path / 'dense.ckpt'}")
+    second = run(spared, tmp_path / "again")
+    assert second["dense"] == first["dense"]
+    assert not (tmp_path / "again" / "dense.ckpt").exists()
+    assert {name.split(".")[0] for name in dense} == {"net"}
+
+
+def test_the_best_epoch_is_chosen_on_validation_data(checkpoint, tmp_path):
+    """With a rate that destroys the network in the second epoch, the first is what is tested and saved."""
+    destroy = ("scheduler=step", "scheduler.step_size=1", "scheduler.gamma=1000", "optimizer.lr=0.05")
+    report = run(configuration(f"ckpt={checkpoint}", "epochs=0", "finetune_epochs=2", *destroy), tmp_path)
+    assert report["stages"]["final"]["step"] == 20
+    assert report["final"] > 0.3
+
+
+def test_a_gradual_schedule_chooses_among_fully_pruned_epochs(tmp_path):
+    cfg = configuration("epochs=4", "schedule=gradual", "schedule.end=0.5", "schedule.every_n_epochs=1")
+    report = run(cfg, tmp_path)
+    assert report["stages"]["final"]["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert report["stages"]["final"]["step"] >= 60
+
+
+def test_without_anything_that_was_trained_it_says_what_to_pass(tmp_path):
+    with pytest.raises(ValueError, match=r"train=false needs a network that is trained: pass ckpt=PATH"):
+        run(configuration("train=false"), tmp_path)
+
+
+def test_the_report_holds_costs_published_numbers_and_versions(checkpoint, tmp_path):
+    cfg = configuration(f"ckpt={checkpoint}", "train=false", "+published={dense: 0.9}", "+paper=arXiv 0000.00000")
+    run(cfg, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["published"] == {"dense": 0.9}
+    assert report["paper"] == "arXiv 0000.00000"
+    assert {"torch", "lightning", "python", "device"} <= set(report["environment"])
+    cost = report["cost"]
+    assert cost["nonzero"] < cost["parameters"]
+    assert sum(layer["multiply_adds"] for layer in cost["layers"]) == cost["multiply_adds"]
+    weight = sum(layer["weights"] for layer in cost["layers"])
+    kept = sum(layer["nonzero"] for layer in cost["layers"])
+    assert 1 - kept / weight == pytest.approx(report["sparsity"])
