@@ -16,19 +16,31 @@ from reflow_lightning.experiments.experiment import run
 
 SEED = 0
 RATES = ("optimizer.lr=0.002", "optimizer.weight_decay=0.0001")
-PRETRAINING = ("pretrain.total_epochs=80", "pretrain.optimizer.lr=0.005", "pretrain.optimizer.weight_decay=0.0001")
+OURS = (  # as in experiment=har2_fastgrnn, for the experiments of the paper too
+    "data.validation=subjects",
+    "data.val_share=0.1",
+    "data.rotation=0.3",
+    "data.noise=0.1",
+    "label_smoothing=0.1",
+    "monitor=val/loss",
+    "mode=min",
+    "trainer.gradient_clip_val=0.25",
+    "pretrain.total_epochs=80",
+    "pretrain.optimizer.lr=0.005",
+    "pretrain.optimizer.weight_decay=0.0001",
+    "finetune_epochs=20",
+)
 RANKS = ((9, 8), (9, 7), (8, 7))
 
 
 def measure(name: str, folder: Path, experiment: str, *overrides: str) -> Row:
     """One run; its dense network stays in the folder for the next."""
     dense = folder / "dense.ckpt"
-    start = (f"ckpt={dense}",) if dense.exists() else PRETRAINING
+    start = (f"ckpt={dense}",) if dense.exists() else ()
     cfg = configuration(
         f"experiment={experiment}",
         f"seed={SEED}",
-        "finetune_epochs=20",
-        "trainer.gradient_clip_val=0.25",
+        *OURS,
         *start,
         *overrides,
     )

@@ -59,6 +59,7 @@ class Reflow(pl.Callback):
         calibration_batches: At most so many batches.
         monitor: Log the signal; a `SignalMonitor` to say how often and where.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
+        seed: Seed of the calibration batches' order and augmentation.
 
     Attributes:
         masks: The masks, once there are any.
@@ -90,6 +91,7 @@ class Reflow(pl.Callback):
         calibration_batches: int = 50,
         monitor: bool | SignalMonitor = True,
         forward: Forward | None = None,
+        seed: int = 0,
     ) -> None:
         check_arguments(sparsity, criterion, allocation, pattern, min_kept)
         resolve_repair(repair)
@@ -120,11 +122,12 @@ class Reflow(pl.Callback):
         self._default_monitor = monitor is True
         self._curves: SignalMonitor | None = None  # the monitor, unless the trainer has another that does its work
         self.forward = forward
+        self.seed = seed
         self.masks: Masks | None = None
         self.events: list[PruneEvent] = []
         self.listeners: list[Callable[[str, nn.Module], None]] = []
         self._last: Progress | None = None
-        self._module: weakref.ref[pl.LightningModule] | None = None
+        self._module: weakref.ref[nn.Module] | None = None
         self._tried = False
         self._keeper = ZeroKeeper()
 
@@ -143,13 +146,17 @@ class Reflow(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the arguments against the model, before anything is changed."""
         check_model(pl_module, self.sparsity, **self._how)
-        if self._module is not None and self._module() is not pl_module:
-            rank_zero_info("Reflow starts anew, since this is another module than in the last fit")
-            self.masks, self._last = None, None
-        self._module = weakref.ref(pl_module)
+        self._adopt(pl_module)
         self._tried = False
         if self.masks is not None:
             self.masks.apply(pl_module)
+
+    def _adopt(self, module: nn.Module) -> None:
+        """Forget the masks of another module."""
+        if self._module is not None and self._module() is not module:
+            rank_zero_info("Reflow starts anew, since this is another module than the last")
+            self.masks, self._last = None, None
+        self._module = weakref.ref(module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the schedule against the training and watch the optimizers, which are restored by now."""
@@ -237,7 +244,7 @@ class Reflow(pl.Callback):
         event = self._prune_and_repair(
             pl_module,
             target,
-            functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=now.step),
+            functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=self.seed + now.step),
             bridge.forward_in_precision(trainer, self.forward),
             limit=bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches),
             step=now.step,
@@ -257,6 +264,8 @@ class Reflow(pl.Callback):
     def apply(self, model: nn.Module, batches: Iterable[Any]) -> PruneEvent:
         """Prune and repair a model here and now, without a training; the schedule is not asked.
 
+        Applied again to the same model, it keeps to its zeros.
+
         Args:
             model: Any module, on its device. Unchanged if an error is raised.
             batches: Calibration batches, to be iterated twice, such as a DataLoader.
@@ -272,6 +281,7 @@ class Reflow(pl.Callback):
             (0.5, ('1',))
         """
         check_model(model, self.sparsity, **self._how)
+        self._adopt(model)
         forward, limit = self.forward or default_forward, self.calibration_batches
         return self._prune_and_repair(model, self.sparsity, functools.partial(iter, batches), forward, limit=limit)
 
@@ -289,7 +299,7 @@ class Reflow(pl.Callback):
         progress: bool = False,
     ) -> PruneEvent:
         # Seeded, so that neither a resumed run nor one with other logging draws or augments the batches otherwise.
-        isolated = functools.partial(isolated_rng, seed=step + rank)
+        isolated = functools.partial(isolated_rng, seed=self.seed + step + rank)
         profile = None
         if self.monitor is not None and monitor:
             with isolated():

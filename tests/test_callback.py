@@ -665,3 +665,46 @@ def test_the_callback_can_be_copied_and_sent_to_another_process():
     fit(callback)
     for other in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert equal(other.masks.state_dict(), callback.masks.state_dict())
+
+
+def calibration_loader():
+    return loader(64, 16)
+
+
+def test_apply_prunes_and_repairs_without_a_training():
+    module = Module()
+    callback = Reflow(0.5, calibration_batches=4)
+    event = callback.apply(module, calibration_loader())
+    assert zeros(module) == round(0.5 * SIZE)
+    assert event.calibration.batches == 4
+    assert set(event.signal) == {"dense", "pruned", "repaired"}
+    assert callback.events == [event]
+
+
+def test_apply_to_another_model_starts_anew():
+    first, second, alone = Module(), Module(), Reflow(0.5)
+    alone.apply(second_copy := copy.deepcopy(second), calibration_loader())
+    callback = Reflow(0.5)
+    callback.apply(first, calibration_loader())
+    callback.apply(second, calibration_loader())
+    assert all(torch.equal(a, b) for a, b in zip(second.parameters(), second_copy.parameters(), strict=True))
+
+
+def test_a_fit_after_apply_to_another_model_starts_anew():
+    callback = Reflow(0.5)
+    callback.apply(Module(), calibration_loader())
+    before = callback.masks
+    trainer(callback, max_epochs=1).fit(module := Module(), loader())
+    assert zeros(module) == round(0.5 * SIZE)
+    assert any(not torch.equal(before[name], mask) for name, mask in callback.masks.items())
+
+
+def test_the_seed_chooses_the_calibration_batches():
+    module = Module()
+    variances = []
+    for seed in (0, 0, 1):
+        copied = copy.deepcopy(module)
+        Reflow(0.5, calibration_batches=2, seed=seed).apply(copied, calibration_loader())
+        variances.append(copied.net[1].running_var)
+    assert torch.equal(variances[0], variances[1])
+    assert not torch.equal(variances[0], variances[2])

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,14 +14,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from reflow_lightning.experiments.experiment import run
+from reflow_lightning.experiments.kept import find_finished
 from reflow_lightning.experiments.overrides import check_overrides
-from reflow_lightning.experiments.results import last_metric, note_error, read_finished
+from reflow_lightning.experiments.results import note_error, objective
 
 _log = logging.getLogger(__name__)
 _NOISE = (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*deprecated.*")
 
 
-# Returns the metric of the last state, for sweepers.
+# Returns the validation metric of the last state, for sweepers.
 @hydra.main(version_base="1.3", config_path="pkg://reflow_lightning.conf", config_name="config")
 def _app(cfg: DictConfig) -> float | None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -35,7 +33,7 @@ def _app(cfg: DictConfig) -> float | None:
     if hydra_cfg.mode == RunMode.MULTIRUN:
         return _job(cfg, folder)
     try:
-        return last_metric(run(cfg, folder))
+        return objective(run(cfg, folder))
     except Exception as error:
         note_error(folder, error)
         raise
@@ -43,26 +41,20 @@ def _app(cfg: DictConfig) -> float | None:
 
 def _job(cfg: DictConfig, folder: Path) -> float | None:
     """One job of a sweep: skipped if its result is there, and not allowed to stop the others."""
-    if finished := read_finished(folder, cfg):
+    if finished := find_finished(folder, cfg):
         print(f"{folder} holds the result of this job already: skipped")
-        return _number(finished)
+        return objective(finished)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # curves of an earlier try would mix with the new
     try:
         if cfg.trainer.devices not in (1, "1"):
             raise ValueError(
                 f"a sweep with trainer.devices={cfg.trainer.devices} would start anew in each process: use 1"
             )
-        return _number(run(cfg, folder))
+        return objective(run(cfg, folder))
     except Exception as error:
         note_error(folder, error)
         _log.exception("this job failed, the sweep goes on")  # its end names the job and exits with 1
         return None
-
-
-def _number(report: Mapping[str, Any]) -> float | None:
-    """The last metric; where there is none, Optuna takes None for a failed trial, but stops at NaN."""
-    metric = last_metric(report)
-    return None if math.isnan(metric) else metric
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class Classifier(pl.LightningModule):
         inputs, classes = batch
         logits = self(inputs)
         accuracy.update(logits, classes)
-        self.log(f"{split}/loss", functional.cross_entropy(logits, classes), batch_size=len(classes))
+        self.log(f"{split}/loss", functional.cross_entropy(logits, classes), batch_size=len(classes), sync_dist=True)
         self.log(f"{split}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(classes))
 
     def configure_optimizers(self) -> Any:

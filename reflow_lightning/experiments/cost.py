@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from reflow_lightning.pruning.select import weight_names
 from reflow_lightning.running.isolation import isolated_rng, only_training
@@ -62,8 +63,8 @@ def measure_cost(model: nn.Module, inputs: Tensor) -> Cost:
     """Count weights and multiply-adds by running the model once, with torch's own ``FlopCounterMode``.
 
     Args:
-        model: Any module. A layer's weights are taken to multiply equally often, as they do in convolutions, linear
-            layers and recurrent cells.
+        model: Any module. The elements of a weight are taken to multiply equally often, as they do in convolutions,
+            linear layers and recurrent cells. Products between activations belong to no layer.
         inputs: One sample, as a batch of one.
 
     Example:
@@ -71,19 +72,13 @@ def measure_cost(model: nn.Module, inputs: Tensor) -> Cost:
         >>> measure_cost(model, torch.zeros(1, 1, 8, 8)).multiply_adds
         4864
     """
-    counter = FlopCounterMode(display=False)
-    with isolated_rng(), only_training(model, ()), _plain_kernels(), counter:
+    counter, by_weight = FlopCounterMode(display=False), _CountByWeight(model)
+    with isolated_rng(), only_training(model, ()), _plain_kernels(), counter, by_weight:
         model(inputs)
-    counts = counter.get_flop_counts()
-    prefix = type(model).__name__
-    inside_attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    layers = tuple(
-        _layer(name, module, counts.get(f"{prefix}.{name}" if name else prefix, {}))
-        for name, module in model.named_modules()
-        if weight_names(module) and id(module) not in inside_attention
-    )
-    total = _multiply_adds(counts.get("Global", {}))
+    rows = (_layer(name, module, by_weight.counts) for name, module in model.named_modules())
+    layers = tuple(row for row in rows if row is not None)
     parameters = list(model.parameters())
+    total = counter.get_total_flops() // 2  # the counter takes a multiply-add for two operations
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         nonzero=sum(int(p.count_nonzero()) for p in parameters),
@@ -91,6 +86,26 @@ def measure_cost(model: nn.Module, inputs: Tensor) -> Cost:
         effective=total - sum(layer.multiply_adds - layer.effective for layer in layers),
         layers=layers,
     )
+
+
+class _CountByWeight(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Multiply-adds by the weight that takes part, found by its memory: a layer may use it without being called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts = {_memory(p): 0 for p in model.parameters() if p.ndim > 1 and p.numel()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        weight = next((m for m in map(_memory, args) if m in self.counts), None) if formula else None
+        if formula is not None and weight is not None:
+            self.counts[weight] += formula(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+
+def _memory(value: Any) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 @contextmanager
@@ -107,22 +122,13 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused_attention)
 
 
-_BETWEEN_ACTIVATIONS = ("bmm", "attention")  # products in which no weight takes part
-
-
-def _multiply_adds(counts: Mapping[Any, int], weighted: bool = False) -> int:
-    return sum(
-        count // 2  # the counter takes a multiply-add for two operations
-        for operation, count in counts.items()
-        if not (weighted and any(part in str(operation) for part in _BETWEEN_ACTIVATIONS))
-    )
-
-
-def _layer(name: str, module: nn.Module, counts: Mapping[Any, int]) -> LayerCost:
-    parameters = module._parameters
-    weights: list[Tensor] = [w for w in map(parameters.get, weight_names(module)) if w is not None]
-    if isinstance(module, nn.MultiheadAttention):  # it never calls its last projection as a module
-        weights.append(module.out_proj.weight)
-    size, nonzero = sum(w.numel() for w in weights), sum(int(w.count_nonzero()) for w in weights)
-    multiply_adds, weighted = _multiply_adds(counts), _multiply_adds(counts, weighted=True)
-    return LayerCost(name, size, nonzero, multiply_adds, multiply_adds - weighted + weighted * nonzero // max(1, size))
+def _layer(name: str, module: nn.Module, counts: Mapping[int | None, int]) -> LayerCost | None:
+    """The cost of a module's own weights, unless it has none that multiply."""
+    named = set(weight_names(module))
+    weights = [p for own, p in module.named_parameters(recurse=False) if own in named or counts.get(_memory(p), 0)]
+    if not weights:
+        return None
+    done = [counts.get(_memory(p), 0) for p in weights]
+    nonzero = [int(p.count_nonzero()) for p in weights]
+    effective = sum(count * kept // p.numel() for p, count, kept in zip(weights, done, nonzero, strict=True) if kept)
+    return LayerCost(name, sum(p.numel() for p in weights), sum(nonzero), sum(done), effective)

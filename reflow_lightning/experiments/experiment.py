@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from reflow_lightning.callback import Reflow
@@ -62,10 +62,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     report = {
         "title": str(cfg.title),
         "paper": cfg.get("paper"),
-        "published": OmegaConf.to_container(cfg.published) if cfg.get("published") else {},
+        "published": _published(cfg),
         "seed": int(cfg.seed),
         "metric": str(cfg.metric),
         **tested,
+        "validation": _validation(cfg, tester, module, data),
         "sparsity": tested["stages"]["repaired"]["sparsity"],
         "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
         "cost": _cost(module, data).as_dict(),
@@ -92,9 +93,11 @@ def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.Ligh
     net: nn.Module = getattr(module, "net", module)
     if cfg.ckpt is not None:
         load_weights(net, cfg.ckpt)
+    elif cfg.get("weights") is not None:
+        return  # loaded by the model itself
     elif cfg.pretrain is not None:
         load_weights(net, _pretrain(cfg, data, folder))
-    elif not cfg.train and cfg.get("weights") is None:
+    elif not cfg.train:
         raise ValueError(
             "train=false needs a network that is trained: pass ckpt=PATH, or weights=DEFAULT with torchvision"
         )
@@ -103,9 +106,13 @@ def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.Ligh
 def _pretrain(cfg: DictConfig, data: Any, folder: Path) -> Path:
     """Train a dense network with a recipe of its own; its best weights are kept in ``dense.ckpt``."""
     recipe = cfg.pretrain
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was made before
     optimizer, scheduler = instantiate(recipe.optimizer), instantiate(recipe.scheduler)
-    module: pl.LightningModule = instantiate(cfg.module, optimizer=optimizer, scheduler=scheduler)
-    best = BestWeights(f"val/{cfg.metric}")
+    smoothing = recipe.get("label_smoothing", cfg.label_smoothing)
+    module: pl.LightningModule = instantiate(
+        cfg.module, optimizer=optimizer, scheduler=scheduler, label_smoothing=smoothing
+    )
+    best = BestWeights(cfg.monitor, cfg.mode)
     logger = TensorBoardLogger(folder, name="tensorboard", version="pretrain")
     trainer = make_trainer(cfg, callbacks=[best], logger=logger, max_epochs=int(recipe.total_epochs))
     batch_size = data.batch_size
@@ -127,7 +134,7 @@ def _fit(
     stages: Stages,
     folder: Path,
 ) -> None:
-    best = BestWeights(f"val/{cfg.metric}", ready=lambda: reflow.completed)
+    best = BestWeights(cfg.monitor, cfg.mode, ready=lambda: reflow.completed)
     logger = TensorBoardLogger(folder, name="tensorboard", version="")
     trainer = make_trainer(cfg, callbacks=[reflow, best, *instantiate(cfg.callbacks).values()], logger=logger)
     trainer.fit(module, datamodule=data)
@@ -175,6 +182,19 @@ def _tested(
             "sparsity": zeros / sum(weight.numel() for weight in weights),
         }
     return tested
+
+
+def _published(cfg: DictConfig) -> dict[str, float]:
+    """The published numbers; those of pruned networks only at the sparsity that they are of."""
+    published: dict[str, float] = dict(cfg.get("published") or {})
+    same = published.pop("sparsity", cfg.sparsity) == cfg.sparsity
+    return {stage: value for stage, value in published.items() if same or stage == "dense"}
+
+
+def _validation(cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: Any) -> float | None:
+    """The validation metric of the module as it is: what a sweep may choose by."""
+    metrics = tester.validate(module, datamodule=data, verbose=False)
+    return metrics[0].get(f"val/{cfg.metric}") if metrics else None
 
 
 def _cost(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:

@@ -29,7 +29,9 @@ def cosine(optimizer: Optimizer, epochs: int, warmup_epochs: int = 0) -> LRSched
         [0.5, 1.0, 1.0, 0.5]
     """
     if not 0 <= warmup_epochs < max(1, epochs):
-        raise ValueError(f"warmup_epochs={warmup_epochs} must be less than epochs={epochs}")
+        raise ValueError(
+            f"warmup_epochs={warmup_epochs} must be less than epochs={epochs}: lower it (scheduler.warmup_epochs=...)"
+        )
     decay = CosineAnnealingLR(optimizer, max(1, epochs - warmup_epochs))
     if warmup_epochs == 0:
         return decay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +22,14 @@ _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": 
 
 
 def fingerprint(cfg: DictConfig) -> str:
-    """A short name of everything that the configuration says, the same for the same experiment."""
+    """A short name of all that the configuration says and of the checkpoint's content, the same for the same job."""
     content = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(content.encode())
+    if cfg.get("ckpt") is not None and Path(cfg.ckpt).is_file():
+        with Path(cfg.ckpt).open("rb") as file:
+            for piece in iter(lambda: file.read(1 << 20), b""):
+                digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -41,18 +47,25 @@ def note_error(folder: Path, error: Exception) -> None:
     (folder / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
 
 
-def read_finished(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
-    """The report in a folder, if it is there and of this very configuration."""
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report in a folder, if there is a whole one."""
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return report if report.get("config") == fingerprint(cfg) else None
+    return report
 
 
-def last_metric(report: Mapping[str, Any]) -> float:
-    """The metric of the last state."""
-    return float(report.get("final", report["repaired"]))
+def read_finished(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
+    """The report in a folder, if it is there and of this very configuration."""
+    report = read_report(folder)
+    return report if report is not None and report.get("config") == fingerprint(cfg) else None
+
+
+def objective(report: Mapping[str, Any]) -> float | None:
+    """What a sweeper is told: the *validation* metric of the last state, or nothing if there is no number."""
+    value = report["validation"]
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -47,7 +48,8 @@ class BestWeights(pl.Callback):
     """Keeps the weights of the epoch whose validation was best: the choice among epochs that never sees the test set.
 
     Args:
-        metric: What is validated, such as ``"val/accuracy"``; higher is better.
+        metric: What is validated, such as ``"val/accuracy"``.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is.
         ready: Whether an epoch may be chosen; ``None``: always.
 
     Attributes:
@@ -56,17 +58,23 @@ class BestWeights(pl.Callback):
         value: Its metric.
     """
 
-    def __init__(self, metric: str, ready: Callable[[], bool] | None = None) -> None:
+    def __init__(self, metric: str, mode: str = "max", ready: Callable[[], bool] | None = None) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode={mode!r} must be 'max' or 'min'")
         self.metric = metric
+        self.sign = 1 if mode == "max" else -1
         self.ready = ready
         self.state: State | None = None
-        self.step, self.value = 0, float("-inf")
+        self.step, self.value, self._best = 0, float("nan"), float("-inf")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare with the best so far; of equal ones the later stays, which trained longer."""
         if trainer.sanity_checking or (self.ready and not self.ready()):
             return
-        value = float(trainer.callback_metrics.get(self.metric, float("-inf")))
+        if self.metric not in trainer.callback_metrics:
+            rank_zero_warn(f"{self.metric} was not logged in the validation: the last epoch counts as the best")
+        value = self.sign * float(trainer.callback_metrics.get(self.metric, float("nan")))
         value = float("-inf") if math.isnan(value) else value  # no number compares with NaN
-        if self.state is None or value >= self.value:
-            self.state, self.step, self.value = copy_state(pl_module), trainer.global_step, value
+        if self.state is None or value >= self._best:
+            self.state, self.step, self._best = copy_state(pl_module), trainer.global_step, value
+            self.value = self.sign * value

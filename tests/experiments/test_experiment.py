@@ -7,8 +7,10 @@ import torch
 from helpers import zeros
 from hydra import compose, initialize_config_module
 
+from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.resnet import ResNet
+from reflow_lightning.experiments.results import objective
 
 SMALL = ("model.blocks=1", "reflow.calibration_batches=3", "title=test", "sparsity=0.8")
 PRETRAIN = (
@@ -114,3 +116,19 @@ def test_the_report_holds_costs_published_numbers_and_versions(checkpoint, tmp_p
     weight = sum(layer["weights"] for layer in cost["layers"])
     kept = sum(layer["nonzero"] for layer in cost["layers"])
     assert 1 - kept / weight == pytest.approx(report["sparsity"])
+
+
+def test_a_sweeper_is_told_the_validation_metric_never_the_test_metric(checkpoint, tmp_path, monkeypatch):
+    cfg = configuration(f"ckpt={checkpoint}", "train=false")
+    report = run(cfg, tmp_path)
+    assert objective(report) == report["validation"]
+    monkeypatch.setattr(DigitsDataModule, "test_dataloader", lambda self: self._loader("train", 64))
+    other = run(cfg, tmp_path)
+    assert other["repaired"] != report["repaired"]
+    assert objective(other) == objective(report)
+
+
+def test_with_mode_min_the_lowest_validation_loss_is_chosen(checkpoint, tmp_path):
+    destroy = ("scheduler=step", "scheduler.step_size=1", "scheduler.gamma=1000", "optimizer.lr=0.05")
+    cfg = configuration(f"ckpt={checkpoint}", "epochs=0", "finetune_epochs=2", "monitor=val/loss", "mode=min", *destroy)
+    assert run(cfg, tmp_path)["stages"]["final"]["step"] == 20

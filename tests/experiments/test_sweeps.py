@@ -119,6 +119,8 @@ def test_a_sweep_started_again_skips_what_is_finished_and_tries_again_what_faile
     other = run(tmp_path, "sweep=sparsity", "sparsity=0.5", *SMALL, "epochs=2")
     assert "skipped" not in other
     assert "1 jobs; summary" in other  # the second job is none of this sweep
+    back = run(tmp_path, *command, expect=1)  # nothing of the first sweep was lost
+    assert f"{folder / '0'} holds the result of this job already: skipped" in back
 
 
 @pytest.mark.slow
@@ -169,4 +171,6 @@ def test_optuna_goes_on_after_a_failed_trial_and_repeats_its_trials_when_started
     assert "Best value" in text
     assert f"{folder / '0'} holds the result" in run(tmp_path, *command, expect=1)
     assert summary(folder) == rows
-    assert json.loads((folder / "0" / "report.json").read_text())["repaired"] == float(rows[0]["repaired"])
+    report = json.loads((folder / "0" / "report.json").read_text())
+    assert report["repaired"] == float(rows[0]["repaired"])
+    assert f"Best value: {report['validation']}" in text  # what it chooses by is no test result

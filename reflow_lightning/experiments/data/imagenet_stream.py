@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -121,21 +122,29 @@ def _pack(item: tuple[str, int]) -> dict[str, Any]:
     return {"image": Path(path).read_bytes(), "label": label}
 
 
-def write_stream(images: str | Path, output: str | Path, num_workers: int = 1, chunk_bytes: str = "64MB") -> None:
-    """Pack a folder with one subfolder a class into a stream; the images keep their bytes.
+def write_stream(
+    images: str | Path, output: str | Path, num_workers: int = 1, chunk_bytes: str = "64MB", seed: int = 0
+) -> None:
+    """Pack a folder with one subfolder a class into a stream, in random order; the images keep their bytes.
+
+    litdata shuffles and splits whole files of the stream and little within: in the order of the classes a validation
+    set would hold a few of them only, and a batch one or two.
 
     Args:
         images: The folder.
         output: Where the stream goes, empty or absent.
         num_workers: Processes that read.
         chunk_bytes: Size of a file of the stream.
+        seed: Seed of the order.
     """
     from litdata import optimize
     from torchvision.datasets import ImageFolder
 
+    samples = ImageFolder(images).samples
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     optimize(
         fn=_pack,
-        inputs=ImageFolder(images).samples,
+        inputs=[samples[i] for i in order.tolist()],
         output_dir=str(output),
         num_workers=num_workers,
         chunk_bytes=chunk_bytes,

@@ -60,11 +60,12 @@ class Preprocessing:
     """How a network that was trained on ImageNet wants its images.
 
     Attributes:
-        crop: Height and width of what the network sees.
+        crop: Height and width of what the network sees in a test.
         resize: Length of the shorter side before the central crop.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
         interpolation: ``"bilinear"`` or another mode of torchvision.
+        train_crop: Height and width of what it sees in training. ``None``: the same.
     """
 
     crop: int = 224
@@ -72,6 +73,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    train_crop: int | None = None
 
     def evaluation(self) -> Transform:
         """Resize, and crop the centre."""
@@ -85,7 +87,7 @@ class Preprocessing:
         from torchvision.transforms import InterpolationMode, v2
 
         mode = InterpolationMode(self.interpolation)
-        crop = v2.RandomResizedCrop(self.crop, interpolation=mode)
+        crop = v2.RandomResizedCrop(self.train_crop or self.crop, interpolation=mode)
         return normalized(self.mean, self.std, crop, v2.RandomHorizontalFlip())
 
 
@@ -113,14 +115,14 @@ def torchvision_preprocessing(name: str, weights: str | None = None) -> Preproce
 
 
 def timm_preprocessing(name: str) -> Preprocessing:
-    """The preprocessing that timm's entry of a network names."""
+    """The preprocessing that timm's entry of a network names: in a test often larger images than in training."""
     import timm
     from timm.data.config import resolve_data_config
 
     entry = timm.get_pretrained_cfg(name)
     if entry is None:
         raise ValueError(f"name={name!r} is no network of timm: timm.list_pretrained() has all")
-    chosen: dict[str, Any] = resolve_data_config(pretrained_cfg=entry.to_dict())  # type: ignore[no-untyped-call]
+    chosen: dict[str, Any] = resolve_data_config(pretrained_cfg=entry.to_dict(), use_test_size=True)  # type: ignore[no-untyped-call]
     crop = chosen["input_size"][-1]
     return Preprocessing(
         crop=crop,
@@ -128,6 +130,7 @@ def timm_preprocessing(name: str) -> Preprocessing:
         mean=tuple(chosen["mean"]),
         std=tuple(chosen["std"]),
         interpolation=chosen["interpolation"],
+        train_crop=entry.input_size[-1],
     )
 
 

@@ -41,3 +41,16 @@ def test_the_stream_gives_the_images_of_the_folders(tmp_path):
     assert train != sorted(train)  # shuffled
     calibration = list(fresh(data.calibration_dataloader(), shuffle=True, seed=0))
     assert sum(len(classes) for _, classes in calibration) == 18
+
+
+@pytest.mark.slow
+def test_all_classes_are_in_every_part_although_files_of_a_stream_stay_whole(tmp_path):
+    folder = make_imagenet(tmp_path, images=40) / "imagenet"
+    for split in ("train", "val"):
+        write_stream(folder / split, tmp_path / "stream" / split, chunk_bytes=40_000)  # about ten images
+    assert len(list((tmp_path / "stream" / "train").glob("*.bin"))) > 5
+    data = StreamedImageNetDataModule(tmp_path / "stream", calibration_batch_size=16, **SMALL)
+    data.setup()
+    assert set(labels(data.val_dataloader())) == {0, 1, 2}
+    for _, classes in list(data.calibration_dataloader())[:-1]:
+        assert len(set(classes.tolist())) == 3

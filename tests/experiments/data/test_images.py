@@ -72,7 +72,8 @@ def test_unknown_weights_are_answered_with_the_known():
 
 def test_timm_networks_name_their_preprocessing():
     found = timm_preprocessing("resnet50.a1_in1k")
-    assert (found.crop, found.resize, found.interpolation) == (224, 235, "bicubic")
+    assert (found.crop, found.resize, found.interpolation) == (288, 288, "bicubic")  # larger in tests
+    assert found.train_crop == 224
     assert timm_preprocessing("inception_v3.tf_in1k").mean == (0.5, 0.5, 0.5)
     found.evaluation(), found.training()
 

@@ -1,0 +1,68 @@
+"""Every choice of every group makes what it names."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+
+from reflow_lightning.experiments.overrides import config_groups
+
+NAMED = {"torchvision": ("name=mobilenet_v3_small",), "timm": ("name=mobilenetv3_small_050",)}
+IMAGES = [name for name in config_groups()["model"] if name not in ("fastgrnn", "signal_cnn")]
+
+
+def composed(*overrides):
+    with initialize_config_module("reflow_lightning.conf", version_base="1.3"):
+        return compose("config", overrides=["title=test", *overrides])
+
+
+@pytest.mark.parametrize("model", IMAGES)
+def test_networks_for_images_give_logits(model):
+    on_imagenet = model in ("mobilenet_v1", "mobilenet_v2", *NAMED)
+    cfg = composed(f"data={'imagenet' if on_imagenet else 'cifar10'}", f"model={model}", *NAMED.get(model, ()))
+    net = instantiate(cfg.model).eval()
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, cfg.num_classes)
+
+
+@pytest.mark.parametrize("model", ["fastgrnn", "signal_cnn"])
+@pytest.mark.parametrize(("data", "classes"), [("har2", 2), ("har6", 6)])
+def test_networks_for_signals_give_logits(model, data, classes):
+    cfg = composed(f"data={data}", f"model={model}")
+    assert instantiate(cfg.model)(torch.zeros(3, 128, 9)).shape == (3, classes)
+    assert instantiate(cfg.data).task == ("har2" if classes == 2 else "activities")
+
+
+@pytest.mark.parametrize("data", config_groups()["data"])
+def test_data_modules_have_loaders_for_training_calibration_validation_and_test(data):
+    if data == "imagenet_stream":
+        pytest.importorskip("litdata")
+    module = instantiate(composed(f"data={data}").data)
+    for split in ("train", "calibration", "val", "test"):
+        assert callable(getattr(module, f"{split}_dataloader"))
+
+
+def test_the_preprocessing_is_that_of_the_weights():
+    cfg = composed("data=imagenet", "model=torchvision", "name=resnet50", "weights=IMAGENET1K_V2")
+    assert instantiate(cfg.data).preprocessing.resize == 232
+    cfg = composed("data=imagenet", "model=timm", "name=resnet50.a1_in1k", "weights=DEFAULT")
+    assert instantiate(cfg.data).preprocessing.interpolation == "bicubic"
+
+
+@pytest.mark.parametrize("optimizer", config_groups()["optimizer"])
+@pytest.mark.parametrize("scheduler", config_groups()["scheduler"])
+def test_optimizers_and_schedulers_fit_together(optimizer, scheduler):
+    cfg = composed(f"optimizer={optimizer}", f"scheduler={scheduler}", "epochs=3", "finetune_epochs=2")
+    made = instantiate(cfg.optimizer)([torch.zeros(1, requires_grad=True)])
+    schedule = instantiate(cfg.scheduler)(made)
+    for _ in range(cfg.total_epochs):
+        made.step()
+        schedule.step()
+    assert 0 <= made.param_groups[0]["lr"] <= cfg.optimizer.lr
+    assert (made.param_groups[0]["lr"] < 1e-9) == (scheduler == "cosine")  # down to zero over all five epochs
+
+
+@pytest.mark.parametrize(("epochs", "finetune", "fraction"), [(30, 0, 1.0), (0, 10, 0.0), (30, 10, 0.75), (0, 0, 0.0)])
+def test_the_pruning_comes_between_training_and_fine_tuning(epochs, finetune, fraction):
+    cfg = composed(f"epochs={epochs}", f"finetune_epochs={finetune}")
+    assert cfg.schedule.fraction == fraction
+    assert cfg.trainer.max_epochs == epochs + finetune
