@@ -54,8 +54,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
     stages = Stages()
     reflow.listeners.append(stages.record)
-    trains = bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
-    (_fit if trains else _apply)(cfg, module, data, reflow, stages, folder)
+    (_fit if _trains(cfg) else _apply)(cfg, module, data, reflow, stages, folder)
     ended = time.perf_counter()
     tested = _tested(cfg, tester, stages, module, data)  # leaves the last state in the module
     event = reflow.events[-1]
@@ -82,6 +81,10 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return report
 
 
+def _trains(cfg: DictConfig) -> bool:
+    return bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
+
+
 def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer of the configuration, with a progress bar only where somebody can see it."""
     shown = bool(cfg.trainer.enable_progress_bar) and sys.stderr.isatty()
@@ -97,7 +100,7 @@ def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.Ligh
         return  # loaded by the model itself
     elif cfg.pretrain is not None:
         load_weights(net, _pretrain(cfg, data, folder))
-    elif not cfg.train:
+    elif not _trains(cfg):
         raise ValueError(
             "train=false needs a network that is trained: pass ckpt=PATH, or weights=DEFAULT with torchvision"
         )
@@ -159,7 +162,8 @@ def _apply(
     data.prepare_data()
     data.setup("fit")
     module.to(trainer.strategy.root_device)
-    reflow.apply(module, data.calibration_dataloader())  # type: ignore[attr-defined]
+    loader = getattr(data, "calibration_dataloader", data.train_dataloader)
+    reflow.apply(module, loader())
 
 
 def _tested(
