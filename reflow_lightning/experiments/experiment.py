@@ -45,10 +45,13 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         (folder / name).unlink(missing_ok=True)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
     data: pl.LightningDataModule = instantiate(cfg.data)
-    module: pl.LightningModule = instantiate(cfg.module)
     tester = make_trainer(cfg, logger=False, callbacks=[])
     if tester.is_global_zero:
         print(f"{cfg.title}: results go to {folder}", flush=True)
+    if tester.world_size == 1:  # missing data are noticed before weights are downloaded
+        data.prepare_data()
+        data.setup("fit")
+    module: pl.LightningModule = instantiate(cfg.module)
     began = time.perf_counter()
     _load_or_pretrain(cfg, module, data, folder)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
@@ -159,8 +162,6 @@ def _apply(
     trainer = make_trainer(cfg, logger=False, callbacks=[])
     if trainer.world_size > 1:
         raise ValueError(f"train=false with trainer.devices={cfg.trainer.devices}: nothing is trained, use 1")
-    data.prepare_data()
-    data.setup("fit")
     module.to(trainer.strategy.root_device)
     loader = getattr(data, "calibration_dataloader", data.train_dataloader)
     reflow.apply(module, loader())

@@ -51,7 +51,7 @@ class Pattern:
         if len(shape) < 2 or shape[1] % self.m:
             raise ValueError(
                 f"pattern='{self.n}:{self.m}' needs dimension 1 of '{name}' {tuple(shape)} to be a multiple of "
-                f"{self.m}: leave it out with exclude=('{name}',)"
+                f"{self.m}: leave it out with exclude=['{name}']"
             )
 
     def outside(self, scores: Scores) -> torch.Tensor:
