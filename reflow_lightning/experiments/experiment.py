@@ -57,7 +57,10 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
     stages = Stages()
     reflow.listeners.append(stages.record)
-    (_fit if _trains(cfg) else _apply)(cfg, module, data, reflow, stages, folder)
+    if _trains(cfg):
+        _fit(cfg, module, data, reflow, stages, folder)
+    else:
+        _apply(cfg, module, data, reflow)
     ended = time.perf_counter()
     tested = _tested(cfg, tester, stages, module, data)  # leaves the last state in the module
     event = reflow.events[-1]
@@ -150,14 +153,7 @@ def _fit(
         stages.keep("final", best.state or copy_state(module), best.step or trainer.global_step)
 
 
-def _apply(
-    cfg: DictConfig,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule,
-    reflow: Reflow,
-    stages: Stages,
-    folder: Path,
-) -> None:
+def _apply(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow) -> None:
     """Prune and repair without training."""
     trainer = make_trainer(cfg, logger=False, callbacks=[])
     if trainer.world_size > 1:
