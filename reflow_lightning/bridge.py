@@ -7,12 +7,15 @@ from itertools import chain, islice
 from typing import Any, cast
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from reflow_lightning.running.batches import fresh
+from reflow_lightning.running.batches import EveryNth, fresh
 from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.processes import share
 from reflow_lightning.schedules import Length, Progress
 
 CalibrationData = str | DataLoader[Any] | pl.LightningDataModule | Callable[[], Iterable[Any]]
@@ -99,7 +102,10 @@ def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[A
     if isinstance(data, DataLoader):
         return fresh(data, shuffle=False, seed=seed, **ranks)
     if callable(data):
-        return data()
+        batches = data()
+        if isinstance(batches, DataLoader):
+            return fresh(batches, shuffle=False, seed=seed, **ranks)
+        return EveryNth(batches, **ranks)
     if data == "train":  # with overfit_batches, the batches that are trained on, which are the first
         return _training_batches(trainer.train_dataloader, seed, ranks, shuffle=not _overfits(trainer))
     return _validation_batches(trainer, seed, ranks)
@@ -132,12 +138,16 @@ def _overfits(trainer: pl.Trainer) -> bool:
 
 
 def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
-    """The wanted number of batches, within ``limit_train_batches`` or ``limit_val_batches`` if the user set one."""
+    """This process's share of the wanted batches.
+
+    Of all together there are no more than ``limit_train_batches`` or ``limit_val_batches`` allow, if the user set one.
+    """
+    most: float = wanted
     if (data == "train" or isinstance(data, pl.LightningDataModule)) and _is_limited(trainer.limit_train_batches):
-        return max(1, min(wanted, int(trainer.num_training_batches)))
+        most = trainer.num_training_batches * trainer.world_size
     if data == "val" and _is_limited(trainer.limit_val_batches):
-        return max(1, min(wanted, int(sum(trainer.num_val_batches))))
-    return wanted
+        most = sum(trainer.num_val_batches) * trainer.world_size
+    return share(max(1, int(min(wanted, most))))
 
 
 def _is_limited(limit: float | None) -> bool:
@@ -154,12 +164,37 @@ def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return cast("list[pl.Callback]", getattr(trainer, "callbacks", []))
 
 
-def weight_averaging(trainer: pl.Trainer) -> str | None:
-    """Name of a callback that replaces the weights by averages in the end, if there is one."""
+def averages(trainer: pl.Trainer) -> list[nn.Module]:
+    """The modules in which other callbacks keep averages of the weights, `WeightAveraging` and its like."""
+    found = []
     for callback in callbacks(trainer):
         if {kind.__name__ for kind in type(callback).__mro__} & {"WeightAveraging", "StochasticWeightAveraging"}:
-            return type(callback).__name__
-    return None
+            average = getattr(callback, "_average_model", None)
+            if isinstance(average, nn.Module):
+                found.append(average.module if isinstance(average, AveragedModel) else average)
+    return found
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Check that the weights are where they can be pruned.
+
+    Raises:
+        ValueError: If the strategy shards them in a way that is not understood.
+    """
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            f"strategy={name} flattens the weights, and torch has deprecated it: use ModelParallelStrategy, with "
+            "fully_shard(...) in configure_model"
+        )
+    if "DeepSpeed" in name:
+        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
+    if getattr(strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
+        raise ValueError(
+            f"{name}(tensor_parallel_size={strategy._tensor_parallel_size}) splits layers over processes: use "  # type: ignore[attr-defined]
+            "tensor_parallel_size=1 and data_parallel_size for all processes"
+        )
 
 
 def is_barebones(trainer: pl.Trainer) -> bool:

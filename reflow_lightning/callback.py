@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,15 +16,16 @@ from torch.optim import Optimizer
 
 from reflow_lightning import bridge, logs
 from reflow_lightning.bridge import CalibrationData
-from reflow_lightning.calibration import Calibration, Repair, calibrate, resolve_repair
-from reflow_lightning.event import PruneEvent, prune_and_repair
+from reflow_lightning.calibration import Repair, resolve_repair
+from reflow_lightning.event import Plan, PruneEvent, prune_and_repair
 from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.names import Patterns, as_patterns
-from reflow_lightning.pruning import Allocation, Criterion, Masks, check_arguments, check_model, make_masks
+from reflow_lightning.pruning import Allocation, Criterion, Masks, check_arguments, check_model
 from reflow_lightning.running.forward import Forward, default_forward
-from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
+from reflow_lightning.running.processes import share, together
+from reflow_lightning.running.sharding import reshard, whole
 from reflow_lightning.schedules import Gradual, OneShot, Progress, Schedule
-from reflow_lightning.signal.measure import Profile
 from reflow_lightning.signal.monitor import SignalMonitor
 
 _PROFILE_BATCHES = 4
@@ -144,12 +144,16 @@ class Reflow(pl.Callback):
     # -- the training's course
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the arguments against the model, before anything is changed."""
-        check_model(pl_module, self.sparsity, **self._how)
-        self._adopt(pl_module)
+        """Check the arguments against the training and the model, before anything is changed."""
+        bridge.check_strategy(trainer)
+        if not has_lazy_parameters(pl_module):
+            self._check(pl_module)
         self._tried = False
-        if self.masks is not None:
-            self.masks.apply(pl_module)
+
+    def _check(self, module: nn.Module) -> None:
+        reshard(module)
+        with together("checking the model"):
+            check_model(module, self.sparsity, **self._how)
 
     def _adopt(self, module: nn.Module) -> None:
         """Forget the masks of another module."""
@@ -158,17 +162,20 @@ class Reflow(pl.Callback):
             self.masks, self._last = None, None
         self._module = weakref.ref(module)
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The checkpoint is loaded by now: the sanity check shall see the zeros."""
+        self._resume(pl_module)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the schedule against the training and watch the optimizers, which are restored by now."""
         if not bridge.is_trial(trainer):
             self.schedule.check(bridge.length(trainer))
+        self._resume(pl_module)
         if self.masks is not None and self.schedule.finished(self._last) and not self.masks.reaches(self.sparsity):
             rank_zero_warn(
                 f"sparsity={self.sparsity} has no effect: {self.schedule} was completed before this fit, at sparsity "
                 f"{self.masks.sparsity:.4f}; use a new Reflow, without its state in the checkpoint, to prune further"
             )
-        if averaging := bridge.weight_averaging(trainer):
-            rank_zero_warn(f"{averaging} averages weights from before and after the pruning: its average has no zeros")
         self._bind(pl_module)
         self._keeper.watch(trainer.optimizers)
         others = any(isinstance(callback, SignalMonitor) for callback in bridge.callbacks(trainer))
@@ -176,12 +183,23 @@ class Reflow(pl.Callback):
         if self._curves is not None:
             self._curves.on_train_start(trainer, pl_module)
 
+    def _resume(self, pl_module: pl.LightningModule) -> None:
+        self._adopt(pl_module)
+        reshard(pl_module)
+        if self.masks is not None:
+            with together("applying the masks of the checkpoint"):
+                self.masks.apply(pl_module)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Prune, if it is time: for schedules that start with the training or an epoch."""
-        if not self._tried and self.calibration_data == "train" and self.repair != "none":
+        lazy = has_lazy_parameters(pl_module)
+        if lazy or (not self._tried and self.calibration_data == "train" and self.repair != "none"):
             self._try_forward(trainer, pl_module, batch)
+        if lazy:  # the forward pass has given them their values
+            self._check(pl_module)
+        self._follow(pl_module)
         self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx))
 
     def on_train_batch_end(
@@ -200,6 +218,7 @@ class Reflow(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave exact zeros, and say if the schedule was not completed."""
+        reshard(pl_module)
         if self.masks is not None:
             self.masks.apply(pl_module)
         self._keeper.release()
@@ -222,7 +241,7 @@ class Reflow(pl.Callback):
     def _try_forward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         """Fail now, not after days of training, if the forward pass does not understand the batches."""
         self._tried = True
-        with isolated_rng(), only_training(pl_module, ()):
+        with whole(pl_module), together("the first forward pass"), isolated_rng(), only_training(pl_module, ()):
             bridge.forward_in_precision(trainer, self.forward)(pl_module, batch)
 
     # -- the prune event
@@ -241,17 +260,23 @@ class Reflow(pl.Callback):
             logs.log_event(trainer, self.events[-1], is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
-        event = self._prune_and_repair(
-            pl_module,
-            target,
+        limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
+        measured = self.monitor is not None and not bridge.is_barebones(trainer)
+        plan = Plan(
+            self._how,
+            self.repair,
             functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=self.seed + now.step),
             bridge.forward_in_precision(trainer, self.forward),
-            limit=bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches),
+            limit,
+            profile=min(limit, share(_PROFILE_BATCHES)) if measured else None,
+            seed=self.seed,
             step=now.step,
-            rank=trainer.global_rank,
-            monitor=not bridge.is_barebones(trainer),
+            listeners=self.listeners,
+            averages=bridge.averages(trainer),
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
         )
+        event, self.masks = prune_and_repair(pl_module, target, plan, self.masks)
+        self.events.append(event)
         self._bind(pl_module)
         for optimizer in trainer.optimizers:
             self._keeper.forget_moments(optimizer)
@@ -282,60 +307,40 @@ class Reflow(pl.Callback):
         """
         check_model(model, self.sparsity, **self._how)
         self._adopt(model)
-        forward, limit = self.forward or default_forward, self.calibration_batches
-        return self._prune_and_repair(model, self.sparsity, functools.partial(iter, batches), forward, limit=limit)
-
-    def _prune_and_repair(
-        self,
-        model: nn.Module,
-        target: float,
-        batches: Callable[[], Iterator[Any]],
-        forward: Forward,
-        *,
-        limit: int,
-        step: int = 0,
-        rank: int = 0,
-        monitor: bool = True,
-        progress: bool = False,
-    ) -> PruneEvent:
-        # Seeded, so that neither a resumed run nor one with other logging draws or augments the batches otherwise.
-        isolated = functools.partial(isolated_rng, seed=self.seed + step + rank)
-        profile = None
-        if self.monitor is not None and monitor:
-            with isolated():
-                profile = Profile(model, islice(batches(), min(limit, _PROFILE_BATCHES)), forward)
-
-        def reached(stage: str) -> None:
-            if profile is not None:
-                profile.measure(stage)
-            for listener in self.listeners:
-                listener(stage, model)
-
-        def repair() -> Calibration:
-            with isolated():
-                return calibrate(
-                    model, batches(), repair=self.repair, max_batches=limit, forward=forward, progress=progress
-                )
-
-        def choose() -> Masks:
-            with isolated_rng(seed=step):  # the same on all ranks, for a criterion that draws
-                return make_masks(model, target, previous=self.masks, **self._how)
-
-        event, self.masks = prune_and_repair(model, choose, repair, reached, step)
-        self.events.append(dataclasses.replace(event, signal=profile.reports if profile else {}))
-        return self.events[-1]
+        plan = Plan(
+            self._how,
+            self.repair,
+            functools.partial(iter, batches),
+            self.forward or default_forward,
+            self.calibration_batches,
+            profile=min(self.calibration_batches, _PROFILE_BATCHES) if self.monitor is not None else None,
+            seed=self.seed,
+            listeners=self.listeners,
+        )
+        event, self.masks = prune_and_repair(model, self.sparsity, plan, self.masks)
+        self.events.append(event)
+        return event
 
     def _bind(self, pl_module: pl.LightningModule) -> None:
         if self.masks is not None:
-            self.masks = self.masks.to(pl_module.device)
+            self.masks = self.masks.spread_over(pl_module)
             self._keeper.bind(pl_module, self.masks)
+
+    def _follow(self, pl_module: pl.LightningModule) -> None:
+        """Keep to the masks where a parameter was replaced since, as by a new layer under the old name."""
+        if self.masks is not None:
+            reshard(pl_module)
+            if not self._keeper.is_bound(pl_module, self.masks):
+                rank_zero_warn("parameters that Reflow has pruned were replaced: the new ones get the same zeros")
+                self.masks.apply(pl_module)
+                self._bind(pl_module)
 
     # -- the checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only, so that torch loads it with ``weights_only=True``."""
         return {
-            "masks": None if self.masks is None else self.masks.to("cpu").state_dict(),
+            "masks": None if self.masks is None else self.masks.state_dict(),
             "last": None if self._last is None else dataclasses.asdict(self._last),
         }
 

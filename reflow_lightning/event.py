@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from reflow_lightning.calibration import Calibration
-from reflow_lightning.pruning import Masks
+from reflow_lightning.calibration import Calibration, Repair, calibrate
+from reflow_lightning.pruning import Masks, make_masks
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.processes import rank, together
+from reflow_lightning.running.sharding import reshard
 from reflow_lightning.signal import SignalReport
+from reflow_lightning.signal.measure import Profile
 
 STAGES = ("dense", "pruned", "repaired")
 
@@ -38,54 +45,123 @@ class PruneEvent:
     signal: Mapping[str, SignalReport] = field(default_factory=dict)
 
 
-@contextmanager
-def restoring(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put the tensors back, bit for bit, if the block raises."""
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(before[name])
-        raise
+@dataclass(frozen=True)
+class Plan:
+    """How a model is pruned and repaired.
+
+    Attributes:
+        how: Arguments of `reflow_lightning.pruning.make_masks`, but the model, the sparsity and earlier masks.
+        repair: See `reflow_lightning.calibrate`.
+        batches: Makes fresh calibration batches, as they shall be for this process.
+        forward: Runs the model on a batch.
+        limit: This process takes at most so many batches.
+        profile: Takes at most so many of them to measure the signal; ``None``: it is not measured.
+        seed: Seed of whatever reading or augmenting the batches draws.
+        step: Optimizer steps done before.
+        listeners: Called with the stage and the model.
+        averages: Copies of the model in which averages of its weights are kept; they are pruned and repaired too.
+        progress: Show a bar if it takes long.
+    """
+
+    how: Mapping[str, Any]
+    repair: str | Repair
+    batches: Callable[[], Iterable[Any]]
+    forward: Forward
+    limit: int
+    profile: int | None = None
+    seed: int = 0
+    step: int = 0
+    listeners: Sequence[Callable[[str, nn.Module], None]] = ()
+    averages: Sequence[nn.Module] = ()
+    progress: bool = False
+
+    def choose(self, model: nn.Module, sparsity: float, previous: Masks | None) -> Masks:
+        """The masks; nothing is changed."""
+        with isolated_rng(seed=self.step):  # the same on all ranks, for a criterion that draws
+            return make_masks(model, sparsity, previous=previous, **self.how)
+
+    def calibrate(self, model: nn.Module) -> Calibration:
+        """Repair a pruned model; it is unchanged if that raises."""
+        with self._isolated():
+            return calibrate(
+                model,
+                self.batches(),
+                repair=self.repair,
+                max_batches=self.limit,
+                forward=self.forward,
+                progress=self.progress,
+            )
+
+    def begin_profile(self, model: nn.Module) -> Profile | None:
+        """Read the batches on which the signal is measured."""
+        if self.profile is None:
+            return None
+        with self._isolated():
+            return Profile(model, islice(self.batches(), self.profile), self.forward)
+
+    def _isolated(self) -> AbstractContextManager[None]:
+        # Seeded, so that neither a resumed run nor one with other logging draws or augments the batches otherwise.
+        return isolated_rng(seed=self.seed + self.step + rank())
 
 
 def prune_and_repair(
-    model: nn.Module,
-    choose: Callable[[], Masks],
-    repair: Callable[[], Calibration],
-    reached: Callable[[str], None],
-    step: int = 0,
+    model: nn.Module, sparsity: float, plan: Plan, previous: Masks | None = None
 ) -> tuple[PruneEvent, Masks]:
-    """Prune a model in place and repair it; if anything fails, it is as it was.
+    """Prune a model in place and repair it; if anything fails, on any process, it is as it was on all.
 
     Args:
         model: The model.
-        choose: Chooses the masks, and changes nothing.
-        repair: Repairs the pruned model; leaves it unchanged if it raises.
-        reached: Called with each of `STAGES` when the model is in that state.
-        step: For the record.
+        sparsity: Fraction of the selected weights that are zero then.
+        plan: How.
+        previous: Masks of an earlier pruning, whose zeros stay.
 
     Returns:
         What was done, and the masks.
     """
-    start = time.perf_counter()
-    masks = choose()
-    seconds = {"prune": time.perf_counter() - start}
-    calibration = Calibration((), {}, 0, 0.0)
-    with restoring(dict(zip(masks, masks.parameters(model), strict=True))):
-        try:
-            reached("dense")
-            start = time.perf_counter()
-            masks.apply(model)
-            seconds["prune"] += time.perf_counter() - start
-            reached("pruned")
-            start = time.perf_counter()
-            calibration = repair()
-            seconds["repair"] = time.perf_counter() - start
-            reached("repaired")
-        except BaseException:
-            calibration.undo()
-            raise
-    return PruneEvent(step, masks.sparsity, masks.sparsities, calibration, seconds), masks
+    reshard(model)
+    with together("preparing to prune"):
+        start = time.perf_counter()
+        masks = plan.choose(model, sparsity, previous)
+        seconds = {"prune": time.perf_counter() - start}
+        profile = plan.begin_profile(model)
+
+    def reached(stage: str) -> None:
+        if profile is not None:
+            profile.measure(stage)
+        with together(f"a listener to the {stage} network"):
+            for listener in plan.listeners:
+                listener(stage, model)
+
+    with ExitStack() as undo:  # what is pushed is called, the last first, unless everything succeeds
+        undo.callback(_snapshot(masks, model))
+        reached("dense")
+        start = time.perf_counter()
+        masks.apply(model)
+        seconds["prune"] += time.perf_counter() - start
+        reached("pruned")
+        start = time.perf_counter()
+        with together("the repair"):
+            calibration = plan.calibrate(model)
+            undo.callback(calibration.undo)
+        seconds["repair"] = time.perf_counter() - start
+        reached("repaired")
+        for average in plan.averages:
+            undo.callback(_snapshot(masks, average))
+            masks.apply(average)
+            with together("the repair of the averaged weights"):
+                undo.callback(plan.calibrate(average).undo)
+        undo.pop_all()
+    signal = {} if profile is None else profile.reports
+    return PruneEvent(plan.step, masks.sparsity, masks.sparsities, calibration, seconds, signal), masks
+
+
+def _snapshot(masks: Masks, model: nn.Module) -> Callable[[], None]:
+    """A function that puts the weights that have masks back, bit for bit."""
+    before = [(values, values.clone()) for values, _ in masks.local(model)]
+
+    @torch.no_grad()
+    def restore() -> None:
+        for values, saved in before:
+            values.copy_(saved)
+
+    return restore

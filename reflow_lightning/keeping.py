@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn, optim
 from torch.utils.hooks import RemovableHandle
 
 from reflow_lightning.pruning import Masks
+from reflow_lightning.pruning.bits import zero_where_pruned
+from reflow_lightning.pruning.shards import local
 
 
 class ZeroKeeper:
@@ -18,6 +20,7 @@ class ZeroKeeper:
     The weights are masked, not only their gradients: momentum and weight decay move a weight without any gradient.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(2, 1)
         >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
         >>> keeper = ZeroKeeper()
@@ -31,15 +34,18 @@ class ZeroKeeper:
 
     def __init__(self) -> None:
         self._parameters: list[nn.Parameter] = []
-        self._masks: list[Tensor] = []
-        self._apply: Callable[[], None] | None = None
+        self._masks: list[Tensor] = []  # as far as this process holds the parameters
         self._handles: list[RemovableHandle] = []
 
     def bind(self, model: nn.Module, masks: Masks) -> None:
         """Keep the zeros of these masks, instead of any before."""
         self._parameters = masks.parameters(model)
-        self._masks = [mask.to(p.device) for p, mask in zip(self._parameters, masks.values(), strict=True)]
-        self._apply = masks.bind(model)
+        self._masks = [mask for _, mask in masks.local(model)]
+
+    def is_bound(self, model: nn.Module, masks: Masks) -> bool:
+        """Whether the model still has the parameters that were bound, and not others under their names."""
+        now = masks.parameters(model)
+        return len(now) == len(self._parameters) and all(map(operator.is_, now, self._parameters))
 
     def watch(self, optimizers: Iterable[optim.Optimizer]) -> None:
         """Act after every step of these optimizers, instead of any before; a skipped step changes nothing."""
@@ -50,26 +56,24 @@ class ZeroKeeper:
     def release(self) -> None:
         """Watch nothing and hold nothing of the model."""
         self._stop_watching()
-        self._parameters, self._masks, self._apply = [], [], None
+        self._parameters, self._masks = [], []
 
-    @torch.no_grad()
     def mask_gradients(self) -> None:
         """Set the gradients of pruned weights to zero, so that clipping and momentum see only what is alive."""
-        for parameter, mask in zip(self._parameters, self._masks, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+        pairs = zip(self._parameters, self._masks, strict=True)
+        found = [(local(p.grad), mask) for p, mask in pairs if p.grad is not None]
+        zero_where_pruned([gradient for gradient, _ in found], [mask for _, mask in found])
 
-    @torch.no_grad()
     def forget_moments(self, optimizer: optim.Optimizer) -> None:
         """Set momentum and moments of pruned weights to zero in an optimizer's state."""
         for parameter, mask in zip(self._parameters, self._masks, strict=True):
             for value in optimizer.state.get(parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == mask.shape:
-                    value.mul_(mask.to(value.device))
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point():
+                    here = local(value)
+                    zero_where_pruned([here], [mask.to(here.device)])
 
     def _after_step(self, *_: Any) -> None:
-        if self._apply is not None:
-            self._apply()
+        zero_where_pruned([local(parameter.detach()) for parameter in self._parameters], self._masks)
 
     def _stop_watching(self) -> None:
         while self._handles:

@@ -1,27 +1,91 @@
-"""Two processes, each with its own share of the data, agree with one that has it all."""
+"""Processes that run together agree with one that has all the data, and fail together."""
+
+import copy
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from workers import BATCHES, network, prune_calibrate_measure
+from scenarios import BATCHES, PLAIN, network
+from torch import nn
+from workers import outcomes, results, run
 
-from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning import Masks, calibrate, measure_signal, prune
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
-def test_masks_and_statistics_are_those_of_the_union(tmp_path):
-    mp.spawn(prune_calibrate_measure, (str(tmp_path),), nprocs=2)
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"{request.param}_processes")
+    run(PLAIN, request.param, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone():
     model = network()
+    dense = copy.deepcopy(model)
     masks = prune(model, 0.5, criterion="random")
-    calibrate(model, BATCHES, max_batches=6)
-    variances = measure_signal(model, BATCHES, max_batches=6).variances()
-    for rank in range(2):
-        rank_masks, state, signal = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert all(torch.equal(rank_masks[name], masks[name]) for name in masks)
+    result = calibrate(model, BATCHES, max_batches=7)
+    signal = measure_signal(model, BATCHES, reference=dense, max_batches=7)
+    return {"masks": masks, "state": model.state_dict(), "signal": signal, "batches": result.batches}
+
+
+@pytest.mark.parametrize("scenario", ["uneven", "empty_on_the_first", "empty_on_the_last"])
+def test_masks_statistics_and_signal_are_those_of_the_union(scenario, together, alone):
+    found = results(scenario, together)
+    for rank in found:
+        assert Masks.from_state_dict(rank["masks"]) == alone["masks"]
+        assert rank["batches"] == alone["batches"]
+        for name, value in alone["state"].items():
+            torch.testing.assert_close(rank["state"][name], value, rtol=1e-6, atol=1e-7)
+            assert torch.equal(rank["state"][name], found[0]["state"][name])  # to the last bit
+        assert rank["signal"]["batches"] == 7
+        for row, expected in zip(rank["signal"]["layers"], alone["signal"].to_dict()["layers"], strict=True):
+            assert row.pop("name") == expected.pop("name")
+            assert row == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_synchronised_layers_are_calibrated_batch_by_batch_like_others(together):
+    model = network()
+    calibrate(model, BATCHES, max_batches=7)
+    for state in results("synchronised", together):
         for name, value in model.state_dict().items():
-            if "num_batches" not in name:
-                torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-7)
-        assert signal == pytest.approx(variances, rel=1e-6)
+            torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_no_batch_on_any_process_is_an_error_on_all(together):
+    for outcome in outcomes("empty_everywhere", together):
+        assert "gave no batch for calibration" in outcome["error"]
+
+
+def test_a_process_that_fails_raises_on_all_and_all_are_as_before(together):
+    for rank, found in enumerate(results("a_batch_that_breaks", together)):
+        if rank == 1:
+            assert found["raised"] == "ZeroDivisionError: the second batch of rank 1"
+        else:
+            assert found["raised"].startswith("PeerError: calibration failed on rank 1 (ZeroDivisionError:")
+        assert all(torch.equal(found["before"][name], value) for name, value in found["after"].items())
+
+
+def test_a_value_that_is_not_finite_names_the_layer_on_all(together):
+    for found in results("a_value_that_is_not_finite", together):
+        assert found["raised"].startswith("layer '1' gets values that are NaN")
+        assert all(torch.equal(found["before"][name], value) for name, value in found["after"].items())
+
+
+def test_every_failure_is_told_once(together):
+    found = results("failures_are_told_once", together)
+    for place, raised in zip(("outer", "inner", "exchange", "nowhere"), zip(*found, strict=True), strict=True):
+        failing = len(found) - 1 if place == "exchange" else 0
+        for rank, text in enumerate(raised):
+            if place == "nowhere":
+                assert text == "nothing"
+            else:
+                assert text.startswith(f"ValueError: {place}" if rank == failing else "PeerError: ")
+
+
+def test_synchronised_layers_are_left_as_they_were():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
+    calibrate(model, BATCHES, max_batches=7)
+    assert "forward" not in vars(model[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.signal.statistics import MergedMoments, moments
+from reflow_lightning.running.processes import gather, together
+from reflow_lightning.signal.statistics import MergedMoments, exact_device, moments
 
 
 class _TooFewValues(BaseException):
@@ -64,7 +66,7 @@ class Snapshot:
 
 
 class Population(NamedTuple):
-    """Statistics by module name, and the number of batches that they rest on."""
+    """Statistics by module name, and the number of batches that they rest on, on all processes together."""
 
     layers: dict[str, MergedMoments]
     batches: int
@@ -77,6 +79,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     Each layer normalises by the statistics of the batch at hand, so that a layer's input does not depend on the old
     statistics of those above it. Every call of a layer counts, and every value in a call counts the same: for given
     activations the result does not depend on how they are split into batches, their order, or the number of processes.
+    A batch belongs to one process, SyncBatchNorm or not: the processes meet once, at the end.
 
     Args:
         model: Any module.
@@ -91,7 +94,10 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     """
     layers = batchnorm_layers(model)
     # All layers in one order, reached or not, so that processes that merge their statistics agree on them.
-    statistics = {name: MergedMoments(layer.num_features) for name, layer in layers.items()}
+    statistics = {
+        name: MergedMoments(layer.num_features).to(exact_device(layer.get_buffer("running_mean")))
+        for name, layer in layers.items()
+    }
     used = 0
     staged: list[tuple[str, Tensor]] = []
     with ExitStack() as stack:
@@ -99,7 +105,9 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
         stack.enter_context(only_training(model, layers.values()))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
         for name, layer in layers.items():
+            stack.enter_context(_alone(layer))
             stack.enter_context(_listening(name, layer, staged))
+        stack.enter_context(together("calibration"))
         for batch in batches:
             staged.clear()
             try:
@@ -108,10 +116,22 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
                 continue
             used += 1
             for name, part in staged:
-                statistics[name].to(part.device).update(part)
+                statistics[name].update(part)
+    used = sum(gather(used))
     if layers and not used:
         raise ValueError("every batch gives a BatchNorm layer one value a channel: use batches of more samples")
     return Population(statistics, used)
+
+
+@contextmanager
+def _alone(layer: _BatchNorm) -> Iterator[None]:
+    """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
+    if isinstance(layer, nn.SyncBatchNorm):
+        layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        vars(layer).pop("forward", None)
 
 
 @contextmanager

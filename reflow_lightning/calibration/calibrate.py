@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,6 +20,8 @@ from reflow_lightning.calibration.batchnorm import (
 from reflow_lightning.running.batches import device_of, take
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.processes import warn
+from reflow_lightning.running.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ def repair_batchnorm(
     skipped = not_calibrated(model)
     if skipped:
         named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
-        warnings.warn(f"calibrate left alone {named}", stacklevel=4)
+        warn(f"calibrate left alone {named}", stacklevel=4)
     if not layers:
-        warnings.warn(
+        warn(
             f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
             "fine-tune it after pruning, or prune less",
             stacklevel=4,
@@ -80,7 +81,7 @@ def repair_batchnorm(
     repaired = write_statistics(model, population)
     unreached = {name: "no batch reached it" for name in layers if name not in repaired}
     if unreached:
-        warnings.warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
+        warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
     return Calibration(repaired, skipped | unreached, population.batches, time.perf_counter() - start, before)
 
 
@@ -121,7 +122,8 @@ def calibrate(
 
     BatchNorm layers get the population statistics of their inputs over the batches. No other value of the model, no
     training flag and no random state is changed. Where processes run together (`torch.distributed`), call it on all of
-    them, each with its own batches: the statistics are those of the union.
+    them, each with its own batches or none: the statistics are those of the union, and if one fails, all raise. A model
+    under `fully_shard` is held whole meanwhile.
 
     Args:
         model: Any module, on the device where it shall run.
@@ -153,5 +155,5 @@ def calibrate(
     """
     run = resolve_repair(repair)
     moved = take(batches, max_batches, device_of(model), task="calibration", progress=progress)
-    with isolated_rng():
+    with isolated_rng(), whole(model):
         return run(model, moved, forward or default_forward, reference)

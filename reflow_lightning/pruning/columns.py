@@ -60,7 +60,7 @@ class KeptColumns:
             ValueError: If a matrix matches no pattern or has fewer columns, or the sparsity is another one.
         """
         counts = {name: self._kept(name, s.weight) for name, s in scores.items()}
-        total = sum(s.weight.numel() for s in scores.values())
+        total = sum(s.size for s in scores.values())
         if sum(counts.values()) != keep:
             raise ValueError(
                 f"{self} keeps {sum(counts.values())} of {total} weights, but the sparsity leaves {keep}: "

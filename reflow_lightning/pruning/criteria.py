@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -29,8 +30,12 @@ class StreamedCriterion(Protocol):
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``."""
 
-    def pieces(self, name: str, weight: Tensor, /) -> Iterator[Tensor]:
-        """The same scores as flat pieces, split like `flat_chunks`."""
+    def pieces(self, name: str, weight: Tensor, /, start: int = 0) -> Iterator[Tensor]:
+        """The same scores as flat pieces, split like `flat_chunks`.
+
+        Of a parameter that is spread over processes, ``weight`` is the part that is held here, and ``start`` the
+        position of its first element in the whole.
+        """
 
 
 def flat_chunks(tensor: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
@@ -61,7 +66,7 @@ class Magnitude:
         """Score every element of ``weight``."""
         return weight.abs()
 
-    def pieces(self, name: str, weight: Tensor, /) -> Iterator[Tensor]:
+    def pieces(self, name: str, weight: Tensor, /, start: int = 0) -> Iterator[Tensor]:
         """The same scores as flat pieces."""
         return (self(name, piece) for piece in flat_chunks(weight))
 
@@ -82,13 +87,15 @@ class Random:
         """Score every element of ``weight``."""
         return torch.cat([piece.view(-1) for piece in self.pieces(name, weight.contiguous())]).view(weight.shape)
 
-    def pieces(self, name: str, weight: Tensor, /) -> Iterator[Tensor]:
+    def pieces(self, name: str, weight: Tensor, /, start: int = 0) -> Iterator[Tensor]:
         """The same scores as flat pieces."""
         # Type and device are given, so that no default of the process changes the draw.
         generator = torch.Generator("cpu").manual_seed(zlib.crc32(f"{self.seed}:{name}".encode()))
+        draw = partial(torch.rand, generator=generator, dtype=torch.float32, device="cpu")
+        for skipped in range(0, start, CHUNK):  # what belongs to other processes is drawn too, and forgotten
+            draw(min(CHUNK, start - skipped))
         for piece in flat_chunks(weight):
-            draw = torch.rand(piece.shape, generator=generator, dtype=torch.float32, device="cpu")
-            yield draw.to(weight.device)
+            yield draw(piece.shape).to(weight.device)
 
 
 CRITERIA: dict[str, Criterion] = {"magnitude": Magnitude(), "random": Random()}

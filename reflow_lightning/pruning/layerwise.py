@@ -52,7 +52,7 @@ def apportion(
 
 def uniform(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
     """Every tensor keeps the same share of its weights, as nearly as whole numbers and floors allow."""
-    sizes = {name: s.weight.numel() for name, s in scores.items()}
+    sizes = {name: s.size for name, s in scores.items()}
     return apportion(keep, sizes, floors, _most(scores, keep, floors))
 
 
@@ -63,7 +63,7 @@ def erk(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> d
     so the number of its weights that stay is proportional to the sum of its dimensions; a tensor that would keep more
     than it has stays dense.
     """
-    sizes = {name: float(sum(s.weight.shape)) if s.weight.numel() else 0.0 for name, s in scores.items()}
+    sizes = {name: float(sum(s.shape)) if s.size else 0.0 for name, s in scores.items()}
     return apportion(keep, sizes, floors, _most(scores, keep, floors))
 
 
@@ -72,15 +72,8 @@ def _most(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) ->
 
     Rounding alone may let a tensor keep one weight more although fewer stay in all.
     """
-    left = {name: max(floors[name], _left(s)) for name, s in scores.items()}
+    left = {name: max(floors[name], s.left) for name, s in scores.items()}
     return left if sum(left.values()) >= keep else {name: s.most for name, s in scores.items()}
-
-
-def _left(scores: Scores) -> int:
-    if scores.pruned is None:
-        return scores.most
-    gone = scores.pruned if scores.outside is None else scores.pruned | scores.outside
-    return gone.numel() - int(gone.sum())
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from reflow_lightning.pruning.bits import gathered, pack, unpack, zero_where_pruned
+from reflow_lightning.pruning.shards import local, part_like, part_of, spread_like
+from reflow_lightning.running.files import write_whole
+from reflow_lightning.running.processes import rank, summed, together
 
 
 class Masks(Mapping[str, Tensor]):
@@ -20,7 +29,12 @@ class Masks(Mapping[str, Tensor]):
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise ValueError(f"mask '{name}' is {kind}, not a bool tensor")
         self._masks = dict(masks)
+        self._kept = _count(self._masks)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
@@ -31,26 +45,34 @@ class Masks(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._masks)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both prune the same weights; of masks that are spread over processes, the part held here."""
+        if not isinstance(other, Masks) or self.keys() != other.keys():
+            return False
+        return all(torch.equal(local(mask), local(other[name])) for name, mask in self.items())
+
+    __hash__ = None  # type: ignore[assignment]  # as that of every mapping
+
     def __repr__(self) -> str:
-        weights = sum(mask.numel() for mask in self.values())
-        return f"Masks({len(self)} tensors, {weights} weights, {self.sparsity:.4f} pruned)"
+        return f"Masks({len(self)} tensors, {self._total} weights, {self.sparsity:.4f} pruned)"
+
+    @property
+    def _total(self) -> int:
+        return sum(mask.numel() for mask in self.values())
 
     @property
     def sparsity(self) -> float:
         """Share of the selected weights that are pruned."""
-        kept = sum(int(mask.sum()) for mask in self.values())
-        total = sum(mask.numel() for mask in self.values())
-        return 1 - kept / total if total else 0.0
+        return 1 - sum(self._kept.values()) / self._total if self._total else 0.0
 
     @property
     def sparsities(self) -> dict[str, float]:
         """Share of pruned weights by parameter name."""
-        return {name: 1 - int(mask.sum()) / max(1, mask.numel()) for name, mask in self.items()}
+        return {name: 1 - self._kept[name] / max(1, mask.numel()) for name, mask in self.items()}
 
     def reaches(self, sparsity: float) -> bool:
         """Whether as many weights are pruned as this sparsity asks for, to the nearest whole number."""
-        total = sum(mask.numel() for mask in self.values())
-        return round(self.sparsity * total) >= round(sparsity * total)
+        return self._total - sum(self._kept.values()) >= round(sparsity * self._total)
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The model's parameters that the masks belong to, in the order of the masks.
@@ -69,51 +91,106 @@ class Masks(Mapping[str, Tensor]):
                 )
         return [named[name] for name in self]
 
-    @torch.no_grad()
-    def apply(self, model: nn.Module) -> None:
-        """Set the pruned weights of a model to zero, in place.
+    def local(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """The model's parameters and their masks, as far as this process holds them, on the parameters' devices.
 
-        Raises:
-            ValueError: If the masks do not fit the model, which then is unchanged.
-        """
-        for parameter, mask in zip(self.parameters(model), self.values(), strict=True):
-            parameter.masked_fill_(~mask.to(parameter.device), 0)
-
-    def bind(self, model: nn.Module) -> Callable[[], None]:
-        """Make a function that sets the pruned weights to zero at little cost, to be called after every optimizer step.
-
-        It multiplies in place, all tensors in one call, with the bool masks themselves, so that nothing of the weights'
-        size is held between calls. A pruned weight may become -0.0, and one that diverged stays NaN; `apply` leaves 0.
+        The parameters' values share the model's memory.
 
         Raises:
             ValueError: If the masks do not fit the model.
         """
-        parameters: list[Tensor] = list(self.parameters(model))
-        masks = [mask.to(parameter.device) for parameter, mask in zip(parameters, self.values(), strict=True)]
+        parts = [part_of(name, p) for name, p in zip(self, self.parameters(model), strict=True)]
+        return [(part.values, part_like(part, mask)) for part, mask in zip(parts, self.values(), strict=True)]
 
-        @torch.no_grad()
-        def keep_zeros() -> None:
-            torch._foreach_mul_(parameters, masks)
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Set the pruned weights of a model to zero, in place, whatever they are.
 
-        return keep_zeros
+        Raises:
+            ValueError: If the masks do not fit the model, which then is unchanged.
+        """
+        values, masks = map(list, zip(*self.local(model), strict=True)) if self else ([], [])
+        zero_where_pruned(values, masks)
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
         return Masks({name: mask.to(device) for name, mask in self.items()})
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Plain bool tensors by parameter name, for `torch.save` and loading with ``weights_only=True``."""
-        return dict(self._masks)
+    def spread_over(self, model: nn.Module) -> Masks:
+        """The same masks, each on the device of its parameter and spread over processes as that is."""
+        named = zip(self, self.parameters(model), self.local(model), strict=True)
+        return Masks({name: spread_like(parameter, mask) for name, parameter, (_, mask) in named})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Names, shapes and one bit a weight, for `torch.save` and loading with ``weights_only=True``.
+
+        Of masks that are spread over processes it holds the whole; call it on all of them.
+
+        Example:
+            >>> Masks({"weight": torch.tensor([[True, False]])}).state_dict()
+            {'names': ['weight'], 'shapes': [[1, 2]], 'bits': tensor([128], dtype=torch.uint8)}
+        """
+        flat = [gathered(mask).flatten() for mask in self.values()]
+        return {
+            "names": list(self),
+            "shapes": [list(mask.shape) for mask in self.values()],
+            "bits": pack(torch.cat(flat) if flat else torch.zeros(0, dtype=torch.bool)),
+        }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Masks:
-        """Make masks from what `state_dict` gave.
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Masks:
+        """Make masks from what `state_dict` gave, on the CPU.
 
         Raises:
-            ValueError: If an entry is no bool tensor.
+            ValueError: If it is anything else.
         """
-        for name, mask in state.items():
-            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-                raise ValueError(f"mask '{name}' is {kind}, not a bool tensor: pass what Masks.state_dict() gave")
-        return cls(state)
+        try:
+            shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
+            sizes = [shape.numel() for shape in shapes.values()]
+            flat = torch.split(unpack(state["bits"], sum(sizes)), sizes)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"this is no state of Masks ({type(error).__name__}: {error}): pass what Masks.state_dict() gave"
+            ) from error
+        return cls({name: part.view(shape) for (name, shape), part in zip(shapes.items(), flat, strict=True)})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file, whole or not at all; whatever was there before stays until then.
+
+        Where processes run together, call it on all of them; rank zero writes.
+
+        Example:
+            >>> import tempfile
+            >>> path = tempfile.mkdtemp() + "/masks.pt"
+            >>> Masks({"weight": torch.tensor([[True, False]])}).save(path)
+            >>> Masks.load(path)
+            Masks(1 tensors, 2 weights, 0.5000 pruned)
+        """
+        state = self.state_dict()
+        with together(f"writing {path}"):
+            if rank() == 0:
+                write_whole(Path(path), lambda file: torch.save(state, file))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Masks:
+        """Read a file of `save`. No code in it is run.
+
+        Raises:
+            ValueError: If it is damaged, or another kind of file.
+            OSError: If it can't be read.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged, or no file of Masks.save: {error}") from error
+        return cls.from_state_dict(state)
+
+
+def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """Number of weights that stay, by name; of masks that are spread over processes, on all of them."""
+    parts = [part_of(name, mask) for name, mask in masks.items()]
+    counts = torch.tensor([int(part.values.sum()) for part in parts], dtype=torch.int64)
+    for group in {part.group for part in parts if part.group is not None}:
+        indices = [i for i, part in enumerate(parts) if part.group is group]
+        counts[indices] = summed(counts[indices], group)
+    return dict(zip(masks, counts.tolist(), strict=True))

@@ -57,6 +57,8 @@ class Pattern:
     def outside(self, scores: Scores) -> torch.Tensor:
         """The weights that the pattern prunes: bool, of the weight's shape; of equal scores the first go."""
         shape = scores.weight.shape
+        if not scores.weight.numel():
+            return torch.zeros(shape, dtype=torch.bool, device=scores.weight.device)
         keys = torch.cat(list(scores.keys(scores.dtype))).view(shape).movedim(1, -1)
         groups = keys.reshape(*keys.shape[:-1], -1, self.m)
         order = groups.argsort(dim=-1, stable=True)  # ascending: the first M - N are pruned

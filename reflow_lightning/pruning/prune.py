@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any
 
@@ -19,6 +19,8 @@ from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.ranking import cut_mask
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.select import select
+from reflow_lightning.pruning.shards import Part, part_like, part_of, spread_like
+from reflow_lightning.running.processes import together, warn
 
 
 def check_arguments(
@@ -60,10 +62,12 @@ def check_model(
     """
     check_arguments(sparsity, criterion, allocation, pattern, min_kept)
     selected = {name: p.detach() for name, p in select(model, include, exclude).items()}
-    for name, weight in selected.items():
-        _check_finite(name, weight)
-        if pattern is not None:
-            Pattern.parse(pattern).check(name, weight.shape)
+    parts = {name: part_of(name, weight) for name, weight in selected.items()}
+    with together("checking the weights") if any(part.group for part in parts.values()) else nullcontext():
+        for name, part in parts.items():
+            _check_finite(name, part.values)
+            if pattern is not None:
+                Pattern.parse(pattern).check(name, part.shape)
     sizes = {name: weight.numel() for name, weight in selected.items()}
     least_kept(sum(sizes.values()), sizes, min_kept, kept_in_all(selected, sparsity))
     return selected
@@ -97,21 +101,23 @@ def make_masks(
     selected = check_model(model, sparsity, **how, include=include, exclude=exclude)
     keep = kept_in_all(selected, sparsity)
     score = resolve_criterion(criterion)
-    scores = {name: Scores(name, w, score, _pruned(name, w, previous)) for name, w in selected.items()}
+    parts = {name: part_of(name, weight) for name, weight in selected.items()}
+    scores = {n: Scores(n, p.values, score, _pruned(n, p, previous), part=p) for n, p in parts.items()}
     if pattern is not None:
         parsed = Pattern.parse(pattern)
         scores = {name: s.without(parsed.outside(s)) for name, s in scores.items()}
     total = sum(weight.numel() for weight in selected.values())
     floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
     cuts = allocate(scores, keep, allocation, floors)
-    empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.weight.numel() and not cut.kept]
+    empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.size and not cut.kept]
     if empty:
-        warnings.warn(
+        warn(
             f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes there; "
             f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
             stacklevel=3,
         )
-    return Masks({name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)})
+    masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
+    return Masks({name: spread_like(selected[name], mask) for name, mask in masks.items()})
 
 
 def prune(
@@ -129,6 +135,9 @@ def prune(
 
     Exactly ``round(sparsity * selected)`` weights are masked; of equal scores the first by position go; the result is
     the same on every run. Weights that are zero already go first. Zeros alone make no model smaller or faster.
+
+    Of a model under `fully_shard` every process prunes its own part; call it on all of them. What they exchange is
+    counts, not weights.
 
     Args:
         model: Any module.
@@ -175,9 +184,9 @@ def _check_finite(name: str, weight: Tensor) -> None:
             raise ValueError(f"parameter '{name}' holds NaN or infinite values: repair or exclude it before pruning")
 
 
-def _pruned(name: str, weight: Tensor, previous: Mapping[str, Tensor] | None) -> Tensor | None:
+def _pruned(name: str, part: Part, previous: Mapping[str, Tensor] | None) -> Tensor | None:
     if previous is None:
         return None
     if name not in previous:
         raise ValueError(f"previous holds no mask for '{name}': pass masks of the same selection")
-    return ~previous[name].to(weight.device)
+    return ~part_like(part, previous[name])

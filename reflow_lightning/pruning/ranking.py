@@ -4,17 +4,22 @@ The bits of an IEEE float, read as an integer, order like the float itself. So t
 digit by digit: count how often each value of the leading digit occurs, choose the value in which the k-th lies, and
 look only at scores with that digit in the next pass. Nothing is sorted or concatenated: what is kept is one small
 histogram a tensor and one piece of scores at a time.
+
+Where tensors are spread over processes, all that these exchange is counts, a few for each tensor and bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from reflow_lightning.pruning.scores import Scores
+from reflow_lightning.running.processes import summed, together
 
 _DIGITS = {  # (shift, width in bits) from the leading digit on
     torch.float32: ((21, 11), (10, 11), (0, 10)),
@@ -24,7 +29,10 @@ _DIGITS = {  # (shift, width in bits) from the leading digit on
 
 @dataclass(frozen=True)
 class Cut:
-    """Where one tensor is cut: scores above ``key`` stay, and so do those equal to it but the first ``pruned_ties``."""
+    """Where one tensor is cut: scores above ``key`` stay, and so do those equal to it but the first ``pruned_ties``.
+
+    Of a tensor that is spread over processes, ``kept`` counts all of it, ``pruned_ties`` what is held here.
+    """
 
     dtype: torch.dtype
     key: int
@@ -67,22 +75,70 @@ def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = Non
     dtype = torch.float64 if any(s.dtype == torch.float64 for s in scores) else torch.float32
     floor = torch.tensor([0] * len(scores) if floors is None else list(floors), dtype=torch.int64)
     above = torch.zeros(len(scores), dtype=torch.int64)
-    equal, prefix = above, None
+    here = equal = above
+    prefix = None
     for shift, bits in _DIGITS[dtype]:
         counts = torch.zeros(len(scores), 1 << bits, dtype=torch.int64)
-        for row, s in zip(counts, scores, strict=True):
-            row.copy_(_histogram(s, dtype, prefix, shift, bits))
-        at_least = above[:, None] + counts.flip(1).cumsum(1).flip(1)
-        digit = int((torch.maximum(at_least, floor[:, None]).sum(0) >= keep).nonzero()[-1])
-        equal = counts[:, digit]
-        above = at_least[:, digit] - equal
+        with _in_step(scores):
+            for row, s in zip(counts, scores, strict=True):
+                row.copy_(_histogram(s, dtype, prefix, shift, bits))
+        digit = _digit(counts, above, floor, keep, scores)
+        here = counts[:, digit]
+        equal = _everywhere(here, scores)
+        above = above + _everywhere(counts[:, digit + 1 :].sum(1), scores)
         prefix = digit - (1 << (bits - 1)) if prefix is None else (prefix << bits) | digit
     assert prefix is not None
-    ties = _share_ties(above, equal, floor, keep)
+    kept_ties = _share_ties(above, equal, floor, keep)
+    pruned_ties = _share_here(equal - kept_ties, here, scores)
     return [
-        Cut(dtype, prefix, int(a + t), int(e - t)) if a + t >= f else rank([s], int(f))[0]
-        for s, a, e, t, f in zip(scores, above, equal, ties, floor, strict=True)
+        Cut(dtype, prefix, int(a + t), int(p)) if a + t >= f else rank([s], int(f))[0]
+        for s, a, t, p, f in zip(scores, above, kept_ties, pruned_ties, floor, strict=True)
     ]
+
+
+def _digit(counts: Tensor, above: Tensor, floor: Tensor, keep: int, scores: Sequence[Scores]) -> int:
+    """The largest digit for which enough scores have at least that digit, each tensor counting its floor or more.
+
+    By bisection, so that processes need not exchange whole histograms.
+    """
+    from_digit = counts.flip(1).cumsum(1).flip(1)
+    low, high = 0, counts.shape[1]
+    while high - low > 1:
+        middle = (low + high) // 2
+        at_least = above + _everywhere(from_digit[:, middle], scores)
+        low, high = (middle, high) if int(torch.maximum(at_least, floor).sum()) >= keep else (low, middle)
+    return low
+
+
+def _groups(scores: Sequence[Scores]) -> dict[dist.ProcessGroup, list[int]]:
+    """The process groups that hold tensors together, and which."""
+    groups: dict[dist.ProcessGroup, list[int]] = {}
+    for index, s in enumerate(scores):
+        if s.whole.group is not None:
+            groups.setdefault(s.whole.group, []).append(index)
+    return groups
+
+
+def _in_step(scores: Sequence[Scores]) -> AbstractContextManager[None]:
+    return together("ranking") if _groups(scores) else nullcontext()
+
+
+def _everywhere(counts: Tensor, scores: Sequence[Scores]) -> Tensor:
+    """One count a tensor, summed over the processes that hold it together."""
+    total = counts.clone()
+    for group, indices in _groups(scores).items():
+        total[indices] = summed(counts[indices], group)
+    return total
+
+
+def _share_here(pruned_ties: Tensor, here: Tensor, scores: Sequence[Scores]) -> Tensor:
+    """How many ties are pruned here: those of earlier processes come first."""
+    earlier = torch.zeros_like(here)
+    for group, indices in _groups(scores).items():
+        table = torch.zeros(dist.get_world_size(group), len(indices), dtype=torch.int64)
+        table[dist.get_rank(group)] = here[indices]
+        earlier[indices] = summed(table, group)[: dist.get_rank(group)].sum(0)
+    return torch.minimum((pruned_ties - earlier).clamp(min=0), here)
 
 
 def _share_ties(above: Tensor, equal: Tensor, floor: Tensor, keep: int) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from reflow_lightning.pruning.criteria import Criterion, Magnitude, StreamedCriterion, flat_chunks
+from reflow_lightning.pruning.shards import Part
+from reflow_lightning.running.processes import summed
 
 
 def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -41,10 +43,11 @@ class Scores:
 
     Attributes:
         name: Name of the parameter.
-        weight: Its values.
+        weight: Its values, as far as they are held here.
         criterion: Maps them to scores.
         pruned: Bool tensor of the weight's shape, True where it was pruned before. ``None``: where it is zero.
         outside: Bool tensor of the weight's shape, True where an N:M pattern forbids a weight. ``None``: nowhere.
+        part: Where the values lie in a parameter that is spread over processes. ``None``: they are all of it.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Scores:
     criterion: Criterion
     pruned: Tensor | None = None
     outside: Tensor | None = None
+    part: Part | None = None
 
     def without(self, outside: Tensor) -> Scores:
         """The same scores, where some weights must not stay."""
@@ -60,10 +64,35 @@ class Scores:
             vars(restricted)["tensor"] = self.tensor
         return restricted
 
+    @property
+    def whole(self) -> Part:
+        """The place of the values in the parameter."""
+        return self.part or Part(self.weight, self.weight.shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the parameter, on all processes together."""
+        return self.whole.shape
+
+    @property
+    def size(self) -> int:
+        """Number of weights of the parameter, on all processes together."""
+        return self.shape.numel()
+
     @cached_property
     def most(self) -> int:
-        """The largest number of weights that may stay."""
-        return self.weight.numel() - (0 if self.outside is None else int(self.outside.sum()))
+        """The largest number of weights that may stay, on all processes together."""
+        return self.size if self.outside is None else self.size - self._count(self.outside)
+
+    @cached_property
+    def left(self) -> int:
+        """Number of weights that earlier prunings and the pattern leave, on all processes together."""
+        if self.pruned is None:
+            return self.most
+        return self.size - self._count(self.pruned if self.outside is None else self.pruned | self.outside)
+
+    def _count(self, marks: Tensor) -> int:
+        return int(summed(marks.sum(), self.whole.group))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,8 +105,14 @@ class Scores:
         """All scores at once, of the weight's shape; computed once, since a function may be slow or draw at random.
 
         Raises:
-            ValueError: If the criterion returns another shape, or a score that is not finite.
+            ValueError: If the criterion returns another shape, or a score that is not finite, or the parameter is
+                spread over processes.
         """
+        if self.whole.group is not None:
+            raise ValueError(
+                f"criterion {self.criterion} scores whole tensors, but '{self.name}' is spread over processes: use "
+                "'magnitude' or 'random' with allocation 'global', 'uniform' or 'erk', or give the criterion `pieces`"
+            )
         scores = self.criterion(self.name, self.weight)
         if not isinstance(scores, Tensor) or scores.shape != self.weight.shape or not scores.is_floating_point():
             given = f"{tuple(scores.shape)} {scores.dtype}" if isinstance(scores, Tensor) else type(scores).__name__
@@ -100,7 +135,8 @@ class Scores:
                 yield from pieces
                 return
         elif isinstance(self.criterion, StreamedCriterion):
-            pieces = (sort_keys(piece, dtype) for piece in self.criterion.pieces(self.name, self.weight))
+            streamed = self.criterion.pieces(self.name, self.weight, self.whole.start)
+            pieces = (sort_keys(piece, dtype) for piece in streamed)
         else:
             pieces = (sort_keys(piece, dtype) for piece in flat_chunks(self.tensor.contiguous()))
         yield from self._with_levels(pieces)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator, MutableMapping
+from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
+
+from reflow_lightning.running.processes import gather, warn, world_size
 
 BAR_DELAY = 2.0
 """Seconds after which a pass is long enough for a progress bar."""
@@ -48,37 +50,40 @@ def take(
 ) -> Iterator[Any]:
     """Take at most ``max_batches`` batches, on a device.
 
+    Where processes run together, each takes its own; it is enough if one of them has any.
+
     Args:
         batches: Any iterable of batches.
-        max_batches: At most so many; a warning says if there are fewer.
+        max_batches: At most so many; a warning says if there are fewer. It may be 0 beside other processes.
         device: Where they go.
         task: What is being done, for the progress bar and for messages.
         progress: Show a bar once the pass has taken two seconds.
 
     Raises:
-        ValueError: If ``max_batches`` is less than 1, or nothing comes.
+        ValueError: If ``max_batches`` is less than 1, or nothing comes on any process.
         TypeError: If ``batches`` is a single tensor.
     """
-    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
-        raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least 1")
+    least = 1 if world_size() == 1 else 0
+    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < least:
+        raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least {least}")
     if isinstance(batches, Tensor):
         raise TypeError(f"batches is a tensor of shape {tuple(batches.shape)}: pass a loader or a list, [tensor]")
     count = 0
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=max_batches, desc=task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
-        for batch in batches:
+        for batch in islice(batches, max_batches):
             count += 1
             yield move(batch, device)
             bar.update()
-            if count == max_batches:
-                return
-    if not count:
+    got, wanted = (sum(counts) for counts in zip(*gather((count, max_batches)), strict=True))
+    if not got:
         raise ValueError(f"batches={type(batches).__name__} gave no batch for {task}: pass a loader that is not empty")
-    warnings.warn(
-        f"{task} got {count} batches, all there were, instead of max_batches={max_batches}: give more data, or ask for "
-        f"{count} if that is enough{' (in Reflow: calibration_batches)' if task == 'calibration' else ''}",
-        stacklevel=3,
-    )
+    if got < wanted:
+        warn(
+            f"{task} got {got} batches, all there were, instead of max_batches={wanted}: give more data, or ask for "
+            f"{got} if that is enough{' (in Reflow: calibration_batches)' if task == 'calibration' else ''}",
+            stacklevel=3,
+        )
 
 
 def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> Iterable[Any]:
@@ -92,7 +97,8 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
             sample of the first classes only.
         seed: Seed of that order.
         rank: This process.
-        world_size: Number of processes; each gets its own share of the dataset.
+        world_size: Number of processes; process r of R gets the batches r, r + R, ... of those that a single process
+            would get. A sampler, stream or loader of your own is taken to give each process its own.
 
     Raises:
         TypeError: If the loader or its dataset is an iterator, which can't start anew.
@@ -108,7 +114,7 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
                 f"a {type(loader).__name__} is an iterator and can't be read afresh: "
                 "pass calibration_data=lambda: ... that makes one"
             )
-        return cast("Iterable[Any]", loader)
+        return cast("Iterable[Any]", loader) if world_size == 1 else EveryNth(loader, rank, world_size)
     generator = torch.Generator().manual_seed(seed)
     if type(loader).__iter__ is not DataLoader.__iter__:  # a loader that makes its batches in its own way
         return _detached_loader(loader, generator)
@@ -135,21 +141,47 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
         batch_size, drop_last, sampler = batching.batch_size, batching.drop_last, batching.sampler
     elif batching is not None:
         return DataLoader(loader.dataset, batch_sampler=_detached(batching, generator), **options)
-    sampler = _fresh_sampler(sampler, shuffle, seed, generator, rank, world_size)
-    return DataLoader(loader.dataset, batch_size=batch_size, drop_last=drop_last, sampler=sampler, **options)
+    alone = _of_one_process(sampler, shuffle, generator)
+    if alone is None:  # the user's own sampler knows what to draw, on which rank
+        sampler = _detached(sampler, generator)
+        return DataLoader(loader.dataset, batch_size=batch_size, drop_last=drop_last, sampler=sampler, **options)
+    if batch_size is None:
+        return DataLoader(loader.dataset, batch_size=None, sampler=EveryNth(alone, rank, world_size), **options)
+    shared = EveryNth(BatchSampler(alone, batch_size, drop_last), rank, world_size)
+    return DataLoader(loader.dataset, batch_sampler=shared, **options)
 
 
-def _fresh_sampler(
-    sampler: Any, shuffle: bool, seed: int, generator: torch.Generator, rank: int, world_size: int
-) -> Any:
+class EveryNth(Sampler[Any]):
+    """What one of several processes takes of a sampler: every ``world_size``-th draw, from number ``rank`` on.
+
+    So a batch is never cut: under BatchNorm a layer's input depends on the whole batch.
+
+    Example:
+        >>> list(EveryNth([[0, 1], [2, 3], [4]], rank=0, world_size=2))
+        [[0, 1], [4]]
+    """
+
+    def __init__(self, draws: Any, rank: int, world_size: int) -> None:
+        self.draws, self.rank, self.world_size = draws, rank, world_size
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.draws, self.rank, None, self.world_size)
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.draws), self.world_size))
+
+
+def _of_one_process(sampler: Any, shuffle: bool, generator: torch.Generator) -> Any:
+    """What would draw if this process were alone; ``None`` if that is not known."""
+    shared_out = getattr(getattr(sampler, "dataset", None), "_sampler", None)
+    if shared_out is not None:  # Lightning wraps a sampler in a DistributedSampler over its draws
+        return _detached(shared_out, generator)
     if type(sampler) not in (SequentialSampler, RandomSampler, DistributedSampler):
-        return _detached(sampler, generator)  # the user's own knows what to draw, on which rank
-    data: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
-    shuffle = shuffle or isinstance(sampler, RandomSampler)
-    if world_size > 1:
-        return DistributedSampler(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+        return None
     if isinstance(sampler, RandomSampler):
         return _detached(sampler, generator)
+    data: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
+    shuffle = shuffle or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
     return RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -55,3 +56,13 @@ def only_training(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[Non
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+def has_lazy_parameters(model: nn.Module) -> bool:
+    """Whether a layer still waits for its first forward pass to get its parameters.
+
+    Example:
+        >>> has_lazy_parameters(nn.LazyLinear(2))
+        True
+    """
+    return any(is_lazy(parameter) for parameter in model.parameters())

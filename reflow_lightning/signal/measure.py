@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,20 @@ from reflow_lightning.names import Patterns
 from reflow_lightning.running.batches import device_of, move, take
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.processes import gather, together
+from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.probe import channel_dim, listening, signal_layers
 from reflow_lightning.signal.report import LayerSignal, SignalReport
-from reflow_lightning.signal.statistics import CenteredCosine, ChannelMoments, Moments, by_channel, dead_channels
+from reflow_lightning.signal.statistics import (
+    CenteredCosine,
+    ChannelMoments,
+    Moments,
+    by_channel,
+    dead_channels,
+    exact_device,
+)
+
+_S = TypeVar("_S", Moments, CenteredCosine)
 
 
 class Measurement:
@@ -45,6 +56,7 @@ class Measurement:
         self.moments: dict[str, Moments] = {}
         self.cosines: dict[str, CenteredCosine] = {}
         self.pooled: dict[int, dict[str, list[Tensor]]] = {}
+        self._device = exact_device(next(model.parameters(), torch.zeros(0)))
         self._dims = {name: channel_dim(model.get_submodule(name)) for name in layers}
 
     @contextmanager
@@ -55,8 +67,7 @@ class Measurement:
         def take_in(name: str, output: Tensor) -> None:
             channels = by_channel(output, self._dims[name])
             if name not in self.moments:
-                device = "cpu" if output.device.type == "mps" else output.device  # MPS has no float64
-                self.moments[name] = Moments(channels.shape[1]).to(device)
+                self.moments[name] = Moments(channels.shape[1]).to(self._device)
             self.moments[name].update(channels)
             if self.comparable or self.reference is not None:
                 pooled.setdefault(name, []).append(channels.mean(-1))
@@ -83,38 +94,65 @@ class Measurement:
                         "the reference: pass the dense copy of the model"
                     )
                 if name not in self.cosines:
-                    self.cosines[name] = CenteredCosine(values.shape[1]).to(self.moments[name].device)
+                    self.cosines[name] = CenteredCosine(values.shape[1]).to(self._device)
                 self.cosines[name].update(values, dense.to(values.device))
 
     def report(self) -> SignalReport:
         """The statistics of every layer that was reached, in the order in which it was.
 
+        Where processes run together, they are those of the batches of all; each must call this, batches or not.
+
         Raises:
             ValueError: If none was.
         """
+        batches = sum(gather(self.batches))
+        _fill(self.moments, Moments, self._device)
+        _fill(self.cosines, CenteredCosine, self._device)
+        dense = {}
+        if self.reference is not None:
+            _fill(self.reference.moments, Moments, self.reference._device)
+            dense = {name: self.reference.moments[name].compute() for name in self.cosines}
         if not self.moments:
             raise ValueError(f"the batches reached none of the layers {self.layers}: look at forward and at layers")
-        return SignalReport(tuple(self._row(name) for name in self.moments), self.batches)
+        rows = [
+            _row(name, moments.compute(), self.cosines.get(name), dense.get(name))
+            for name, moments in self.moments.items()
+        ]
+        return SignalReport(tuple(rows), batches)
 
-    def _row(self, name: str) -> LayerSignal:
-        channels = self.moments[name].compute()
-        row = LayerSignal(
-            name=name,
-            channels=channels.mean.numel(),
-            mean=float(channels.mean.mean()),
-            variance=float(channels.variance.mean()),
-            total_variance=float(_total_variance(channels)),
-            dead=float(dead_channels(channels)),
-        )
-        if self.reference is None or name not in self.cosines:
-            return row
-        dense = self.reference.moments[name].compute()
-        return replace(
-            row,
-            variance_ratio=row.total_variance / max(float(_total_variance(dense)), 1e-300),
-            channel_ratio=_channel_ratio(channels.variance, dense.variance),
-            cosine=float(self.cosines[name].compute()),
-        )
+
+def _fill(statistics: MutableMapping[str, _S], kind: Callable[[int], _S], device: torch.device) -> None:
+    """Add empty statistics of the layers that only other processes reached, and put all in one order."""
+    widths: dict[str, int] = {}
+    for reached in gather({name: statistic.state.shape[1] for name, statistic in statistics.items()}):
+        widths |= {name: width for name, width in reached.items() if name not in widths}
+    for name, width in widths.items():
+        statistic = statistics.pop(name, None)
+        if statistic is None:
+            statistic = kind(width).to(device)
+            statistic._update_count = 1  # no update is no reason for torchmetrics' warning here
+        statistics[name] = statistic
+
+
+def _row(
+    name: str, channels: ChannelMoments, cosine: CenteredCosine | None, dense: ChannelMoments | None
+) -> LayerSignal:
+    row = LayerSignal(
+        name=name,
+        channels=channels.mean.numel(),
+        mean=float(channels.mean.mean()),
+        variance=float(channels.variance.mean()),
+        total_variance=float(_total_variance(channels)),
+        dead=float(dead_channels(channels)),
+    )
+    if cosine is None or dense is None:
+        return row
+    return replace(
+        row,
+        variance_ratio=row.total_variance / max(float(_total_variance(dense)), 1e-300),
+        channel_ratio=_channel_ratio(channels.variance, dense.variance),
+        cosine=float(cosine.compute()),
+    )
 
 
 def _total_variance(channels: ChannelMoments) -> Tensor:
@@ -140,8 +178,8 @@ def measure_signal(
 ) -> SignalReport:
     """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
 
-    Where processes run together (`torch.distributed`), call it on all of them, each with its own batches: the report is
-    that of the union.
+    Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
+    report is that of the union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
 
     Args:
         model: Any module.
@@ -174,7 +212,14 @@ def measure_signal(
     dense = None if reference is None else Measurement(reference, names, comparable=True)
     measurement = Measurement(model, names, reference=dense)
     moved = take(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
-    with isolated_rng(), only_training(model, ()), only_training(reference or model, ()):
+    with ExitStack() as stack:
+        for network in (model, reference or model):
+            stack.enter_context(only_training(network, ()))
+        stack.enter_context(whole(model))
+        if reference is not None:
+            stack.enter_context(whole(reference))
+        stack.enter_context(isolated_rng())
+        stack.enter_context(together("signal measurement"))
         for batch in moved:
             if reference is not None and dense is not None:
                 dense.pooled.clear()  # the batch before is done with
@@ -216,7 +261,7 @@ class Profile:
         """Measure the network as it is now."""
         first = self._reference is None
         measurement = Measurement(self._model, self._layers, reference=self._reference, comparable=first)
-        with isolated_rng(), only_training(self._model, ()):
+        with isolated_rng(), only_training(self._model, ()), whole(self._model), together("signal measurement"):
             for batch in self._batches:
                 with measurement.batch(self._model):
                     self._forward(self._model, batch)

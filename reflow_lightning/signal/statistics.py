@@ -21,7 +21,17 @@ class ChannelMoments(NamedTuple):
 
 def _exact(values: Tensor) -> Tensor:
     """Float64, on a device that has it."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
+    return values.to(exact_device(values)).double()
+
+
+def exact_device(tensor: Tensor) -> torch.device:
+    """The device of a tensor, or the CPU if that has no float64.
+
+    Example:
+        >>> exact_device(torch.ones(1))
+        device(type='cpu')
+    """
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
 
 
 def by_channel(values: Tensor, dim: int = 1) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import zeros
 
+from reflow_lightning import Masks
 from reflow_lightning.experiments.classifier import Classifier
 from reflow_lightning.experiments.models.resnet import ResNet
 
@@ -74,7 +75,7 @@ def test_the_checkpoint_holds_the_pruned_network_and_its_masks(small):
     module = Classifier(ResNet(1, in_channels=1), 10, torch.optim.SGD)
     module.load_state_dict(content["state_dict"])
     [state] = [state for key, state in content["callbacks"].items() if "Reflow" in key]
-    pruned = sum(int((~mask).sum()) for mask in state["masks"].values())
+    pruned = sum(int((~mask).sum()) for mask in Masks.from_state_dict(state["masks"]).values())
     assert zeros(module) == pruned
 
 

@@ -1,0 +1,70 @@
+"""Models whose parameters are spread over processes by FSDP2, `torch.distributed.fsdp.fully_shard`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+
+def sharded_modules(model: nn.Module) -> list[Any]:
+    """The modules that `fully_shard` was applied to; the outermost first.
+
+    Example:
+        >>> sharded_modules(nn.Linear(2, 2))
+        []
+    """
+    if not dist.is_available():
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def reshard(model: nn.Module) -> None:
+    """Have every process hold its own part of the parameters only; after an evaluation the root may hold them whole."""
+    for module in sharded_modules(model):
+        module.reshard()
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Hold all parameters whole on every process during the block, so that a forward pass needs no other process.
+
+    Then processes may run different numbers of batches, none at all, or fail, and no other waits for them. It takes the
+    memory of one copy of the parameters.
+    """
+    modules = sharded_modules(model)
+    if not modules:
+        yield
+        return
+    with ExitStack() as stack:
+        for module in modules:  # outermost first, so that it becomes the root, as in its first forward pass
+            module._get_fsdp_state()._lazy_init()
+        for module in modules:
+            for group in _parameter_groups(module):  # torch has a setter, but no way to ask what was set before
+                stack.callback(setattr, group, "post_forward_mesh_info", group.post_forward_mesh_info)
+                group.post_forward_mesh_info = None
+            module.unshard()
+        try:
+            yield
+        except BaseException:
+            _abandon_forward(modules)
+            raise
+    reshard(model)
+
+
+def _abandon_forward(modules: list[Any]) -> None:
+    """Make FSDP forget a forward pass that was broken off, or the next one fails too; it then is sharded again."""
+    for module in modules:
+        with suppress(AttributeError, RuntimeError):  # not every torch has it; only the root of a pass may do it
+            module.reset_iter_state()
+
+
+def _parameter_groups(module: Any) -> list[Any]:
+    state = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+    return [group for group in groups if group is not None]

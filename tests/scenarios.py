@@ -1,0 +1,131 @@
+"""What processes do together in the tests: plain functions of a folder, run in every process at once."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from helpers import images, small_net
+from torch import nn
+
+from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning.running.processes import gather, together
+
+BATCHES = [images(16, seed=seed) for seed in range(7)]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return small_net()
+
+
+def mine(batches: list[Any]) -> list[Any]:
+    return batches[dist.get_rank() :: dist.get_world_size()]
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def _prune_calibrate_measure(batches: list[Any], model: nn.Module) -> dict[str, Any]:
+    dense = copy.deepcopy(model)
+    masks = prune(model, 0.5, criterion="random")
+    result = calibrate(model, batches, max_batches=len(batches))
+    signal = measure_signal(model, batches, reference=dense, max_batches=len(batches)).to_dict()
+    return {"masks": masks.state_dict(), "state": _state(model), "signal": signal, "batches": result.batches}
+
+
+def uneven(_: Path) -> dict[str, Any]:
+    return _prune_calibrate_measure(mine(BATCHES), network())
+
+
+def empty_on_the_first(_: Path) -> dict[str, Any]:
+    others = dist.get_rank() - 1
+    batches = BATCHES[others :: dist.get_world_size() - 1] if others >= 0 else []
+    return _prune_calibrate_measure(batches, network())
+
+
+def empty_on_the_last(_: Path) -> dict[str, Any]:
+    return _prune_calibrate_measure(BATCHES if dist.get_rank() == 0 else [], network())
+
+
+def empty_everywhere(_: Path) -> None:
+    calibrate(network(), [], max_batches=0)
+
+
+def synchronised(_: Path) -> dict[str, Any]:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
+    calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))
+    return _state(model)
+
+
+def a_batch_that_breaks(_: Path) -> dict[str, Any]:
+    model = network()
+    before = _state(model)
+    seen = []
+
+    def breaks(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen.append(1)
+        if dist.get_rank() == 1 and len(seen) == 2:
+            raise ZeroDivisionError("the second batch of rank 1")
+
+    model[4].register_forward_hook(breaks)
+    try:
+        calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))
+        raised = "nothing"
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}"
+    return {"raised": raised, "before": before, "after": _state(model)}
+
+
+def a_value_that_is_not_finite(_: Path) -> dict[str, Any]:
+    model = network()
+    before = _state(model)
+    batches = copy.deepcopy(mine(BATCHES))
+    if dist.get_rank() == 1:
+        batches[0][0, 0, 0, 0] = float("nan")
+    try:
+        calibrate(model, batches, max_batches=len(batches))
+        raised = "nothing"
+    except ValueError as error:
+        raised = str(error)
+    return {"raised": raised, "before": before, "after": _state(model)}
+
+
+def failures_are_told_once(_: Path) -> list[str]:
+    """In nested blocks, before an exchange and after it: every process raises, and goes on in step with the others."""
+    raised = []
+    for place in ("outer", "inner", "exchange", "nowhere"):
+        try:
+            with together("outer"):
+                with together("inner"):
+                    if place == "inner" and dist.get_rank() == 0:
+                        raise ValueError(place)
+                gather(dist.get_rank())
+                if place == "exchange" and dist.get_rank() == dist.get_world_size() - 1:
+                    raise ValueError(place)
+                gather(dist.get_rank())
+                if place == "outer" and dist.get_rank() == 0:
+                    raise ValueError(place)
+            raised.append("nothing")
+        except (ValueError, RuntimeError) as error:
+            raised.append(f"{type(error).__name__}: {error}")
+    return raised
+
+
+PLAIN = {
+    scenario.__name__: scenario
+    for scenario in (
+        uneven,
+        empty_on_the_first,
+        empty_on_the_last,
+        empty_everywhere,
+        synchronised,
+        a_batch_that_breaks,
+        a_value_that_is_not_finite,
+        failures_are_told_once,
+    )
+}
