@@ -276,7 +276,7 @@ class Reflow(pl.Callback):
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
         )
         event, self.masks = prune_and_repair(pl_module, target, plan, self.masks)
-        self.events.append(event)
+        self._record(event)
         self._bind(pl_module)
         for optimizer in trainer.optimizers:
             self._keeper.forget_moments(optimizer)
@@ -318,8 +318,14 @@ class Reflow(pl.Callback):
             listeners=self.listeners,
         )
         event, self.masks = prune_and_repair(model, self.sparsity, plan, self.masks)
-        self.events.append(event)
+        self._record(event)
         return event
+
+    def _record(self, event: PruneEvent) -> None:
+        """Only the latest event can be undone, or a gradual schedule would gather old statistics without end."""
+        if self.events:
+            self.events[-1] = dataclasses.replace(self.events[-1], calibration=self.events[-1].calibration.settled())
+        self.events.append(event)
 
     def _bind(self, pl_module: pl.LightningModule) -> None:
         if self.masks is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -45,6 +45,10 @@ class Calibration:
         """Put every changed value back, bit for bit."""
         if self._before is not None:
             self._before.restore()
+
+    def settled(self) -> Calibration:
+        """The same record, without the old values; its ``undo`` does nothing."""
+        return replace(self, _before=None)
 
 
 class Repair(Protocol):

@@ -1,0 +1,250 @@
+"""Trainings of several processes: DDP, and parameters spread over processes by ModelParallelStrategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from helpers import Module, images, loader, trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from reflow_lightning import Gradual, OneShot, Reflow
+from reflow_lightning.calibration.calibrate import repair_batchnorm
+from reflow_lightning.running.sharding import reshard
+
+
+def seeded(kind: type[Module] = Module) -> Module:
+    torch.manual_seed(0)
+    return kind()
+
+
+def data(n: int = 72) -> DataLoader[Any]:
+    """Of 72 samples in batches of 8: nine, which two processes can't share out evenly."""
+    return loader(n, 8)
+
+
+def fit(callback: Any, module: Module, strategy: Any, *others: Any, **options: Any) -> Any:
+    """A Trainer over all processes, after its fit."""
+    for_fit = {name: options.pop(name) for name in ("ckpt_path", "weights_only") if name in options}
+    options = {"max_epochs": 1, "devices": dist.get_world_size()} | options
+    runner = trainer(callback, *others, strategy=strategy, **options)
+    runner.fit(module, data(), loader(16, shuffle=False), **for_fit)
+    return runner
+
+
+def whole(module: nn.Module) -> dict[str, torch.Tensor]:
+    reshard(module)
+    found = module.state_dict()
+    return {name: whole_tensor(value) for name, value in found.items()}
+
+
+def whole_tensor(value: Any) -> torch.Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
+
+
+class Watch:
+    """Keeps the state and the signal of the network at the end of a prune event."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, stage: str, module: nn.Module) -> None:
+        if stage == "repaired":
+            self.states.append(whole(module))
+
+
+def one_shot(strategy: Any, module: Module, **options: Any) -> dict[str, Any]:
+    """The network right after the prune event, which is the first thing in the training."""
+    calibrated = 0
+
+    def count(model: nn.Module, batches: Any, forward: Any, reference: Any) -> Any:
+        def counted(network: nn.Module, batch: Any) -> Any:
+            nonlocal calibrated
+            calibrated += 1
+            return forward(network, batch)
+
+        return repair_batchnorm(model, batches, counted, reference)
+
+    callback, watch = Reflow(0.6, calibration_batches=9, repair=count, **options), Watch()
+    callback.listeners.append(watch)
+    fit(callback, module, strategy)
+    [event] = callback.events
+    return {
+        "batches_here": calibrated,
+        "after": watch.states[0],
+        "masks": callback.state_dict()["masks"],
+        "signal": {stage: report.to_dict() for stage, report in event.signal.items()},
+        "batches": event.calibration.batches,
+        "end": whole(module),
+    }
+
+
+def ddp(_: Path) -> dict[str, Any]:
+    return one_shot("ddp", seeded())
+
+
+def ddp_random_scores(_: Path) -> dict[str, Any]:
+    """A criterion that draws at random, on processes whose random states differ."""
+    return one_shot("ddp", seeded(), criterion=lambda name, weight: torch.rand_like(weight))
+
+
+def ddp_few_batches(_: Path) -> dict[str, Any]:
+    """Three batches of calibration data: on three processes one for each, on two one has two; one is never cut."""
+    batches = list(images(24).split(8))
+    return one_shot("ddp", seeded(), calibration_data=lambda: iter(batches))
+
+
+def ddp_one_batch(_: Path) -> dict[str, Any]:
+    return one_shot("ddp", seeded(), calibration_data=lambda: [images(16)])
+
+
+class Breaks:
+    """A forward pass that fails on one process, in the prune event."""
+
+    def __init__(self) -> None:
+        self.armed = False
+
+    def __call__(self, module: nn.Module, batch: Any) -> Any:
+        if self.armed and dist.get_rank() == 1:
+            raise ZeroDivisionError("rank 1 alone")
+        return module(batch[0])
+
+
+def a_process_that_fails(_: Path) -> dict[str, Any]:
+    module, forward, watch = seeded(), Breaks(), []
+    callback = Reflow(0.6, schedule=OneShot(step=2), forward=forward, monitor=False)
+
+    def listener(stage: str, network: nn.Module) -> None:
+        if stage == "dense":
+            watch.append(whole(network))
+            forward.armed = True
+
+    callback.listeners.append(listener)
+    try:
+        fit(callback, module, "ddp")
+        raised = "nothing"
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}"
+    return {"raised": raised, "before": watch[0], "after": whole(module)}
+
+
+def gradual_ddp(_: Path) -> dict[str, Any]:
+    module, callback = seeded(), Reflow(0.6, schedule=Gradual(every_n_steps=1))
+    fit(callback, module, "ddp", max_epochs=2)
+    return {"masks": callback.state_dict()["masks"], "end": whole(module), "events": len(callback.events)}
+
+
+class Spread(Module):
+    """Its parameters are spread over the processes."""
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        if not isinstance(self.net, FSDPModule):
+            mesh = self.device_mesh["data_parallel"]
+            for layer in (self.net[0], self.net[4], self.net):
+                fully_shard(layer, mesh=mesh)
+
+
+def model_parallel(**options: Any) -> ModelParallelStrategy:
+    return ModelParallelStrategy(
+        data_parallel_size=dist.get_world_size(), tensor_parallel_size=1, process_group_backend="gloo", **options
+    )
+
+
+def sharded(_: Path) -> dict[str, Any]:
+    return one_shot(model_parallel(), seeded(Spread))
+
+
+class SaveAt(pl.Callback):
+    """Saves a checkpoint, and what must be found again in it."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self.path, self.epoch = path, epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            [reflow] = [callback for callback in trainer.callbacks if isinstance(callback, Reflow)]
+            self.masks, self.state = reflow.state_dict()["masks"], whole(pl_module)
+
+
+SLOW = Gradual(every_n_steps=2, end=1.0)
+
+
+def sharded_checkpoint(folder: Path) -> dict[str, Any]:
+    """Gradual pruning, with a checkpoint in the middle; two kinds of it."""
+    found = {}
+    for name, options in (("parts", {}), ("one_file", {"save_distributed_checkpoint": False})):
+        module, callback = seeded(Spread), Reflow(0.6, schedule=SLOW, monitor=False)
+        path = folder.parent / f"{name}_{dist.get_world_size()}"
+        save = SaveAt(path, epoch=2)
+        fit(callback, module, model_parallel(**options), save, max_epochs=5)
+        found[name] = {"masks": save.masks, "state": save.state, "steps": [event.step for event in callback.events]}
+    return found
+
+
+def tensor_parallel(_: Path) -> str:
+    strategy = ModelParallelStrategy(
+        data_parallel_size=1, tensor_parallel_size=dist.get_world_size(), process_group_backend="gloo"
+    )
+
+    class Plain(Module):
+        def configure_model(self) -> None:
+            pass
+
+    try:
+        fit(Reflow(0.5), seeded(Plain), strategy)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+TRAININGS = {
+    scenario.__name__: scenario
+    for scenario in (
+        ddp,
+        ddp_random_scores,
+        ddp_few_batches,
+        ddp_one_batch,
+        gradual_ddp,
+        sharded,
+        sharded_checkpoint,
+        tensor_parallel,
+        a_process_that_fails,  # last: it leaves a training that was broken off
+    )
+}
+
+
+class Start(pl.Callback):
+    """Keeps the weights with which a training begins."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.state = whole(pl_module)
+        self.moments = [whole_tensor(s["momentum_buffer"]) for s in trainer.optimizers[0].state.values()]
+
+
+def resumed(folder: Path) -> dict[str, Any]:
+    """Goes on from the checkpoints that another number of processes wrote."""
+    found = {}
+    for path in sorted(folder.parent.glob("parts_*")) + sorted(folder.parent.glob("one_file_*")):
+        strategy = model_parallel(**{} if path.is_dir() else {"save_distributed_checkpoint": False})
+        torch.manual_seed(7)  # other first weights
+        module, callback, start = Spread(), Reflow(0.6, schedule=SLOW, monitor=False), Start()
+        fit(callback, module, strategy, start, max_epochs=5, ckpt_path=str(path), weights_only=True)
+        found[path.name] = {
+            "start": start.state,
+            "moments": start.moments,
+            "masks": callback.state_dict()["masks"],
+            "end": whole(module),
+            "steps": [event.step for event in callback.events],
+        }
+    return found
+
+
+RESUMED = {"resumed": resumed}
