@@ -170,7 +170,8 @@ def averages(trainer: pl.Trainer) -> list[nn.Module]:
     for callback in callbacks(trainer):
         if {kind.__name__ for kind in type(callback).__mro__} & {"WeightAveraging", "StochasticWeightAveraging"}:
             average = getattr(callback, "_average_model", None)
-            if isinstance(average, nn.Module):
+            has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
+            if has_begun and isinstance(average, nn.Module):
                 found.append(average.module if isinstance(average, AveragedModel) else average)
     return found
 
@@ -185,7 +186,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
     name = type(strategy).__name__
     if isinstance(strategy, FSDPStrategy):
         raise ValueError(
-            f"strategy={name} flattens the weights, and torch has deprecated it: use ModelParallelStrategy, with "
+            f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
             "fully_shard(...) in configure_model"
         )
     if "DeepSpeed" in name:

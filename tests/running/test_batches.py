@@ -5,6 +5,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -14,6 +15,7 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
 import reflow_lightning.running.batches as batches_module
@@ -131,10 +133,57 @@ def test_collation_is_kept():
     assert read(fresh(loader, shuffle=False, seed=0)) == [10, 20]
 
 
-def test_each_rank_gets_its_own_share():
-    loader = DataLoader(list(range(10)), batch_size=2)
-    shares = [read(fresh(loader, shuffle=True, seed=3, rank=rank, world_size=2)) for rank in range(2)]
-    assert sorted(shares[0] + shares[1]) == list(range(10))
+def shuffled(n=10, **options):
+    return DataLoader(list(range(n)), batch_size=2, shuffle=True, **options)
+
+
+def as_lightning_shares_it_out(sampler, rank, world_size):
+    return DistributedSamplerWrapper(sampler, num_replicas=world_size, rank=rank)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rank, n: shuffled(),
+        lambda rank, n: DataLoader(list(range(10)), batch_size=2),
+        lambda rank, n: DataLoader(list(range(10)), batch_size=None),
+        lambda rank, n: DataLoader(
+            list(range(10)), 2, sampler=DistributedSampler(range(10), num_replicas=n, rank=rank)
+        ),
+        lambda rank, n: DataLoader(
+            list(range(10)),
+            2,
+            sampler=as_lightning_shares_it_out(WeightedRandomSampler([1.0] * 5 + [0.0] * 5, 10), rank, n),
+        ),
+        lambda rank, n: [[0, 1], [2, 3], [4]],
+    ],
+    ids=["shuffled", "in order", "unbatched", "distributed", "wrapped by Lightning", "list"],
+)
+def test_ranks_share_out_the_batches_of_a_single_process_and_cut_none(make, world_size):
+    def batches(rank, world):
+        found = fresh(make(rank, world), shuffle=True, seed=3, rank=rank, world_size=world)
+        return [batch.tolist() if isinstance(batch, torch.Tensor) else batch for batch in found]
+
+    alone = batches(0, 1)
+    assert len(alone) > 2
+    for rank in range(world_size):
+        assert batches(rank, world_size) == alone[rank::world_size]
+
+
+def test_a_sampler_that_lightning_wrapped_is_not_disturbed():
+    running = as_lightning_shares_it_out(RandomSampler(range(10)), 0, 2)
+    seen = iter(running)
+    first = next(seen)
+    draws = list(running.dataset)
+    list(fresh(DataLoader(list(range(10)), 2, sampler=running), shuffle=True, seed=0, rank=0, world_size=2))
+    assert list(running.dataset) == draws
+    assert len({first, *seen}) == 5
+
+
+def test_own_samplers_and_streams_give_each_rank_its_own():
+    stream = DataLoader(Stream(), batch_size=5)
+    assert read(fresh(stream, shuffle=True, seed=0, rank=1, world_size=2)) == list(range(10))
 
 
 def test_an_iterator_is_an_error():

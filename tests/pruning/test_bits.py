@@ -1,0 +1,60 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflow_lightning.pruning.bits import pack, unpack, zero_where_pruned
+
+HARD = [float("nan"), float("inf"), -float("inf"), -0.0, -1.0, 1e-45, 65504.0]
+
+
+@given(st.lists(st.booleans(), max_size=70))
+def test_packing_loses_nothing_and_takes_a_bit_a_weight(bits):
+    mask = torch.tensor(bits, dtype=torch.bool)
+    packed = pack(mask)
+    assert packed.numel() == -(-len(bits) // 8)
+    assert torch.equal(unpack(packed, len(bits)), mask)
+
+
+def test_the_order_of_bits_is_that_of_numpy():
+    numpy = pytest.importorskip("numpy")
+    mask = torch.rand(1001) > 0.5
+    assert pack(mask).tolist() == numpy.packbits(mask.numpy()).tolist()
+
+
+@pytest.mark.parametrize("packed", [torch.zeros(2), torch.zeros(3, dtype=torch.uint8)])
+def test_what_does_not_fit_is_refused(packed):
+    with pytest.raises(ValueError, match="16 bits need 2 bytes"):
+        unpack(packed, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_whatever_a_number_was_it_becomes_a_positive_zero(dtype):
+    values = torch.tensor(HARD, dtype=dtype)
+    zero_where_pruned([values], [torch.zeros(len(HARD), dtype=torch.bool)])
+    assert not values.any()
+    assert not torch.signbit(values).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_stays_keeps_every_bit(dtype):
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    values = torch.tensor(HARD, dtype=dtype)
+    before = values.view(integers).clone()
+    zero_where_pruned([values], [torch.ones(len(HARD), dtype=torch.bool)])
+    assert torch.equal(values.view(integers), before)
+
+
+def test_equal_to_the_plain_way_on_memory_of_any_order():
+    plain = torch.randn(4, 6, 5, 5)
+    for values in (plain.clone(), plain.to(memory_format=torch.channels_last), plain.transpose(0, 1), plain[:, ::2]):
+        mask = torch.rand(values.shape) > 0.5
+        expected = values.masked_fill(~mask, 0)
+        zero_where_pruned([values], [mask])
+        assert torch.equal(values, expected)
+
+
+def test_several_tensors_of_several_types_at_once():
+    tensors = [torch.ones(2, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
+    zero_where_pruned(tensors, [torch.tensor([True, False])] * 3)
+    assert [t.tolist() for t in tensors] == [[1.0, 0.0]] * 3
