@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +30,7 @@ from reflow_lightning.schedules import Gradual, OneShot, Progress, Schedule
 from reflow_lightning.signal.monitor import SignalMonitor
 
 _PROFILE_BATCHES = 4
+_BELOW_ONE = math.nextafter(1.0, 0.0)  # of few weights all may be gone by rounding; 1.0 is no sparsity to ask for
 
 
 class Reflow(pl.Callback):
@@ -128,7 +130,7 @@ class Reflow(pl.Callback):
         self.listeners: list[Callable[[str, nn.Module], None]] = []
         self._last: Progress | None = None
         self._module: weakref.ref[nn.Module] | None = None
-        self._tried = False
+        self._checked = self._tried = False
         self._keeper = ZeroKeeper()
 
     @property
@@ -146,14 +148,15 @@ class Reflow(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the arguments against the training and the model, before anything is changed."""
         bridge.check_strategy(trainer)
+        self._checked = self._tried = False
         if not has_lazy_parameters(pl_module):
             self._check(pl_module)
-        self._tried = False
 
     def _check(self, module: nn.Module) -> None:
         reshard(module)
         with together("checking the model"):
             check_model(module, self.sparsity, **self._how)
+        self._checked = True
 
     def _adopt(self, module: nn.Module) -> None:
         """Forget the masks of another module."""
@@ -164,13 +167,13 @@ class Reflow(pl.Callback):
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The checkpoint is loaded by now: the sanity check shall see the zeros."""
-        self._resume(pl_module)
+        self._resume(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the schedule against the training and watch the optimizers, which are restored by now."""
         if not bridge.is_trial(trainer):
             self.schedule.check(bridge.length(trainer))
-        self._resume(pl_module)
+        self._resume(trainer, pl_module)
         if self.masks is not None and self.schedule.finished(self._last) and not self.masks.reaches(self.sparsity):
             rank_zero_warn(
                 f"sparsity={self.sparsity} has no effect: {self.schedule} was completed before this fit, at sparsity "
@@ -183,21 +186,22 @@ class Reflow(pl.Callback):
         if self._curves is not None:
             self._curves.on_train_start(trainer, pl_module)
 
-    def _resume(self, pl_module: pl.LightningModule) -> None:
+    def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._adopt(pl_module)
         reshard(pl_module)
         if self.masks is not None:
             with together("applying the masks of the checkpoint"):
-                self.masks.apply(pl_module)
+                for module in (pl_module, *bridge.averages(trainer)):
+                    self.masks.apply(module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Prune, if it is time: for schedules that start with the training or an epoch."""
-        lazy = has_lazy_parameters(pl_module)
+        lazy = not self._checked and has_lazy_parameters(pl_module)
         if lazy or (not self._tried and self.calibration_data == "train" and self.repair != "none"):
             self._try_forward(trainer, pl_module, batch)
-        if lazy:  # the forward pass has given them their values
+        if not self._checked:  # a forward pass, this one or a sanity check's, has given lazy layers their values
             self._check(pl_module)
         self._follow(pl_module)
         self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx))
@@ -249,7 +253,7 @@ class Reflow(pl.Callback):
     def _prune_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, now: Progress) -> None:
         if not self.schedule.due(now, self._last):
             return
-        pruned = 0.0 if self.masks is None else self.masks.sparsity
+        pruned = 0.0 if self.masks is None else min(self.masks.sparsity, _BELOW_ONE)
         target = max(self.schedule.share(now) * self.sparsity, pruned)  # a longer training may lower the share
         is_last = self.schedule.finished(now)
         prunes = target > pruned or is_last

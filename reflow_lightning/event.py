@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from reflow_lightning.calibration import Calibration, Repair, calibrate
+from reflow_lightning.calibration.batchnorm import Snapshot, batchnorm_layers
 from reflow_lightning.pruning import Masks, make_masks
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng
@@ -150,18 +151,27 @@ def prune_and_repair(
             masks.apply(average)
             with together("the repair of the averaged weights"):
                 undo.callback(plan.calibrate(average).undo)
+        signal = {} if profile is None else profile.reports
+        event = PruneEvent(plan.step, masks.sparsity, masks.sparsities, calibration, seconds, signal)
         undo.pop_all()
-    signal = {} if profile is None else profile.reports
-    return PruneEvent(plan.step, masks.sparsity, masks.sparsities, calibration, seconds, signal), masks
+    return event, masks
 
 
 def _snapshot(masks: Masks, model: nn.Module) -> Callable[[], None]:
-    """A function that puts the weights that have masks back, bit for bit."""
+    """A function that puts back the weights that have masks, the BatchNorm statistics, the training flags.
+
+    A repair undoes itself if it raises, but Ctrl-C may come when it has just returned, or undoes itself.
+    """
     before = [(values, values.clone()) for values, _ in masks.local(model)]
+    statistics = Snapshot(batchnorm_layers(model).values())
+    flags = [(module, module.training) for module in model.modules()]
 
     @torch.no_grad()
     def restore() -> None:
         for values, saved in before:
             values.copy_(saved)
+        statistics.restore()
+        for module, flag in flags:
+            module.training = flag
 
     return restore

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -122,19 +123,23 @@ class Masks(Mapping[str, Tensor]):
         return Masks({name: spread_like(parameter, mask) for name, parameter, (_, mask) in named})
 
     def state_dict(self) -> dict[str, Any]:
-        """Names, shapes and one bit a weight, for `torch.save` and loading with ``weights_only=True``.
+        """Names, shapes, one bit a weight and a checksum, for `torch.save` and loading with ``weights_only=True``.
 
         Of masks that are spread over processes it holds the whole; call it on all of them.
 
         Example:
-            >>> Masks({"weight": torch.tensor([[True, False]])}).state_dict()
-            {'names': ['weight'], 'shapes': [[1, 2]], 'bits': tensor([128], dtype=torch.uint8)}
+            >>> state = Masks({"weight": torch.tensor([[True, False]])}).state_dict()
+            >>> state["names"], state["shapes"], state["bits"]
+            (['weight'], [[1, 2]], tensor([128], dtype=torch.uint8))
         """
         flat = [gathered(mask).flatten() for mask in self.values()]
+        bits = pack(torch.cat(flat) if flat else torch.zeros(0, dtype=torch.bool))
+        shapes = {name: mask.shape for name, mask in self.items()}
         return {
-            "names": list(self),
-            "shapes": [list(mask.shape) for mask in self.values()],
-            "bits": pack(torch.cat(flat) if flat else torch.zeros(0, dtype=torch.bool)),
+            "names": list(shapes),
+            "shapes": [list(shape) for shape in shapes.values()],
+            "bits": bits,
+            "checksum": _checksum(shapes, bits),
         }
 
     @classmethod
@@ -142,16 +147,19 @@ class Masks(Mapping[str, Tensor]):
         """Make masks from what `state_dict` gave, on the CPU.
 
         Raises:
-            ValueError: If it is anything else.
+            ValueError: If it is anything else, or was changed since.
         """
         try:
             shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
             sizes = [shape.numel() for shape in shapes.values()]
             flat = torch.split(unpack(state["bits"], sum(sizes)), sizes)
+            unchanged = state["checksum"] == _checksum(shapes, state["bits"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(
                 f"this is no state of Masks ({type(error).__name__}: {error}): pass what Masks.state_dict() gave"
             ) from error
+        if not unchanged:
+            raise ValueError("the masks were changed since they were saved, as their checksum shows: use another copy")
         return cls({name: part.view(shape) for (name, shape), part in zip(shapes.items(), flat, strict=True)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -166,10 +174,11 @@ class Masks(Mapping[str, Tensor]):
             >>> Masks.load(path)
             Masks(1 tensors, 2 weights, 0.5000 pruned)
         """
-        state = self.state_dict()
+        content = io.BytesIO()  # torch.save into a file on a full disk hides why it failed
+        torch.save(self.state_dict(), content)
         with together(f"writing {path}"):
             if rank() == 0:
-                write_whole(Path(path), lambda file: torch.save(state, file))
+                write_whole(Path(path), lambda file: file.write(content.getbuffer()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -179,11 +188,18 @@ class Masks(Mapping[str, Tensor]):
             ValueError: If it is damaged, or another kind of file.
             OSError: If it can't be read.
         """
+        content = Path(path).read_bytes()
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged, or no file of Masks.save: {error}") from error
-        return cls.from_state_dict(state)
+            return cls.from_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        except Exception as error:  # what bytes that are no such file raise has no common type
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path} is damaged, or no file of Masks.save: {reason}") from error
+
+
+def _checksum(shapes: Mapping[str, torch.Size], bits: Tensor) -> int:
+    """A number that nearly every change to masks changes; torch notices none in the bytes of a tensor."""
+    described = repr([(name, *shape) for name, shape in shapes.items()])
+    return zlib.crc32(bits.numpy().tobytes(), zlib.crc32(described.encode()))
 
 
 def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,13 +27,16 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         >>> path.read_text(), [p.name for p in path.parent.iterdir()]
         ('all of it', ['note.txt'])
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # its own for each writer, be it a thread
     try:
         with beside.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # there may be none, or no such folder
+            beside.unlink()
+        if isinstance(error, OSError) and error.errno:  # that of a full disk names no file, others the one beside
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
