@@ -114,6 +114,8 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
                 f"a {type(loader).__name__} is an iterator and can't be read afresh: "
                 "pass calibration_data=lambda: ... that makes one"
             )
+        if hasattr(loader, "load_state_dict"):  # it keeps its place, which may be that of the running training
+            loader = copy.copy(loader)
         return cast("Iterable[Any]", loader) if world_size == 1 else EveryNth(loader, rank, world_size)
     generator = torch.Generator().manual_seed(seed)
     if type(loader).__iter__ is not DataLoader.__iter__:  # a loader that makes its batches in its own way
