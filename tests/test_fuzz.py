@@ -1,0 +1,425 @@
+import io
+import re
+from dataclasses import dataclass, field, replace
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from architectures import KINDS, Network, data, prunable
+from helpers import trainer
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import optim
+from torch.utils.data import DataLoader, TensorDataset
+
+from reflow_lightning import Gradual, Masks, OneShot, Reflow, calibrate, prune
+from reflow_lightning.keeping import ZeroKeeper
+from reflow_lightning.pruning import check_model, make_masks
+from reflow_lightning.pruning.patterns import Pattern
+from reflow_lightning.pruning.select import select
+from reflow_lightning.running.isolation import isolated_rng
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*leaves no weight.*", "ignore:.*is not optimal.*", "ignore:.*all there were.*", "ignore:training ended.*"
+)
+
+PRECISIONS = {
+    torch.float16: "16-true",
+    torch.bfloat16: "bf16-true",
+    torch.float32: "32-true",
+    torch.float64: "64-true",
+}
+
+
+def by_position(name, weight):
+    """A criterion of the user's own, with many ties."""
+    return (weight.abs() * 4).round() + (torch.arange(weight.numel()).view(weight.shape) % 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    kinds: tuple[str, ...]
+    dtype: torch.dtype
+    seed: int
+    values: str
+    sparsities: tuple[float, ...]
+    how: dict = field(default_factory=dict)
+
+    def model(self, reverse=False):
+        with isolated_rng(seed=self.seed):
+            model = Network(self.kinds, reverse).to(self.dtype)
+        for parameter in select(model).values():
+            with torch.no_grad():
+                if self.values == "equal":
+                    parameter.fill_(0.5)
+                elif self.values == "levels":
+                    parameter.mul_(8).round_().div_(8)
+                elif self.values == "half zero":
+                    parameter[..., ::2] = 0
+                elif self.values == "tiny":
+                    parameter.mul_(1e-7)
+        return model
+
+    def fitting(self, model):
+        """The arguments without layers that the pattern does not fit, and with a minimum that is feasible."""
+        how = dict(self.how)
+        if how["pattern"] is not None:
+            m = Pattern.parse(how["pattern"]).m
+            how["exclude"] = [n for n, p in select(model).items() if p.ndim < 2 or p.shape[1] % m]
+            if not sum(p.numel() for n, p in select(model).items() if n not in how["exclude"]):
+                how |= {"pattern": None, "exclude": ()}
+        try:
+            check_model(model, self.sparsities[-1], **how)
+        except ValueError as error:
+            how["min_kept"] = float(re.search(r"use min_kept <= (\S+)", str(error))[1])
+        return how
+
+
+@st.composite
+def cases(draw):
+    prunable_kinds = [kind for kind, (_, size) in KINDS.items() if size]
+    kinds = [draw(st.sampled_from(prunable_kinds)), *draw(st.lists(st.sampled_from(list(KINDS)), max_size=3))]
+    pattern = draw(st.sampled_from([None, None, "1:2", "2:4"]))
+    least = 0.0 if pattern is None else 0.5
+    return Case(
+        tuple(kinds),
+        draw(st.sampled_from(list(PRECISIONS))),
+        draw(st.integers(0, 2**16)),
+        draw(st.sampled_from(["normal", "equal", "levels", "half zero", "tiny"])),
+        tuple(sorted(draw(st.lists(st.floats(least, 0.999), min_size=1, max_size=4)))),
+        {
+            "pattern": pattern,
+            "allocation": draw(st.sampled_from(["global", "uniform", "erk", "lamp"])),
+            "criterion": draw(st.sampled_from(["magnitude", "random", by_position])),
+            "min_kept": draw(st.sampled_from([0.0, 0.0, 0.001, 0.02, 0.3])),
+        },
+    )
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def bits(tensor):
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def same_bits(model, before):
+    return all(torch.equal(bits(value), bits(before[name])) for name, value in model.state_dict().items())
+
+
+def steps(case, model):
+    """Prune further and further, as a gradual schedule does; the masks after each step, and those before."""
+    how, previous = case.fitting(model), None
+    for sparsity in case.sparsities:
+        masks = make_masks(model, sparsity, previous=previous, **how)
+        yield sparsity, how, masks, previous
+        masks.apply(model)
+        previous = masks
+
+
+def random_batches(case, count=3):
+    return [data(8, case.dtype, case.seed + i) for i in range(count)]
+
+
+# -- the properties
+
+
+def the_count_is_exact_and_nothing_else_is_touched(case):
+    model = case.model()
+    before = state(model)
+    for sparsity, how, masks, _ in steps(case, model):
+        total = sum(mask.numel() for mask in masks.values())
+        if how["pattern"] is None:
+            assert total == prunable(case.kinds)
+        assert sum(int((~mask).sum()) for mask in masks.values()) == round(sparsity * total)
+        masks.apply(model)
+        for name, value in model.state_dict().items():
+            mask = masks.get(name)
+            if mask is not None:
+                assert not bits(value[~mask]).any()
+            kept = ... if mask is None else mask
+            if "tied" not in name:
+                assert torch.equal(bits(value[kept]), bits(before[name][kept]))
+
+
+def minimum_and_pattern_hold_in_every_layer(case):
+    model = case.model()
+    for _, how, masks, _ in steps(case, model):
+        total = sum(mask.numel() for mask in masks.values())
+        pattern = None if how["pattern"] is None else Pattern.parse(how["pattern"])
+        for mask in masks.values():
+            most = mask.numel() if pattern is None else mask.numel() * pattern.n // pattern.m
+            assert min(int(how["min_kept"] * total + 1e-9), most) <= int(mask.sum()) <= most
+            if pattern is not None and mask.numel():
+                assert mask.movedim(1, -1).reshape(-1, pattern.m).sum(-1).max() <= pattern.n
+
+
+def no_weight_comes_back(case):
+    model = case.model()
+    for _, _, masks, previous in steps(case, model):
+        assert previous is None or not any((masks[name] & ~previous[name]).any() for name in masks)
+        for weight in masks.parameters(model):
+            weight.detach()[:1] = 0  # a training may bring a weight that is kept to zero
+
+
+def pruning_twice_is_pruning_once(case):
+    model = case.model()
+    how = case.fitting(model)
+    first = prune(model, case.sparsities[0], **how)
+    once = state(model)
+    assert prune(model, case.sparsities[0], **how) == first
+    first.apply(model)
+    assert same_bits(model, once)
+
+
+def masks_depend_on_no_other_call(case):
+    other = Case(case.kinds[::-1], case.dtype, case.seed + 1, "normal", case.sparsities, case.how)
+
+    def masks(case):
+        model = case.model()
+        return make_masks(model, case.sparsities[-1], **case.fitting(model))
+
+    first, second = masks(case), masks(other)
+    torch.rand(case.seed % 7)
+    assert masks(other) == second
+    assert masks(case) == first
+
+
+def the_order_of_the_layers_does_not_matter_to_a_global_ranking(case):
+    kept = []
+    for reverse in (False, True):
+        model = case.model(reverse)
+        how = case.fitting(model) | {"allocation": "global", "criterion": "magnitude"}
+        masks = make_masks(model, case.sparsities[-1], **how)
+        weights = [model.get_parameter(name)[mask].abs().double() for name, mask in masks.items()]
+        kept.append(torch.cat(weights).sort().values)
+    assert torch.equal(*kept)
+
+
+def masks_survive_a_file_bit_for_bit(case):
+    *_, (_, _, masks, _) = steps(case, case.model())
+    file = io.BytesIO()
+    torch.save(masks.state_dict(), file)
+    file.seek(0)
+    loaded = Masks.from_state_dict(torch.load(file, weights_only=True))
+    assert loaded == masks
+    assert list(loaded) == list(masks)
+    assert loaded.sparsities == masks.sparsities
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, 0.01, momentum=0.9, weight_decay=0.1),
+    "nesterov": lambda p: optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
+    "adamw": lambda p: optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1, amsgrad=True),
+    "adagrad": lambda p: optim.Adagrad(p, 0.01, eps=1e-3),
+    "rmsprop": lambda p: optim.RMSprop(p, 0.01, eps=1e-3, momentum=0.9, centered=False),
+    "adamax": lambda p: optim.Adamax(p, 0.01, eps=1e-3),
+}
+
+
+def zeros_survive_random_steps_and_further_pruning(case):
+    model = case.model()
+    generator = torch.Generator().manual_seed(case.seed)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = list(OPTIMIZERS.values())[case.seed % len(OPTIMIZERS)](trainable)
+    keeper = ZeroKeeper()
+    keeper.watch([optimizer])
+    for sparsity, _, masks, _ in steps(case, model):
+        masks.apply(model)
+        keeper.bind(model, masks)
+        masks_gradients = sparsity < case.sparsities[-1]  # in the end the weights are set back by themselves
+        if masks_gradients:
+            keeper.forget_moments(optimizer)
+        for odd in (None, float("nan"), float("inf")):
+            for p in trainable:
+                p.grad = (torch.randn(p.shape, generator=generator) / 100).to(p)
+            if masks_gradients:
+                for weight, mask in zip(masks.parameters(model), masks.values(), strict=True):
+                    if weight.grad is not None and odd is not None:
+                        weight.grad[~mask] = odd
+                keeper.mask_gradients()
+            optimizer.step()
+            for weight, mask in zip(masks.parameters(model), masks.values(), strict=True):
+                assert not bits(weight[~mask]).any()
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert all(value.isfinite().all() for state in optimizer.state.values() for value in state.values())
+
+
+def calibration_is_undone_bit_for_bit(case):
+    model = case.model()
+    prune(model, case.sparsities[-1], **case.fitting(model))
+    before = state(model)
+    flags = [module.training for module in model.modules()]
+    result = calibrate(model, random_batches(case), max_batches=3)
+    assert f"layers.{len(case.kinds)}_batchnorm" in result.repaired
+    assert flags == [module.training for module in model.modules()]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in changed)
+    assert changed
+    result.undo()
+    assert same_bits(model, before)
+
+
+def statistics_do_not_depend_on_the_order_of_the_batches(case):
+    model = case.model()
+    prune(model, case.sparsities[-1], **case.fitting(model))
+    found = []
+    for batches in (random_batches(case), random_batches(case)[::-1]):
+        calibrate(model, batches, max_batches=3)
+        found.append(state(model))
+    tolerance = max(1e-6, torch.finfo(case.dtype).eps)
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=tolerance, atol=tolerance)
+
+
+def a_failing_repair_leaves_every_bit(case):
+    model = case.model()
+    before = state(model)
+    good = random_batches(case)
+
+    def broken(*_):
+        raise RuntimeError("no repair")
+
+    def interrupted():
+        yield good[0]
+        raise RuntimeError("no batch")
+
+    class Batches:
+        def __iter__(self):
+            return interrupted()
+
+    how = case.fitting(model)
+    for options, batches in (
+        ({"repair": broken}, good),
+        ({}, Batches()),
+        ({}, [good[0], good[1] * float("nan")]),
+        ({}, [batch[:, :3] for batch in good]),
+        ({}, []),
+    ):
+        callback = Reflow(case.sparsities[-1], **how, **options, calibration_batches=3, monitor=bool(case.seed % 2))
+        flags = [module.training for module in model.modules()]
+        with pytest.raises((RuntimeError, ValueError, AssertionError)):  # the last is torch's own
+            callback.apply(model, batches)
+        assert callback.masks is None
+        assert same_bits(model, before)
+        assert flags == [module.training for module in model.modules()]
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+PROPERTIES = [
+    the_count_is_exact_and_nothing_else_is_touched,
+    minimum_and_pattern_hold_in_every_layer,
+    no_weight_comes_back,
+    pruning_twice_is_pruning_once,
+    masks_depend_on_no_other_call,
+    the_order_of_the_layers_does_not_matter_to_a_global_ranking,
+    masks_survive_a_file_bit_for_bit,
+    zeros_survive_random_steps_and_further_pruning,
+    calibration_is_undone_bit_for_bit,
+    statistics_do_not_depend_on_the_order_of_the_batches,
+    a_failing_repair_leaves_every_bit,
+]
+
+
+def of_name(function):
+    return function.__name__
+
+
+def many(count):
+    return settings(deadline=None, max_examples=count, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.mark.parametrize("holds", PROPERTIES, ids=of_name)
+@given(case=cases())
+@many(50)
+def test_in_a_few_networks(holds, case):
+    holds(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("holds", PROPERTIES, ids=of_name)
+@given(case=cases())
+@many(300)
+def test_in_many_networks(holds, case):
+    holds(case)
+
+
+# -- through a training
+
+SCHEDULES = st.one_of(
+    st.just(OneShot()),
+    st.builds(OneShot, step=st.integers(0, 4)),
+    st.builds(OneShot, epoch=st.integers(0, 1)),
+    st.builds(OneShot, fraction=st.floats(0, 1)),
+    st.builds(
+        Gradual,
+        begin=st.floats(0, 0.4),
+        end=st.floats(0.5, 1),
+        every_n_steps=st.sampled_from([None, 1, 3]),
+        curve=st.sampled_from(["cubic", "linear"]),
+    ),
+)
+
+
+class Training(pl.LightningModule):
+    def __init__(self, net, optimizer):
+        super().__init__()
+        self.net = net
+        self.optimizer = optimizer
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).float().square().mean()
+
+    def configure_optimizers(self):
+        return OPTIMIZERS[self.optimizer]([p for p in self.parameters() if p.requires_grad])
+
+
+def a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated):
+    if isinstance(schedule, Gradual):
+        case = replace(case, how=case.how | {"pattern": None})
+    net = case.model()
+    names = list(net.state_dict())
+    how = case.fitting(net)
+    how["exclude"] = [f"net.{name}" for name in how.get("exclude", ())]
+    callback = Reflow(case.sparsities[-1], schedule=schedule, calibration_batches=2, monitor=False, **how)
+    batches = DataLoader(TensorDataset(data(32, torch.float32, case.seed)), 8, shuffle=True)
+    runner = trainer(callback, precision=PRECISIONS[case.dtype], accumulate_grad_batches=accumulated)
+    runner.fit(Training(net, optimizer), batches)
+    total = sum(mask.numel() for mask in callback.masks.values())
+    assert sum(int((~mask).sum()) for mask in callback.masks.values()) == round(case.sparsities[-1] * total)
+    reached = [event.sparsity for event in callback.events]
+    assert reached == sorted(reached)
+    assert list(net.state_dict()) == names
+    for name, mask in callback.masks.items():
+        assert not bits(net.get_parameter(name.removeprefix("net."))[~mask]).any()
+    assert all(value.isfinite().all() for value in net.state_dict().values())
+
+
+ARGUMENTS = {
+    "case": cases(),
+    "schedule": SCHEDULES,
+    "optimizer": st.sampled_from(list(OPTIMIZERS)),
+    "accumulated": st.sampled_from([1, 2]),
+}
+
+
+PLAIN = {"pattern": None, "allocation": "global", "criterion": "magnitude", "min_kept": 0.0}
+BY_ROUNDING_ALL_GO = Case(("depthwise",), torch.float32, 0, "normal", (0.99,), PLAIN)
+
+
+@given(**ARGUMENTS)
+@example(BY_ROUNDING_ALL_GO, Gradual(every_n_steps=1), "sgd", 1)
+@many(25)
+def test_a_few_trainings(case, schedule, optimizer, accumulated):
+    a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated)
+
+
+@pytest.mark.slow
+@given(**ARGUMENTS)
+@many(200)
+def test_many_trainings(case, schedule, optimizer, accumulated):
+    a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated)
