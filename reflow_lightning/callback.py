@@ -261,7 +261,8 @@ class Reflow(pl.Callback):
             self._prune(trainer, pl_module, target, now)
         self._last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if prunes:
-            logs.log_event(trainer, self.events[-1], is_last)
+            with together("logging the prune event"):
+                logs.log_event(trainer, self.events[-1], is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
         limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)

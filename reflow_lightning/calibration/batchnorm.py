@@ -138,7 +138,7 @@ def _alone(layer: _BatchNorm) -> Iterator[None]:
 def _listening(name: str, layer: _BatchNorm, staged: list[tuple[str, Tensor]]) -> Iterator[None]:
     def take_in(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         values = args[0] if args else kwargs["input"]
-        if values.numel() <= values.shape[1]:
+        if values.ndim > 1 and values.numel() <= values.shape[1]:  # of fewer dimensions the layer itself complains
             raise _TooFewValues(f"layer '{name}' got {tuple(values.shape)}")
         staged.append((name, moments(values)))
 

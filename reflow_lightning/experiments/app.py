@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.kept import find_finished
 from reflow_lightning.experiments.overrides import check_overrides
-from reflow_lightning.experiments.results import note_error, objective
+from reflow_lightning.experiments.results import describe_error, note_error, objective
 
 _log = logging.getLogger(__name__)
 _NOISE = (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*deprecated.*")
@@ -36,7 +37,8 @@ def _app(cfg: DictConfig) -> float | None:
         return objective(run(cfg, folder))
     except Exception as error:
         note_error(folder, error)
-        raise
+        traceback.print_exception(error)
+        raise SystemExit(f"\nreflow-lightning: {describe_error(error)}") from None  # last, where it is seen
 
 
 def _job(cfg: DictConfig, folder: Path) -> float | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from reflow_lightning.running.files import read_tensors
 
 _WRAPPERS = ("module.", "model.", "net.", "_orig_mod.")  # of DataParallel, of a LightningModule, of torch.compile
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net")
@@ -24,12 +24,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ValueError: If it is damaged, or holds no state dict.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt={path} does not exist")
+        raise FileNotFoundError(f"ckpt={path} {'is no file' if Path(path).exists() else 'does not exist'}")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what bytes that are no checkpoint raise has no common type
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"ckpt={path} can't be read as tensors, or is damaged: {reason}") from error
+        content = read_tensors(Path(path))
+    except ValueError as error:
+        raise ValueError(f"ckpt={path} can't be read as tensors, or is damaged: {error}") from error
     for entry in _ENTRIES:
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             content = content[entry]

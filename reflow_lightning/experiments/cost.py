@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from reflow_lightning.pruning.select import weight_names
+from reflow_lightning.pruning.weights import weight_names
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
@@ -23,6 +22,7 @@ from reflow_lightning.experiments.results import fingerprint, print_table, write
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.pruning import select
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.signal import SignalReport
 
@@ -130,7 +130,7 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path) -> Path:
     data.batch_size = batch_size
     path = folder / "dense.ckpt"
     if trainer.is_global_zero:
-        torch.save({"state_dict": best.state or copy_state(module)}, path)
+        write_tensors(path, {"state_dict": best.state or copy_state(module)})
     trainer.strategy.barrier()
     return path
 
@@ -229,4 +229,4 @@ def _environment(trainer: pl.Trainer) -> dict[str, str]:
 
 def _save(path: Path, module: nn.Module, reflow: Reflow) -> None:
     """The network as it was tested last, with its masks, in plain types."""
-    torch.save({"state_dict": copy_state(module), "callbacks": {reflow.state_key: reflow.state_dict()}}, path)
+    write_tensors(path, {"state_dict": copy_state(module), "callbacks": {reflow.state_key: reflow.state_dict()}})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -35,14 +36,15 @@ def config_groups() -> dict[str, list[str]]:
     }
 
 
-def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key with its value; ``None`` stands for one that refers to others, or is missing."""
     for key in map(str, cfg):
         name = f"{prefix}{key}"
-        yield name
-        if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
-            value = cfg[key]
-            if isinstance(value, DictConfig):
-                yield from _keys(value, f"{name}.")
+        known = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
+        value = cfg[key] if known else None
+        yield name, value
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{name}.")
 
 
 def _choices(override: Override) -> list[str]:
@@ -53,7 +55,7 @@ def _choices(override: Override) -> list[str]:
 
 
 def complaints(arguments: Sequence[str]) -> list[str]:
-    """What is wrong with the overrides among command-line arguments: unknown keys and choices, missing plugins.
+    """What is wrong with the overrides among the arguments: unknown keys or choices, words for numbers, no plugin.
 
     Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
 
@@ -84,13 +86,38 @@ def complaints(arguments: Sequence[str]) -> list[str]:
             cfg = compose("config", overrides=selected)
     except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
         return [f'{error.missing_cfg_file} is not installed; remedy: pip install "reflow-lightning[sweep]"']
-    keys = set(_keys(cfg)) | set(groups)
+    keys = dict.fromkeys(groups) | dict(_keys(cfg))
     names = [o.key_or_group for o in overrides]
-    return [
+    unknown = [
         f"'{name}' is no key{nearest(name, keys)}; a new one needs a plus: +{name}=..."
         for name in names
         if name not in keys and name.split(".")[0].split("/")[0] != "hydra"
     ]
+    return unknown or _no_numbers(keys, overrides)
+
+
+def _no_numbers(defaults: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
+    """Words in place of numbers; of the trainer's some are words as well, such as ``devices=auto``."""
+    numbers = {
+        name: default
+        for name, default in defaults.items()
+        if isinstance(default, (int, float)) and not isinstance(default, bool) and not name.startswith("trainer.")
+    }
+    return [
+        f"{o.key_or_group}={choice} is no number; the default is {numbers[o.key_or_group]}"
+        for o in overrides
+        if o.key_or_group in numbers
+        for choice in _choices(o)
+        if choice != "None" and "${" not in choice and not _is_number(choice)
+    ]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
 
 _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": "finetune"}
@@ -34,17 +36,27 @@ def fingerprint(cfg: DictConfig) -> str:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write ``report.json``, all at once, so that no half of it is ever read."""
-    unfinished = folder / "report.json.part"
-    unfinished.write_text(json.dumps(report, indent=2) + "\n")
-    unfinished.replace(folder / "report.json")
+    text = json.dumps(report, indent=2) + "\n"
+    write_whole(folder / "report.json", text.encode())
+
+
+def describe_error(error: Exception) -> str:
+    """What made a run fail, as a text.
+
+    Example:
+        >>> describe_error(ValueError("sparsity=2 is outside [0, 1)"))
+        'ValueError: sparsity=2 is outside [0, 1)'
+    """
+    if isinstance(error, InstantiationException) and error.__cause__:
+        error = cast("Exception", error.__cause__)  # Hydra only adds where in the configuration it was
+    return f"{type(error).__name__}: {error}".strip()
 
 
 def note_error(folder: Path, error: Exception) -> None:
-    """Write ``error.txt`` in place of a report: what made a run fail."""
-    if isinstance(error, InstantiationException) and error.__cause__:
-        error = cast("Exception", error.__cause__)  # Hydra only adds where in the configuration it was
-    (folder / "report.json").unlink(missing_ok=True)
-    (folder / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+    """Write ``error.txt`` in place of a report; if the error is that nothing can be written, there is neither."""
+    with suppress(OSError):
+        (folder / "report.json").unlink(missing_ok=True)
+        (folder / "error.txt").write_text(f"{describe_error(error)}\n")
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from reflow_lightning.names import matches
@@ -35,7 +36,7 @@ class ColumnSum:
         """
         if weight.ndim != 2:
             raise ValueError(f"'{name}' {tuple(weight.shape)} is no matrix: only matrices are pruned by columns")
-        places = weight.abs().sum(0).argsort(stable=True).argsort()
+        places = weight.abs().sum(0, dtype=torch.float64).argsort(stable=True).argsort()
         return places.float().expand_as(weight).contiguous()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -97,6 +98,8 @@ class Lamp:
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``."""
         scores = self.criterion(name, weight).double().flatten()
+        if scores.numel():  # by a power of two, which is exact: squares of the largest float64 are infinite
+            scores = scores * math.ldexp(1.0, min(1023, -math.frexp(float(scores.abs().max()))[1]))
         order = _descending(scores)
         squared = scores[order].square()
         ratio = squared / squared.cumsum(0).clamp(min=torch.finfo(squared.dtype).tiny)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.pruning.bits import gathered, pack, unpack, zero_where_pruned
 from reflow_lightning.pruning.shards import local, part_like, part_of, spread_like
-from reflow_lightning.running.files import write_whole
+from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.processes import rank, summed, together
 
 
@@ -69,7 +68,7 @@ class Masks(Mapping[str, Tensor]):
     @property
     def sparsities(self) -> dict[str, float]:
         """Share of pruned weights by parameter name."""
-        return {name: 1 - self._kept[name] / max(1, mask.numel()) for name, mask in self.items()}
+        return {n: 1 - self._kept[n] / mask.numel() if mask.numel() else 0.0 for n, mask in self.items()}
 
     def reaches(self, sparsity: float) -> bool:
         """Whether as many weights are pruned as this sparsity asks for, to the nearest whole number."""
@@ -154,7 +153,7 @@ class Masks(Mapping[str, Tensor]):
             sizes = [shape.numel() for shape in shapes.values()]
             flat = torch.split(unpack(state["bits"], sum(sizes)), sizes)
             unchanged = state["checksum"] == _checksum(shapes, state["bits"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(
                 f"this is no state of Masks ({type(error).__name__}: {error}): pass what Masks.state_dict() gave"
             ) from error
@@ -174,11 +173,10 @@ class Masks(Mapping[str, Tensor]):
             >>> Masks.load(path)
             Masks(1 tensors, 2 weights, 0.5000 pruned)
         """
-        content = io.BytesIO()  # torch.save into a file on a full disk hides why it failed
-        torch.save(self.state_dict(), content)
+        state = self.state_dict()
         with together(f"writing {path}"):
             if rank() == 0:
-                write_whole(Path(path), lambda file: file.write(content.getbuffer()))
+                write_tensors(Path(path), state)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -188,12 +186,10 @@ class Masks(Mapping[str, Tensor]):
             ValueError: If it is damaged, or another kind of file.
             OSError: If it can't be read.
         """
-        content = Path(path).read_bytes()
         try:
-            return cls.from_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-        except Exception as error:  # what bytes that are no such file raise has no common type
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path} is damaged, or no file of Masks.save: {reason}") from error
+            return cls.from_state_dict(read_tensors(Path(path)))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged, or no file of Masks.save: {error}") from error
 
 
 def _checksum(shapes: Mapping[str, torch.Size], bits: Tensor) -> int:

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
 from reflow_lightning.names import Patterns, as_patterns, matches, nearest
-
-_CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
-def weight_names(module: nn.Module) -> tuple[str, ...]:
-    """Names of the module's own weight matrices: what multiplies the signal, so never a bias, norm or embedding.
-
-    Example:
-        >>> weight_names(nn.GRU(3, 4)), weight_names(nn.BatchNorm1d(3))
-        (('weight_ih_l0', 'weight_hh_l0'), ())
-    """
-    if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
-        return ("weight",)
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return tuple(name for name in own if name.startswith("weight_"))
-    if isinstance(module, nn.MultiheadAttention):  # its projections are Linear maps kept as bare parameters
-        return tuple(name for name in own if name in _ATTENTION_WEIGHTS)
-    return ()
+from reflow_lightning.pruning.storage import check_storage
+from reflow_lightning.pruning.unprunable import listed, sources, unprunable_weights
+from reflow_lightning.pruning.weights import weight_names
+from reflow_lightning.running.processes import warn
 
 
 def _aliases(model: nn.Module) -> dict[int, list[str]]:
-    """Every name of every parameter: a tied parameter has several."""
+    """Every name of every parameter: a tied parameter has several, and so has one in a compiled module."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
+        if (plain := name.replace("_orig_mod.", "")) != name:  # what torch.compile puts before the names
+            names[id(parameter)].append(plain)
     return names
 
 
@@ -68,11 +46,13 @@ def _usable(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[st
 def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ()) -> dict[str, nn.Parameter]:
     """Select the parameters that may be pruned.
 
-    Candidates are the weights of Conv*/Linear layers, of recurrent cells and of attention projections. A pattern that
-    is a parameter's *full name* also adds what is no candidate, such as a norm's weight or a parameter of your own.
+    Candidates are the weights of Conv*/Linear layers, of recurrent cells and of attention projections, frozen ones
+    too. A pattern that is a parameter's *full name* also adds what is no candidate, such as a norm's weight or a
+    parameter of your own. A warning names quantized and parametrized weights, which stay as they are.
 
     Args:
-        model: Any module. A tied parameter counts once, under its first name; patterns may use any of its names.
+        model: Any module. A tied parameter counts once, under its first name; patterns may use any of its names, and
+            of a compiled module's also those without ``_orig_mod.``.
         include: Glob patterns on parameter names; a parameter needs to match one.
         exclude: Glob patterns on parameter names; takes precedence.
 
@@ -80,7 +60,8 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         Parameters by name, in the order of ``model.named_parameters()``.
 
     Raises:
-        ValueError: If an ``include`` pattern matches nothing, or nothing is left.
+        ValueError: If an ``include`` pattern matches nothing, nothing is left, or what is left can't be set to zero in
+            place: two parameters share memory, or one is float8.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
@@ -95,6 +76,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         for name, parameter in model.named_parameters()
         if id(parameter) in prunable or any(alias in include for alias in aliases[id(parameter)])
     }
+    unprunable = unprunable_weights(model, candidates)
     candidates = {name: p for name, p in candidates.items() if p.is_floating_point()}
     matched = {
         pattern: [name for name, p in candidates.items() if matches(aliases[id(p)], pattern)]
@@ -102,21 +84,31 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     }
     for pattern in include:
         if not matched[pattern] and pattern != "*":
-            raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}")
+            found = {name: why for name, why in unprunable.items() if matches([name], pattern)}
+            reason = f": {listed(found)}" if found else nearest(pattern, names)
+            raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
-        if not matched[pattern]:
-            warnings.warn(
-                f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}", stacklevel=3
-            )
+        if not matched[pattern] and not any(matches([name], pattern) for name in unprunable):
+            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}", stacklevel=3)
     included = {name for pattern in include for name in matched[pattern]}
     excluded = {name for pattern in exclude for name in matched[pattern]}
     selected = {name: p for name, p in candidates.items() if name in included - excluded}
+    unprunable = {
+        name: why
+        for name, why in unprunable.items()
+        if any(matches([name], pattern) for pattern in include)
+        and not any(matches([name], pattern) for pattern in exclude)
+        and not any(other.startswith(sources(name)) for other in selected)
+    }
     if not sum(p.numel() for p in _sized(selected)):
         raise ValueError(
             f"nothing to prune in {type(model).__name__} with include={list(include)}, exclude={list(exclude)}: "
             "candidates are the weights of Conv*, Linear, recurrent and attention layers; "
-            "name any other parameter in full in include"
+            f"name any other parameter in full in include{f'; {listed(unprunable)}' if unprunable else ''}"
         )
+    check_storage(selected)
+    if unprunable:
+        warn(f"left dense: {listed(unprunable)}; or say so with exclude", stacklevel=3)
     return selected
 
 

@@ -249,4 +249,4 @@ class CenteredCosine(Metric):
         """The cosine, in [-1, 1]."""
         squares_a, squares_b, products = self.state[3:].sum(1)
         scale = (squares_a * squares_b).sqrt()
-        return torch.where(scale > 0, products / scale.clamp(min=1e-300), 0.0)
+        return torch.where(scale == 0, 0.0, products / scale.clamp(min=1e-300))  # NaN stays NaN

@@ -113,6 +113,22 @@ def test_a_file_without_weights(path):
         read_weights(path)
 
 
+def test_the_message_does_not_advise_to_run_what_is_in_there(path):
+    torch.save({"state_dict": Opaque()}, path)
+    with pytest.raises(ValueError, match="it holds more than tensors and plain types") as raised:
+        read_weights(path)
+    assert "weights_only" not in str(raised.value)
+
+
+class Opaque:
+    pass
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt=.* is no file"):
+        read_weights(tmp_path)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*none\.pt does not exist"):
         read_weights(tmp_path / "none.pt")

@@ -26,6 +26,26 @@ def test_every_fault_is_named():
     assert len(complaints(["a=1", "b.c=2", "sparsity=0.5"])) == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["seed=x"], "seed=x is no number; the default is 0"),
+        (["epochs=abc"], "epochs=abc is no number; the default is 30"),
+        (["-m", "sparsity=0.5,high"], "sparsity=high is no number; the default is 0.9"),
+        (["schedule=one_shot", "schedule.fraction=late"], "schedule.fraction=late is no number; the default is 0.5"),
+    ],
+)
+def test_a_word_in_place_of_a_number_is_named(arguments, complaint):
+    assert complaints(arguments) == [complaint]
+
+
+@pytest.mark.parametrize(
+    "argument", ["trainer.devices=auto", "optimizer.lr=1e-3", "sparsity=${oc.env:S}", "sparsity=null", "title=any"]
+)
+def test_other_values_are_left_to_hydra_and_to_the_objects(argument):
+    assert complaints([argument]) == []
+
+
 def test_keys_of_the_chosen_group_count():
     [complaint] = complaints(["schedule.begin=0.1"])
     assert "'schedule.begin' is no key" in complaint

@@ -22,6 +22,11 @@ def test_recurrent_and_attention_matrices_are_selected():
     ]
 
 
+@pytest.mark.parametrize("cell", [nn.RNNCell(3, 4), nn.GRUCell(3, 4), nn.LSTMCell(3, 4)])
+def test_the_matrices_of_cells_are_selected(cell):
+    assert list(select(cell)) == ["weight_ih", "weight_hh"]
+
+
 def test_tied_parameters_count_once_and_answer_to_every_name():
     model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
     model["b"].weight = model["a"].weight

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import nn
+
+_TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def torchvision_weights(name: str, weights: str) -> Any:
@@ -41,8 +48,27 @@ def torchvision_model(name: str, weights: str | None = None, num_classes: int | 
 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     entry = None if weights is None else torchvision_weights(name, weights)
-    model: nn.Module = get_model(name, weights=entry, **options)
+    with _tensors_only(name, weights):
+        model: nn.Module = get_model(name, weights=entry, **options)
     return model
+
+
+@contextmanager
+def _tensors_only(name: str, weights: str | None) -> Iterator[None]:
+    """Have torch run no code of the files that it loads; torchvision does not ask for that itself."""
+    before = os.environ.get(_TENSORS_ONLY)
+    os.environ[_TENSORS_ONLY] = "1"
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ValueError(
+            f"weights={weights!r} of {name!r} hold more than tensors, and what that is was not run: delete their file "
+            f"below {torch.hub.get_dir()}, and it is downloaded again"
+        ) from error
+    finally:
+        os.environ.pop(_TENSORS_ONLY)
+        if before is not None:
+            os.environ[_TENSORS_ONLY] = before
 
 
 def timm_model(name: str, weights: str | None = None, num_classes: int | None = None) -> nn.Module:
@@ -61,5 +87,6 @@ def timm_model(name: str, weights: str | None = None, num_classes: int | None = 
     if weights not in (None, "DEFAULT"):
         raise ValueError(f"weights={weights!r} must be DEFAULT or null: in timm the name chooses among weights")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    model: nn.Module = timm.create_model(name, pretrained=weights is not None, **options)
+    with _tensors_only(name, weights):
+        model: nn.Module = timm.create_model(name, pretrained=weights is not None, **options)
     return model

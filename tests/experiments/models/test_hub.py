@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -28,6 +30,40 @@ def test_unknown_networks_are_refused():
         torchvision_model("resnet51")
     with pytest.raises(RuntimeError, match="Unknown model"):
         timm_model("resnet51")
+
+
+class RunsCode:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path, monkeypatch):
+    """Of what was downloaded before, torch checks no checksum, and torchvision would run what is in there."""
+    from torchvision.models import ResNet18_Weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"fc.weight": RunsCode(tmp_path / "made")}, folder / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
+    with pytest.raises(ValueError, match=r"weights='DEFAULT' of 'resnet18' hold more than tensors.*delete their file"):
+        torchvision_model("resnet18", weights="DEFAULT")
+    assert not (tmp_path / "made").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_a_file_of_weights_that_holds_tensors_is_loaded(tmp_path, monkeypatch):
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    state = resnet18().state_dict()
+    torch.save(state, folder / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
+    assert torch.equal(torchvision_model("resnet18", weights="DEFAULT").fc.weight, state["fc.weight"])
 
 
 def test_timm_chooses_weights_by_name():
