@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import warnings
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -99,3 +102,16 @@ def trainer(*callbacks: pl.Callback, **options) -> pl.Trainer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pl.Trainer(callbacks=list(callbacks), **quiet | options)
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    """All that a prune event may leave a trace in, so that it compares bit for bit, NaN included."""
+    modules = list(model.modules())
+    return {
+        "values": {name: value.detach().cpu().numpy().tobytes() for name, value in model.state_dict().items()},
+        "training": [module.training for module in modules],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in modules],
+        "attributes": [sorted(vars(module)) for module in modules],
+        "random": (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())),
+    }

@@ -1,107 +1,21 @@
-import io
-import re
-from dataclasses import dataclass, field, replace
+"""Properties that hold whatever the network, and however it is pruned."""
 
-import lightning.pytorch as pl
+import io
+
 import pytest
 import torch
-from architectures import KINDS, Network, data, prunable
-from helpers import trainer
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-from torch import optim
-from torch.utils.data import DataLoader, TensorDataset
+from architectures import data, prunable
+from fuzzing import OPTIMIZERS, Case, bits, cases, many, state
+from hypothesis import given
 
-from reflow_lightning import Gradual, Masks, OneShot, Reflow, calibrate, prune
+from reflow_lightning import Masks, Reflow, calibrate, prune
 from reflow_lightning.keeping import ZeroKeeper
-from reflow_lightning.pruning import check_model, make_masks
+from reflow_lightning.pruning import make_masks
 from reflow_lightning.pruning.patterns import Pattern
-from reflow_lightning.pruning.select import select
-from reflow_lightning.running.isolation import isolated_rng
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*leaves no weight.*", "ignore:.*is not optimal.*", "ignore:.*all there were.*", "ignore:training ended.*"
 )
-
-PRECISIONS = {
-    torch.float16: "16-true",
-    torch.bfloat16: "bf16-true",
-    torch.float32: "32-true",
-    torch.float64: "64-true",
-}
-
-
-def by_position(name, weight):
-    """A criterion of the user's own, with many ties."""
-    return (weight.abs() * 4).round() + (torch.arange(weight.numel()).view(weight.shape) % 3)
-
-
-@dataclass(frozen=True)
-class Case:
-    kinds: tuple[str, ...]
-    dtype: torch.dtype
-    seed: int
-    values: str
-    sparsities: tuple[float, ...]
-    how: dict = field(default_factory=dict)
-
-    def model(self, reverse=False):
-        with isolated_rng(seed=self.seed):
-            model = Network(self.kinds, reverse).to(self.dtype)
-        for parameter in select(model).values():
-            with torch.no_grad():
-                if self.values == "equal":
-                    parameter.fill_(0.5)
-                elif self.values == "levels":
-                    parameter.mul_(8).round_().div_(8)
-                elif self.values == "half zero":
-                    parameter[..., ::2] = 0
-                elif self.values == "tiny":
-                    parameter.mul_(1e-7)
-        return model
-
-    def fitting(self, model):
-        """The arguments without layers that the pattern does not fit, and with a minimum that is feasible."""
-        how = dict(self.how)
-        if how["pattern"] is not None:
-            m = Pattern.parse(how["pattern"]).m
-            how["exclude"] = [n for n, p in select(model).items() if p.ndim < 2 or p.shape[1] % m]
-            if not sum(p.numel() for n, p in select(model).items() if n not in how["exclude"]):
-                how |= {"pattern": None, "exclude": ()}
-        try:
-            check_model(model, self.sparsities[-1], **how)
-        except ValueError as error:
-            how["min_kept"] = float(re.search(r"use min_kept <= (\S+)", str(error))[1])
-        return how
-
-
-@st.composite
-def cases(draw):
-    prunable_kinds = [kind for kind, (_, size) in KINDS.items() if size]
-    kinds = [draw(st.sampled_from(prunable_kinds)), *draw(st.lists(st.sampled_from(list(KINDS)), max_size=3))]
-    pattern = draw(st.sampled_from([None, None, "1:2", "2:4"]))
-    least = 0.0 if pattern is None else 0.5
-    return Case(
-        tuple(kinds),
-        draw(st.sampled_from(list(PRECISIONS))),
-        draw(st.integers(0, 2**16)),
-        draw(st.sampled_from(["normal", "equal", "levels", "half zero", "tiny"])),
-        tuple(sorted(draw(st.lists(st.floats(least, 0.999), min_size=1, max_size=4)))),
-        {
-            "pattern": pattern,
-            "allocation": draw(st.sampled_from(["global", "uniform", "erk", "lamp"])),
-            "criterion": draw(st.sampled_from(["magnitude", "random", by_position])),
-            "min_kept": draw(st.sampled_from([0.0, 0.0, 0.001, 0.02, 0.3])),
-        },
-    )
-
-
-def state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def bits(tensor):
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def same_bits(model, before):
@@ -206,16 +120,6 @@ def masks_survive_a_file_bit_for_bit(case):
     assert loaded == masks
     assert list(loaded) == list(masks)
     assert loaded.sparsities == masks.sparsities
-
-
-OPTIMIZERS = {
-    "sgd": lambda p: optim.SGD(p, 0.01, momentum=0.9, weight_decay=0.1),
-    "nesterov": lambda p: optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
-    "adamw": lambda p: optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1, amsgrad=True),
-    "adagrad": lambda p: optim.Adagrad(p, 0.01, eps=1e-3),
-    "rmsprop": lambda p: optim.RMSprop(p, 0.01, eps=1e-3, momentum=0.9, centered=False),
-    "adamax": lambda p: optim.Adamax(p, 0.01, eps=1e-3),
-}
 
 
 def zeros_survive_random_steps_and_further_pruning(case):
@@ -326,10 +230,6 @@ def of_name(function):
     return function.__name__
 
 
-def many(count):
-    return settings(deadline=None, max_examples=count, suppress_health_check=[HealthCheck.too_slow])
-
-
 @pytest.mark.parametrize("holds", PROPERTIES, ids=of_name)
 @given(case=cases())
 @many(50)
@@ -343,83 +243,3 @@ def test_in_a_few_networks(holds, case):
 @many(300)
 def test_in_many_networks(holds, case):
     holds(case)
-
-
-# -- through a training
-
-SCHEDULES = st.one_of(
-    st.just(OneShot()),
-    st.builds(OneShot, step=st.integers(0, 4)),
-    st.builds(OneShot, epoch=st.integers(0, 1)),
-    st.builds(OneShot, fraction=st.floats(0, 1)),
-    st.builds(
-        Gradual,
-        begin=st.floats(0, 0.4),
-        end=st.floats(0.5, 1),
-        every_n_steps=st.sampled_from([None, 1, 3]),
-        curve=st.sampled_from(["cubic", "linear"]),
-    ),
-)
-
-
-class Training(pl.LightningModule):
-    def __init__(self, net, optimizer):
-        super().__init__()
-        self.net = net
-        self.optimizer = optimizer
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, batch_idx):
-        return self(batch[0]).float().square().mean()
-
-    def configure_optimizers(self):
-        return OPTIMIZERS[self.optimizer]([p for p in self.parameters() if p.requires_grad])
-
-
-def a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated):
-    if isinstance(schedule, Gradual):
-        case = replace(case, how=case.how | {"pattern": None})
-    net = case.model()
-    names = list(net.state_dict())
-    how = case.fitting(net)
-    how["exclude"] = [f"net.{name}" for name in how.get("exclude", ())]
-    callback = Reflow(case.sparsities[-1], schedule=schedule, calibration_batches=2, monitor=False, **how)
-    batches = DataLoader(TensorDataset(data(32, torch.float32, case.seed)), 8, shuffle=True)
-    runner = trainer(callback, precision=PRECISIONS[case.dtype], accumulate_grad_batches=accumulated)
-    runner.fit(Training(net, optimizer), batches)
-    total = sum(mask.numel() for mask in callback.masks.values())
-    assert sum(int((~mask).sum()) for mask in callback.masks.values()) == round(case.sparsities[-1] * total)
-    reached = [event.sparsity for event in callback.events]
-    assert reached == sorted(reached)
-    assert list(net.state_dict()) == names
-    for name, mask in callback.masks.items():
-        assert not bits(net.get_parameter(name.removeprefix("net."))[~mask]).any()
-    assert all(value.isfinite().all() for value in net.state_dict().values())
-
-
-ARGUMENTS = {
-    "case": cases(),
-    "schedule": SCHEDULES,
-    "optimizer": st.sampled_from(list(OPTIMIZERS)),
-    "accumulated": st.sampled_from([1, 2]),
-}
-
-
-PLAIN = {"pattern": None, "allocation": "global", "criterion": "magnitude", "min_kept": 0.0}
-BY_ROUNDING_ALL_GO = Case(("depthwise",), torch.float32, 0, "normal", (0.99,), PLAIN)
-
-
-@given(**ARGUMENTS)
-@example(BY_ROUNDING_ALL_GO, Gradual(every_n_steps=1), "sgd", 1)
-@many(25)
-def test_a_few_trainings(case, schedule, optimizer, accumulated):
-    a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated)
-
-
-@pytest.mark.slow
-@given(**ARGUMENTS)
-@many(200)
-def test_many_trainings(case, schedule, optimizer, accumulated):
-    a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated)
