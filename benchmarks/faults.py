@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py
 
-Writes ``docs/faults.md``; exits with 1 if anything is lost but the steps since the last checkpoint. Takes some five
+Writes ``docs/faults.md``; exits with 1 if anything is lost but the steps since the last checkpoint. Takes one or two
 minutes on one core.
 """
 
@@ -62,7 +62,8 @@ After a kill the training goes on from its last checkpoint, and every checkpoint
 one, must be bit for bit that of a training left alone: weights, BatchNorm buffers, masks, optimizer, scheduler. After
 an error the network, its training flags, its hooks and the random state must be as they were, and the file of before
 must be there. A disk is full here when the system refuses to write beyond some size. Of several processes all must
-raise, and none may wait for ever.
+raise, and none may wait for ever. The temporary folder, where Lightning writes a checkpoint before it moves it to its
+place, is on the disk of the checkpoints here; where it is not, the move is no single step.
 
 {table}
 
