@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from reflow_lightning.running.batches import EveryNth, fresh
 from reflow_lightning.running.forward import Forward, default_forward
-from reflow_lightning.running.processes import share
+from reflow_lightning.running.processes import share, together
 from reflow_lightning.schedules import Length, Progress
 
 CalibrationData = str | DataLoader[Any] | pl.LightningDataModule | Callable[[], Iterable[Any]]
@@ -94,9 +94,6 @@ def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -
 def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[Any]:
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     if isinstance(data, pl.LightningDataModule):
-        if data is not getattr(trainer, "datamodule", None):
-            data.prepare_data()
-            data.setup("fit")
         loader = getattr(data, "calibration_dataloader", data.train_dataloader)
         return _training_batches(loader(), seed, ranks)
     if isinstance(data, DataLoader):
@@ -111,12 +108,23 @@ def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[A
     return _validation_batches(trainer, seed, ranks)
 
 
+def prepare(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
+    """Prepare a data module that the trainer does not know, on one process of each machine, and set it up on all."""
+    if data is getattr(trainer, "datamodule", None):
+        return
+    with together("preparing the calibration data"):
+        if trainer.local_rank == 0:
+            data.prepare_data()
+    with together("setting up the calibration data"):
+        data.setup("fit")
+
+
 def _training_batches(loaders: Any, seed: int, ranks: dict[str, int], shuffle: bool = True) -> Iterable[Any]:
     if not isinstance(loaders, (CombinedLoader, Mapping, list, tuple)):
         return fresh(loaders, shuffle=shuffle, seed=seed, **ranks)
     combined = CombinedLoader(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders, "max_size_cycle")
-    combined.flattened = [fresh(loader, shuffle=shuffle, seed=seed, **ranks) for loader in combined.flattened]
-    return (batch for batch, _, _ in combined)
+    combined.flattened = [fresh(loader, shuffle=shuffle, seed=seed) for loader in combined.flattened]
+    return EveryNth((batch for batch, _, _ in combined), **ranks)  # first combined, then shared out, as one would read
 
 
 def _validation_batches(trainer: pl.Trainer, seed: int, ranks: dict[str, int]) -> Iterable[Any]:
@@ -128,7 +136,8 @@ def _validation_batches(trainer: pl.Trainer, seed: int, ranks: dict[str, int]) -
     if trainer.val_dataloaders is None:
         raise ValueError("calibration_data='val', but the training has no validation loader: use 'train'")
     loaders = CombinedLoader(trainer.val_dataloaders).flattened
-    limits = [None if limit == float("inf") else int(limit) for limit in trainer.num_val_batches]
+    limited = _is_limited(trainer.limit_val_batches)
+    limits = [int(limit) if limited and limit != float("inf") else None for limit in trainer.num_val_batches]
     batches = [fresh(loader, shuffle=True, seed=seed, **ranks) for loader in loaders]
     return chain.from_iterable(islice(part, limit) for part, limit in zip(batches, limits, strict=True))
 

@@ -130,7 +130,7 @@ class Reflow(pl.Callback):
         self.listeners: list[Callable[[str, nn.Module], None]] = []
         self._last: Progress | None = None
         self._module: weakref.ref[nn.Module] | None = None
-        self._checked = self._tried = False
+        self._checked = self._tried = self._prepared = False
         self._keeper = ZeroKeeper()
 
     @property
@@ -148,7 +148,7 @@ class Reflow(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the arguments against the training and the model, before anything is changed."""
         bridge.check_strategy(trainer)
-        self._checked = self._tried = False
+        self._checked = self._tried = self._prepared = False
         if not has_lazy_parameters(pl_module):
             self._check(pl_module)
 
@@ -265,6 +265,15 @@ class Reflow(pl.Callback):
                 logs.log_event(trainer, self.events[-1], is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
+        if isinstance(self.calibration_data, pl.LightningDataModule) and not self._prepared:
+            bridge.prepare(trainer, self.calibration_data)
+            self._prepared = True
+
+        def finish(masks: Masks) -> None:
+            self._keeper.bind(pl_module, masks)
+            for optimizer in trainer.optimizers:
+                self._keeper.forget_moments(optimizer)
+
         limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
         measured = self.monitor is not None and not bridge.is_barebones(trainer)
         plan = Plan(
@@ -279,12 +288,10 @@ class Reflow(pl.Callback):
             listeners=self.listeners,
             averages=bridge.averages(trainer),
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
+            finish=finish,
         )
         event, self.masks = prune_and_repair(pl_module, target, plan, self.masks)
         self._record(event)
-        self._bind(pl_module)
-        for optimizer in trainer.optimizers:
-            self._keeper.forget_moments(optimizer)
         rank_zero_info(
             f"Reflow at step {now.step}: sparsity {event.sparsity:.4f} over {len(event.sparsities)} tensors "
             f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
@@ -329,7 +336,7 @@ class Reflow(pl.Callback):
     def _record(self, event: PruneEvent) -> None:
         """Only the latest event can be undone, or a gradual schedule would gather old statistics without end."""
         if self.events:
-            self.events[-1] = dataclasses.replace(self.events[-1], calibration=self.events[-1].calibration.settled())
+            self.events[-1] = self.events[-1].settled()
         self.events.append(event)
 
     def _bind(self, pl_module: pl.LightningModule) -> None:
@@ -364,4 +371,5 @@ class Reflow(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What may be copied or sent to another process: not what is bound to this one."""
-        return self.__dict__ | {"_module": None, "_keeper": ZeroKeeper()}
+        events = [event.settled() for event in self.events]
+        return self.__dict__ | {"_module": None, "_keeper": ZeroKeeper(), "events": events}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -45,6 +45,14 @@ class PruneEvent:
     seconds: Mapping[str, float]
     signal: Mapping[str, SignalReport] = field(default_factory=dict)
 
+    def settled(self) -> PruneEvent:
+        """The same record, which can't be undone and holds nothing of the model."""
+        return replace(self, calibration=self.calibration.settled())
+
+
+def _nothing(_: Masks) -> None:
+    pass
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,6 +70,7 @@ class Plan:
         listeners: Called with the stage and the model.
         averages: Copies of the model in which averages of its weights are kept; they are pruned and repaired too.
         progress: Show a bar if it takes long.
+        finish: Called with the masks at the end; if it raises, all is undone.
     """
 
     how: Mapping[str, Any]
@@ -75,6 +84,7 @@ class Plan:
     listeners: Sequence[Callable[[str, nn.Module], None]] = ()
     averages: Sequence[nn.Module] = ()
     progress: bool = False
+    finish: Callable[[Masks], None] = _nothing
 
     def choose(self, model: nn.Module, sparsity: float, previous: Masks | None) -> Masks:
         """The masks; nothing is changed."""
@@ -130,8 +140,11 @@ def prune_and_repair(
         if profile is not None:
             profile.measure(stage)
         with together(f"a listener to the {stage} network"):
-            for listener in plan.listeners:
-                listener(stage, model)
+            try:
+                for listener in plan.listeners:
+                    listener(stage, model)
+            finally:
+                reshard(model)  # a listener may have run the network
 
     with ExitStack() as undo:  # what is pushed is called, the last first, unless everything succeeds
         undo.callback(_snapshot(masks, model))
@@ -151,6 +164,8 @@ def prune_and_repair(
             masks.apply(average)
             with together("the repair of the averaged weights"):
                 undo.callback(plan.calibrate(average).undo)
+        with together("the end of the event"):
+            plan.finish(masks)
         signal = {} if profile is None else profile.reports
         event = PruneEvent(plan.step, masks.sparsity, masks.sparsities, calibration, seconds, signal)
         undo.pop_all()

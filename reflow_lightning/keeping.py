@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
 from torch.utils.hooks import RemovableHandle
 
@@ -62,6 +63,10 @@ class ZeroKeeper:
         """Set the gradients of pruned weights to zero, so that clipping and momentum see only what is alive."""
         pairs = zip(self._parameters, self._masks, strict=True)
         found = [(local(p.grad), mask) for p, mask in pairs if p.grad is not None]
+        for gradient, mask in found:
+            if gradient.layout != torch.strided:  # of an embedding with sparse=True
+                gradient.mul_(mask)
+        found = [(gradient, mask) for gradient, mask in found if gradient.layout == torch.strided]
         zero_where_pruned([gradient for gradient, _ in found], [mask for _, mask in found])
 
     def forget_moments(self, optimizer: optim.Optimizer) -> None:

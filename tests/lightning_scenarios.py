@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from helpers import Module, images, loader, trainer
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
-from reflow_lightning import Gradual, OneShot, Reflow
+from reflow_lightning import Gradual, OneShot, Reflow, SignalMonitor
 from reflow_lightning.calibration.calibrate import repair_batchnorm
+from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import reshard
 
 
@@ -28,12 +30,12 @@ def data(n: int = 72) -> DataLoader[Any]:
     return loader(n, 8)
 
 
-def fit(callback: Any, module: Module, strategy: Any, *others: Any, **options: Any) -> Any:
+def fit(callback: Any, module: Module, strategy: Any, *others: Any, batches: Any = None, **options: Any) -> Any:
     """A Trainer over all processes, after its fit."""
     for_fit = {name: options.pop(name) for name in ("ckpt_path", "weights_only") if name in options}
     options = {"max_epochs": 1, "devices": dist.get_world_size()} | options
     runner = trainer(callback, *others, strategy=strategy, **options)
-    runner.fit(module, data(), loader(16, shuffle=False), **for_fit)
+    runner.fit(module, batches or data(), loader(16, shuffle=False), **for_fit)
     return runner
 
 
@@ -58,7 +60,7 @@ class Watch:
             self.states.append(whole(module))
 
 
-def one_shot(strategy: Any, module: Module, **options: Any) -> dict[str, Any]:
+def one_shot(strategy: Any, module: Module, *listeners: Any, batches: Any = None, **options: Any) -> dict[str, Any]:
     """The network right after the prune event, which is the first thing in the training."""
     calibrated = 0
 
@@ -71,8 +73,8 @@ def one_shot(strategy: Any, module: Module, **options: Any) -> dict[str, Any]:
         return repair_batchnorm(model, batches, counted, reference)
 
     callback, watch = Reflow(0.6, calibration_batches=9, repair=count, **options), Watch()
-    callback.listeners.append(watch)
-    fit(callback, module, strategy)
+    callback.listeners += [*listeners, watch]
+    fit(callback, module, strategy, batches=batches)
     [event] = callback.events
     return {
         "batches_here": calibrated,
@@ -158,7 +160,52 @@ def model_parallel(**options: Any) -> ModelParallelStrategy:
 
 
 def sharded(_: Path) -> dict[str, Any]:
-    return one_shot(model_parallel(), seeded(Spread))
+    """With a listener that runs the network, which leaves it whole."""
+
+    def evaluate(stage: str, network: nn.Module) -> None:
+        with torch.no_grad(), only_training(network, ()):
+            network(images(2))
+
+    return one_shot(model_parallel(), seeded(Spread), evaluate)
+
+
+def several_loaders(_: Path) -> dict[str, Any]:
+    """One has nine batches, the other a single one; the network gets those of the first."""
+
+    class Both(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch["long"], batch_idx)
+
+    loaders = {"long": data(), "short": loader(8, 8)}
+    return one_shot("ddp", seeded(Both), batches=loaders, forward=lambda model, batch: model(batch["long"][0]))
+
+
+class Counted(pl.LightningDataModule):
+    """Counts how often it is prepared here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared = 0
+
+    def prepare_data(self) -> None:
+        self.prepared += 1
+
+    def train_dataloader(self) -> Any:
+        return data()
+
+
+def a_data_module_of_its_own(_: Path) -> int:
+    source = Counted()
+    callback = Reflow(0.6, schedule=Gradual(every_n_steps=1), calibration_data=source, calibration_batches=2)
+    fit(callback, seeded(), "ddp")
+    return source.prepared
+
+
+def one_logger(folder: Path) -> list[int]:
+    """Only the first process logs; all take part in measuring."""
+    logger = CSVLogger(folder) if dist.get_rank() == 0 else False
+    fit(SignalMonitor(1), seeded(), "ddp", logger=logger)
+    return [] if not logger else [len(logger.experiment.metrics)]
 
 
 class SaveAt(pl.Callback):
@@ -216,6 +263,9 @@ TRAININGS = {
         sharded,
         sharded_checkpoint,
         tensor_parallel,
+        several_loaders,
+        a_data_module_of_its_own,
+        one_logger,
         a_process_that_fails,  # last: it leaves a training that was broken off
     )
 }

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import signal
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ from helpers import images, small_net
 from torch import nn
 
 from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning.calibration.calibrate import repair_batchnorm
 from reflow_lightning.running.processes import gather, together
 
 BATCHES = [images(16, seed=seed) for seed in range(7)]
@@ -116,6 +122,64 @@ def failures_are_told_once(_: Path) -> list[str]:
     return raised
 
 
+def a_repair_that_stops_early(_: Path) -> int:
+    """Rank 0 has more batches than it wants, the last rank has fewer."""
+    batches = BATCHES[:5] if dist.get_rank() == 0 else BATCHES[5:]
+
+    def repair(model: nn.Module, batches: Any, *others: Any) -> Any:
+        return repair_batchnorm(model, islice(batches, 3), *others)
+
+    return calibrate(network(), batches, repair=repair, max_batches=50).batches
+
+
+def a_repair_that_breaks(_: Path) -> str:
+    def repair(*_: Any) -> Any:
+        if dist.get_rank() == 1:
+            raise ZeroDivisionError("in the repair")
+        return repair_batchnorm(*_)
+
+    return _message(lambda: calibrate(network(), mine(BATCHES), repair=repair, max_batches=7))
+
+
+def the_same_error_twice(_: Path) -> list[str]:
+    """One object, as a cached result raises it."""
+    error = ZeroDivisionError("again")
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        if dist.get_rank() == 0:
+            raise error
+        return model(batch)
+
+    return [_message(lambda: calibrate(network(), mine(BATCHES), forward=forward)) for _ in range(2)]
+
+
+def interrupted_while_they_wait(_: Path) -> list[str]:
+    """Ctrl-C reaches all processes at once; those that wait for the others hear of it in the middle of an exchange."""
+    raised = []
+    for late in range(dist.get_world_size()):
+        timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
+        dist.barrier()
+        timer.start()
+        try:
+            with together("outer"), together("inner"):
+                if dist.get_rank() == late:
+                    time.sleep(1.0)
+            raised.append("nothing")
+        except BaseException as error:
+            raised.append(type(error).__name__)
+        timer.join()
+        gather("they are in step again")
+    return raised
+
+
+def _message(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
 PLAIN = {
     scenario.__name__: scenario
     for scenario in (
@@ -127,5 +191,9 @@ PLAIN = {
         a_batch_that_breaks,
         a_value_that_is_not_finite,
         failures_are_told_once,
+        a_repair_that_stops_early,
+        a_repair_that_breaks,
+        the_same_error_twice,
+        interrupted_while_they_wait,
     )
 }

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_flatten
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.keeping import ZeroKeeper
+from reflow_lightning.pruning import Magnitude
+from reflow_lightning.running.sharding import reshard
 
 CASES: dict[str, dict[str, Any]] = {
     "global": {"sparsity": 0.7},
@@ -197,6 +199,38 @@ def a_weight_that_is_not_finite_on_one(_: Path) -> str:
     return "nothing"
 
 
+def after_an_evaluation(_: Path) -> dict[str, Any]:
+    """A forward pass leaves the outermost module whole."""
+    model = spread(plain()).eval()
+    with torch.no_grad():
+        model(BATCHES[0])
+    masks = prune(model, 0.7)
+    with torch.no_grad():
+        model(BATCHES[0])
+    masks.apply(model)
+    reshard(model)
+    return {"masks": masks.state_dict(), "state": whole(model)}
+
+
+class Fails(Magnitude):
+    """A criterion that fails on one process."""
+
+    def pieces(self, name: str, weight: Tensor, /, start: int = 0) -> Any:
+        if dist.get_rank() == 1 and name == "3.weight":
+            raise ZeroDivisionError("in the criterion")
+        return super().pieces(name, weight, start)
+
+
+def a_criterion_that_breaks(_: Path) -> list[str]:
+    texts = []
+    for options in ({}, {"pattern": "2:4", "exclude": ("0.*", "8.*", "9.*")}):
+        try:
+            prune(spread(plain()), 0.6, criterion=Fails(), **options)
+        except Exception as error:
+            texts.append(type(error).__name__)
+    return texts
+
+
 SHARDED = {
     scenario.__name__: scenario
     for scenario in (
@@ -208,5 +242,7 @@ SHARDED = {
         masks_of_other_numbers_of_processes,
         what_is_refused,
         a_weight_that_is_not_finite_on_one,
+        after_an_evaluation,
+        a_criterion_that_breaks,
     )
 }

@@ -593,6 +593,15 @@ def test_every_validation_loader_counts_within_its_limit():
     assert sizes == [16, 16, 8, 8]
 
 
+def test_without_a_limit_the_last_short_batch_counts_too():
+    callback = reflow(calibration_data="val", calibration_batches=3)
+    trainer(callback, max_epochs=1).fit(Module(), loader(), loader(40, shuffle=False, drop_last=True))
+    assert callback.events[0].calibration.batches == 2
+    callback = reflow(calibration_data="val", calibration_batches=3)
+    trainer(callback, max_epochs=1).fit(Module(), loader(), loader(40, shuffle=False))
+    assert callback.events[0].calibration.batches == 3
+
+
 def test_overfitting_calibrates_on_what_is_trained_on():
     seen = []
     callback = reflow(calibration_batches=1, monitor=False, forward=lambda m, b: seen.append(b[0]) or m(b[0]))

@@ -1,6 +1,7 @@
 """Processes that run together agree with one that has all the data, and fail together."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -85,7 +86,31 @@ def test_every_failure_is_told_once(together):
                 assert text.startswith(f"ValueError: {place}" if rank == failing else "PeerError: ")
 
 
-def test_synchronised_layers_are_left_as_they_were():
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
+def test_a_repair_may_stop_reading_on_some_processes_only(together):
+    found = results("a_repair_that_stops_early", together)
+    assert set(found) == {3 + 2 * (len(found) - 1)}
+
+
+def test_a_repair_that_raises_on_one_process_raises_on_all(together):
+    for rank, text in enumerate(results("a_repair_that_breaks", together)):
+        assert text.startswith("ZeroDivisionError" if rank == 1 else "PeerError: calibration failed on rank 1")
+
+
+def test_an_error_that_is_raised_again_is_told_again(together):
+    for rank, texts in enumerate(results("the_same_error_twice", together)):
+        assert all(text.startswith("ZeroDivisionError" if rank == 0 else "PeerError") for text in texts)
+
+
+def test_ctrl_c_ends_all_processes_wherever_they_are(together):
+    for raised in results("interrupted_while_they_wait", together):
+        assert set(raised) == {"KeyboardInterrupt"}
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_a_forward_of_the_layers_own_stays(kind):
+    model = nn.Sequential(kind(1))
     calibrate(model, BATCHES, max_batches=7)
-    assert "forward" not in vars(model[1])
+    assert "forward" not in vars(model[0])
+    model[0].forward = own = functools.partial(type(model[0]).forward, model[0])
+    calibrate(model, BATCHES, max_batches=7)
+    assert model[0].forward is own

@@ -47,7 +47,7 @@ def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("scenario", ["ddp", "sharded", "ddp_few_batches", "ddp_one_batch"])
+@pytest.mark.parametrize("scenario", ["ddp", "sharded", "several_loaders", "ddp_few_batches", "ddp_one_batch"])
 def test_a_prune_event_does_what_it_does_in_one_process(scenario, folder):
     options = {
         "ddp_few_batches": {"calibration_data": lambda: images(24).split(8)},
@@ -119,6 +119,16 @@ def test_the_same_number_of_processes_prunes_on_at_the_same_steps(folder):
             steps = rank[f"{kind}_{processes}"]["steps"]
             assert steps
             assert steps == written[kind]["steps"][-len(steps) :]
+
+
+def test_a_data_module_is_prepared_once_and_on_one_process(folder):
+    first, *others = results("a_data_module_of_its_own", folder)
+    assert (first, set(others)) == (1, {0})
+
+
+def test_one_process_may_log_alone(folder):
+    assert "one_logger" in {file.name.split(".")[0] for file in folder.iterdir()}
+    results("one_logger", folder)
 
 
 def test_layers_that_are_split_over_processes_are_refused(folder):

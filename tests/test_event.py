@@ -34,6 +34,14 @@ def test_a_failure_at_any_point_leaves_the_model_as_it_was(failing):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_what_finishes_the_event_belongs_to_it():
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ZeroDivisionError):
+        prune_and_repair(model, 0.5, plan(finish=lambda masks: 1 / 0))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def test_averaged_weights_are_pruned_and_repaired_too():
     model, average = small_net(), small_net()
     _, masks = prune_and_repair(model, 0.5, plan(averages=[average]))

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from helpers import images, small_net, zeros
+from torch import nn
 
-from reflow_lightning import prune
+from reflow_lightning import Masks, prune
 from reflow_lightning.keeping import ZeroKeeper
 
 
@@ -56,3 +57,24 @@ def test_gradients_and_moments_of_pruned_weights_are_forgotten():
         for moment in ("exp_avg", "exp_avg_sq"):
             assert not optimizer.state[parameter][moment][~mask].any()
         assert optimizer.state[parameter]["step"] == 1
+
+
+def test_sparse_gradients_are_masked_too():
+    model = nn.Embedding(4, 2, sparse=True)
+    masks = Masks({"weight": torch.tensor([[True, False]] * 4)})
+    masks.apply(model)
+    keeper = ZeroKeeper()
+    keeper.bind(model, masks)
+    model(torch.tensor([1, 3, 3])).sum().backward()
+    keeper.mask_gradients()
+    assert model.weight.grad.to_dense().tolist() == [[0, 0], [1, 0], [0, 0], [2, 0]]
+
+
+def test_moments_of_a_byte_each_are_forgotten():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    optimizer.state[model.weight]["moment"] = moment = torch.ones(1, 2).to(torch.float8_e4m3fn)
+    keeper = ZeroKeeper()
+    keeper.bind(model, Masks({"weight": torch.tensor([[True, False]])}))
+    keeper.forget_moments(optimizer)
+    assert moment.float().tolist() == [[1.0, 0.0]]

@@ -113,3 +113,16 @@ def test_a_weight_that_is_not_finite_on_one_process_is_an_error_on_all(folder):
     first, *others = results("a_weight_that_is_not_finite_on_one", folder)
     assert first.startswith("ValueError: parameter '3.weight' holds NaN")
     assert all(text.startswith("PeerError: checking the weights failed on rank 0") for text in others)
+
+
+def test_a_model_that_was_evaluated_is_pruned_in_its_parts(folder):
+    model = plain()
+    masks = prune(model, 0.7)
+    for found in results("after_an_evaluation", folder):
+        assert Masks.from_state_dict(found["masks"]) == masks
+        assert equal(found["state"], model.state_dict())
+
+
+def test_a_criterion_that_raises_on_one_process_raises_on_all(folder):
+    for rank, names in enumerate(results("a_criterion_that_breaks", folder)):
+        assert names == ["ZeroDivisionError" if rank == 1 else "PeerError"] * 2

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.processes import gather, together
+from reflow_lightning.running.processes import gather, in_step, together
 from reflow_lightning.signal.statistics import MergedMoments, exact_device, moments
 
 
@@ -98,7 +98,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
         name: MergedMoments(layer.num_features).to(exact_device(layer.get_buffer("running_mean")))
         for name, layer in layers.items()
     }
-    used = 0
+    seen = used = 0
     staged: list[tuple[str, Tensor]] = []
     with ExitStack() as stack:
         stack.callback(Snapshot(layers.values()).restore)
@@ -110,6 +110,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
         stack.enter_context(together("calibration"))
         for batch in batches:
             staged.clear()
+            seen += 1
             try:
                 forward(model, batch)
             except _TooFewValues:
@@ -117,8 +118,8 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
             used += 1
             for name, part in staged:
                 statistics[name].update(part)
-    used = sum(gather(used))
-    if layers and not used:
+    seen, used = (sum(counts) for counts in zip(*gather((seen, used)), strict=True))
+    if layers and not used and seen:
         raise ValueError("every batch gives a BatchNorm layer one value a channel: use batches of more samples")
     return Population(statistics, used)
 
@@ -126,12 +127,17 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
 @contextmanager
 def _alone(layer: _BatchNorm) -> Iterator[None]:
     """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
-    if isinstance(layer, nn.SyncBatchNorm):
-        layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
+    if not isinstance(layer, nn.SyncBatchNorm):
+        yield
+        return
+    before = vars(layer).pop("forward", None)
+    vars(layer)["forward"] = partial(_BatchNorm.forward, layer)
     try:
         yield
     finally:
-        vars(layer).pop("forward", None)
+        del vars(layer)["forward"]
+        if before is not None:
+            vars(layer)["forward"] = before
 
 
 @contextmanager
@@ -160,7 +166,8 @@ def write_statistics(model: nn.Module, population: Population) -> tuple[str, ...
         ValueError: If a statistic is not finite in the type of the layer. Nothing is written then.
     """
     layers = batchnorm_layers(model)
-    computed = {name: statistic.compute() for name, statistic in population.layers.items()}
+    with in_step():
+        computed = {name: statistic.compute() for name, statistic in population.layers.items()}
     computed = {name: channels for name, channels in computed.items() if bool((channels.values > 0).any())}
     for name, channels in computed.items():
         dtype = layers[name].get_buffer("running_var").dtype

@@ -17,10 +17,10 @@ from reflow_lightning.calibration.batchnorm import (
     population_statistics,
     write_statistics,
 )
-from reflow_lightning.running.batches import device_of, take
+from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import warn
+from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.sharding import whole
 
 
@@ -158,6 +158,12 @@ def calibrate(
         False
     """
     run = resolve_repair(repair)
-    moved = take(batches, max_batches, device_of(model), task="calibration", progress=progress)
-    with isolated_rng(), whole(model):
-        return run(model, moved, forward or default_forward, reference)
+    moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
+    with isolated_rng(), whole(model), together("calibration"):
+        result = run(model, moved, forward or default_forward, reference)
+    try:
+        moved.check()
+    except BaseException:
+        result.undo()
+        raise
+    return result

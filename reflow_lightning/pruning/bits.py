@@ -88,4 +88,4 @@ def zero_where_pruned(values: Sequence[Tensor], masks: Sequence[Tensor]) -> None
         torch._foreach_mul_([v.view(_INTEGERS[v.element_size()]) for v in values], list(masks))
 
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -15,6 +15,7 @@ from reflow_lightning.pruning.bits import gathered, pack, unpack, zero_where_pru
 from reflow_lightning.pruning.shards import local, part_like, part_of, spread_like
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.processes import rank, summed, together
+from reflow_lightning.running.sharding import reshard
 
 
 class Masks(Mapping[str, Tensor]):
@@ -49,7 +50,7 @@ class Masks(Mapping[str, Tensor]):
         """Whether both prune the same weights; of masks that are spread over processes, the part held here."""
         if not isinstance(other, Masks) or self.keys() != other.keys():
             return False
-        return all(torch.equal(local(mask), local(other[name])) for name, mask in self.items())
+        return all(torch.equal(local(mask).cpu(), local(other[name]).cpu()) for name, mask in self.items())
 
     __hash__ = None  # type: ignore[assignment]  # as that of every mapping
 
@@ -80,6 +81,7 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             ValueError: If a name is missing in the model, or has another shape there.
         """
+        reshard(model)
         named = dict(model.named_parameters(remove_duplicate=False))
         for name, mask in self.items():
             if name not in named:
@@ -151,15 +153,16 @@ class Masks(Mapping[str, Tensor]):
         try:
             shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
             sizes = [shape.numel() for shape in shapes.values()]
-            flat = torch.split(unpack(state["bits"], sum(sizes)), sizes)
-            unchanged = state["checksum"] == _checksum(shapes, state["bits"])
+            bits = state["bits"].cpu()
+            flat = torch.split(unpack(bits, sum(sizes)), sizes)
+            unchanged = state["checksum"] == _checksum(shapes, bits)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(
                 f"this is no state of Masks ({type(error).__name__}: {error}): pass what Masks.state_dict() gave"
             ) from error
         if not unchanged:
             raise ValueError("the masks were changed since they were saved, as their checksum shows: use another copy")
-        return cls({name: part.view(shape) for (name, shape), part in zip(shapes.items(), flat, strict=True)})
+        return cls({name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), flat, strict=True)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all; whatever was there before stays until then.
@@ -202,7 +205,7 @@ def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:
     """Number of weights that stay, by name; of masks that are spread over processes, on all of them."""
     parts = [part_of(name, mask) for name, mask in masks.items()]
     counts = torch.tensor([int(part.values.sum()) for part in parts], dtype=torch.int64)
-    for group in {part.group for part in parts if part.group is not None}:
+    for group in dict.fromkeys(part.group for part in parts if part.group is not None):  # one order on all ranks
         indices = [i for i, part in enumerate(parts) if part.group is group]
         counts[indices] = summed(counts[indices], group)
     return dict(zip(masks, counts.tolist(), strict=True))

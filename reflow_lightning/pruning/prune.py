@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any
 
@@ -19,8 +19,9 @@ from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.ranking import cut_mask
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.select import select
-from reflow_lightning.pruning.shards import Part, part_like, part_of, spread_like
+from reflow_lightning.pruning.shards import Part, is_sharded, part_like, part_of, spread_like
 from reflow_lightning.running.processes import together, warn
+from reflow_lightning.running.sharding import reshard
 
 
 def check_arguments(
@@ -61,9 +62,10 @@ def check_model(
         ValueError: Names the argument or the parameter, its value and the remedy.
     """
     check_arguments(sparsity, criterion, allocation, pattern, min_kept)
+    reshard(model)
     selected = {name: p.detach() for name, p in select(model, include, exclude).items()}
     parts = {name: part_of(name, weight) for name, weight in selected.items()}
-    with together("checking the weights") if any(part.group for part in parts.values()) else nullcontext():
+    with _in_step(selected, "checking the weights"):
         for name, part in parts.items():
             _check_finite(name, part.values)
             if pattern is not None:
@@ -99,25 +101,31 @@ def make_masks(
     """
     how: dict[str, Any] = {"criterion": criterion, "allocation": allocation, "pattern": pattern, "min_kept": min_kept}
     selected = check_model(model, sparsity, **how, include=include, exclude=exclude)
-    keep = kept_in_all(selected, sparsity)
-    score = resolve_criterion(criterion)
-    parts = {name: part_of(name, weight) for name, weight in selected.items()}
-    scores = {n: Scores(n, p.values, score, _pruned(n, p, previous), part=p) for n, p in parts.items()}
-    if pattern is not None:
-        parsed = Pattern.parse(pattern)
-        scores = {name: s.without(parsed.outside(s)) for name, s in scores.items()}
-    total = sum(weight.numel() for weight in selected.values())
-    floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
-    cuts = allocate(scores, keep, allocation, floors)
-    empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.size and not cut.kept]
-    if empty:
-        warn(
-            f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes there; "
-            f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
-            stacklevel=3,
-        )
-    masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
-    return Masks({name: spread_like(selected[name], mask) for name, mask in masks.items()})
+    with _in_step(selected, "choosing the weights"):
+        keep = kept_in_all(selected, sparsity)
+        score = resolve_criterion(criterion)
+        parts = {name: part_of(name, weight) for name, weight in selected.items()}
+        scores = {n: Scores(n, p.values, score, _pruned(n, p, previous), part=p) for n, p in parts.items()}
+        if pattern is not None:
+            parsed = Pattern.parse(pattern)
+            scores = {name: s.without(parsed.outside(s)) for name, s in scores.items()}
+        total = sum(weight.numel() for weight in selected.values())
+        floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
+        cuts = allocate(scores, keep, allocation, floors)
+        empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.size and not cut.kept]
+        if empty:
+            warn(
+                f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes there; "
+                f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
+                stacklevel=3,
+            )
+        masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
+        return Masks({name: spread_like(selected[name], mask) for name, mask in masks.items()})
+
+
+def _in_step(weights: Mapping[str, Tensor], task: str) -> AbstractContextManager[None]:
+    """`together`, if weights are spread over processes, which then must call this all."""
+    return together(task) if any(map(is_sharded, weights.values())) else nullcontext()
 
 
 def prune(

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
+from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import gather, warn, world_size
 
 BAR_DELAY = 2.0
@@ -45,45 +46,76 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
-def take(
-    batches: Iterable[Any], max_batches: int, device: torch.device, *, task: str = "", progress: bool = False
-) -> Iterator[Any]:
-    """Take at most ``max_batches`` batches, on a device.
-
-    Where processes run together, each takes its own; it is enough if one of them has any.
+class Batches:
+    """At most ``max_batches`` batches, on a device, and how many there were.
 
     Args:
         batches: Any iterable of batches.
-        max_batches: At most so many; a warning says if there are fewer. It may be 0 beside other processes.
+        max_batches: At most so many. It may be 0 beside other processes.
         device: Where they go.
         task: What is being done, for the progress bar and for messages.
         progress: Show a bar once the pass has taken two seconds.
 
     Raises:
-        ValueError: If ``max_batches`` is less than 1, or nothing comes on any process.
+        ValueError: If ``max_batches`` is less than 1.
         TypeError: If ``batches`` is a single tensor.
+
+    Example:
+        >>> list(Batches([torch.ones(1), torch.ones(1)], 1, torch.device("cpu"), task="looking"))
+        [tensor([1.])]
     """
-    least = 1 if world_size() == 1 else 0
-    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < least:
-        raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least {least}")
-    if isinstance(batches, Tensor):
-        raise TypeError(f"batches is a tensor of shape {tuple(batches.shape)}: pass a loader or a list, [tensor]")
-    count = 0
-    hidden = None if progress else True  # None: hidden where the output is no terminal
-    with tqdm(total=max_batches, desc=task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
-        for batch in islice(batches, max_batches):
-            count += 1
-            yield move(batch, device)
-            bar.update()
-    got, wanted = (sum(counts) for counts in zip(*gather((count, max_batches)), strict=True))
-    if not got:
-        raise ValueError(f"batches={type(batches).__name__} gave no batch for {task}: pass a loader that is not empty")
-    if got < wanted:
-        warn(
-            f"{task} got {got} batches, all there were, instead of max_batches={wanted}: give more data, or ask for "
-            f"{got} if that is enough{' (in Reflow: calibration_batches)' if task == 'calibration' else ''}",
-            stacklevel=3,
+
+    def __init__(
+        self, batches: Iterable[Any], max_batches: int, device: torch.device, *, task: str, progress: bool = False
+    ) -> None:
+        least = 1 if world_size() == 1 else 0
+        if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < least:
+            raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least {least}")
+        if isinstance(batches, Tensor):
+            raise TypeError(f"batches is a tensor of shape {tuple(batches.shape)}: pass a loader or a list, [tensor]")
+        self.batches, self.max_batches, self.device, self.task, self.progress = (
+            batches,
+            max_batches,
+            device,
+            task,
+            progress,
         )
+        self.count = 0
+        self.asked = self.exhausted = False
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked = True
+        hidden = None if self.progress else True  # None: hidden where the output is no terminal
+        with tqdm(
+            total=self.max_batches, desc=self.task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden
+        ) as bar:
+            for batch in islice(self.batches, self.max_batches):
+                self.count += 1
+                yield move(batch, self.device)
+                bar.update()
+        self.exhausted = self.count < self.max_batches
+
+    def check(self) -> None:
+        """Check, when the pass is over, that there were batches. Where processes run together, all must call it.
+
+        It is enough if one of them had any; a warning says if there were fewer than asked for.
+
+        Raises:
+            ValueError: If nothing came on any process, although it was asked for.
+        """
+        asked, exhausted, got, wanted = zip(
+            *gather((self.asked, self.exhausted, self.count, self.max_batches)), strict=True
+        )
+        if any(asked) and not sum(got):
+            kind = type(self.batches).__name__
+            raise ValueError(f"batches={kind} gave no batch for {self.task}: pass a loader that is not empty")
+        if any(exhausted):
+            hint = " (in Reflow: calibration_batches)" if self.task == "calibration" else ""
+            warn(
+                f"{self.task} got {sum(got)} batches, all there were, instead of max_batches={sum(wanted)}: give more "
+                f"data, or ask for {sum(got)} if that is enough{hint}",
+                stacklevel=3,
+            )
 
 
 def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> Iterable[Any]:
@@ -116,7 +148,7 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
             )
         if hasattr(loader, "load_state_dict"):  # it keeps its place, which may be that of the running training
             loader = copy.copy(loader)
-        return cast("Iterable[Any]", loader) if world_size == 1 else EveryNth(loader, rank, world_size)
+        return cast("Iterable[Any]", loader)
     generator = torch.Generator().manual_seed(seed)
     if type(loader).__iter__ is not DataLoader.__iter__:  # a loader that makes its batches in its own way
         return _detached_loader(loader, generator)
@@ -143,7 +175,7 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
         batch_size, drop_last, sampler = batching.batch_size, batching.drop_last, batching.sampler
     elif batching is not None:
         return DataLoader(loader.dataset, batch_sampler=_detached(batching, generator), **options)
-    alone = _of_one_process(sampler, shuffle, generator)
+    alone = _of_one_process(sampler, shuffle, generator, seed)
     if alone is None:  # the user's own sampler knows what to draw, on which rank
         sampler = _detached(sampler, generator)
         return DataLoader(loader.dataset, batch_size=batch_size, drop_last=drop_last, sampler=sampler, **options)
@@ -173,11 +205,30 @@ class EveryNth(Sampler[Any]):
         return len(range(self.rank, len(self.draws), self.world_size))
 
 
-def _of_one_process(sampler: Any, shuffle: bool, generator: torch.Generator) -> Any:
+class Seeded(Sampler[Any]):
+    """The draws of a sampler, the same on every process although it may use the random state of the process.
+
+    Example:
+        >>> list(Seeded([1, 2], seed=0))
+        [1, 2]
+    """
+
+    def __init__(self, draws: Any, seed: int) -> None:
+        self.draws, self.seed = draws, seed
+
+    def __iter__(self) -> Iterator[Any]:
+        with isolated_rng(self.seed):
+            return iter(list(self.draws))
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+
+def _of_one_process(sampler: Any, shuffle: bool, generator: torch.Generator, seed: int) -> Any:
     """What would draw if this process were alone; ``None`` if that is not known."""
     shared_out = getattr(getattr(sampler, "dataset", None), "_sampler", None)
     if shared_out is not None:  # Lightning wraps a sampler in a DistributedSampler over its draws
-        return _detached(shared_out, generator)
+        return Seeded(_detached(shared_out, generator), seed)
     if type(sampler) not in (SequentialSampler, RandomSampler, DistributedSampler):
         return None
     if isinstance(sampler, RandomSampler):

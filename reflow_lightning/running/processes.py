@@ -1,13 +1,15 @@
 """Several processes that do one thing together: all of them succeed, or all of them raise.
 
 A process that raises alone leaves the others waiting for it for ever. So whatever may fail on one process stands in a
-`together` block, at whose end the processes tell each other how it went; and each exchange of data begins with the same
-question, so that the others hear of a failure wherever they are. Every failure is told once. With a single process all
-of this costs nothing.
+`together` block, at whose end the processes tell each other how it went; and each exchange of data stands in an
+`in_step` block, which begins with the same question, so that the others hear of a failure wherever they are. Every
+failure is told once, and Ctrl-C waits until an exchange is over. With a single process all of this costs nothing.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,14 +58,33 @@ def together(task: str) -> Iterator[None]:
         >>> with together("nothing"):
         ...     pass
     """
-    try:
+    with _nested():
+        try:
+            yield
+        except BaseException as error:
+            if not _was_told(error):
+                _told.append(error)
+                with _uninterrupted():
+                    _exchange(f"{task} failed on rank {rank()} ({type(error).__name__}: {error})")
+            raise
+        with in_step():
+            pass
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """A block in which the processes exchange data; it is not begun if another process has failed.
+
+    Raises:
+        PeerError: If another process has failed.
+    """
+    with _nested(), _uninterrupted() as interrupted:
+        if failures := _exchange(None):
+            error = KeyboardInterrupt() if interrupted else PeerError("; ".join(failures))
+            interrupted.clear()
+            _told.append(error)
+            raise error
         yield
-    except BaseException as error:
-        if not getattr(error, "_reflow_told", False):
-            _mark(error)
-            _exchange(f"{task} failed on rank {rank()} ({type(error).__name__}: {error})")
-        raise
-    _raise_if(_exchange(None))
 
 
 def gather(value: Any) -> list[Any]:
@@ -75,8 +96,8 @@ def gather(value: Any) -> list[Any]:
     """
     if world_size() == 1:
         return [value]
-    _raise_if(_exchange(None))
-    return _gathered(value)
+    with in_step():
+        return _gathered(value)
 
 
 def summed(counts: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -89,7 +110,8 @@ def summed(counts: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     if group is None:
         return counts.cpu()
     total = counts.to(_device(group), copy=True)
-    dist.all_reduce(total, group=group)
+    with in_step():
+        dist.all_reduce(total, group=group)
     return total.cpu()
 
 
@@ -99,8 +121,45 @@ def warn(message: str, stacklevel: int = 1) -> None:
         warnings.warn(message, stacklevel=stacklevel + 1)
 
 
-def _mark(error: BaseException) -> None:
-    error._reflow_told = True  # type: ignore[attr-defined]
+_told: list[BaseException] = []  # what the others know of, until the outermost block ends
+_depth = 0
+
+
+@contextmanager
+def _nested() -> Iterator[None]:
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if not _depth:
+            _told.clear()
+
+
+def _was_told(error: BaseException | None) -> bool:
+    """Whether the others know of this error, or of the one that it was raised from."""
+    while error is not None:
+        if any(error is told for told in _told):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[list[int]]:
+    """Have Ctrl-C wait until the block is over: a process that left an exchange would leave the others in it."""
+    interrupted: list[int] = []
+    if world_size() == 1 or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+        if interrupted:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _exchange(failure: str | None) -> list[str]:
@@ -112,13 +171,6 @@ def _exchange(failure: str | None) -> list[str]:
     if not failed.item():
         return []
     return [text for text in _gathered(failure) if text is not None]
-
-
-def _raise_if(failures: list[str]) -> None:
-    if failures:
-        error = PeerError("; ".join(failures))
-        _mark(error)
-        raise error
 
 
 def _gathered(value: Any) -> list[Any]:

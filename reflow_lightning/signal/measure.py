@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.names import Patterns
-from reflow_lightning.running.batches import device_of, move, take
+from reflow_lightning.running.batches import Batches, device_of, move
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
-from reflow_lightning.running.processes import gather, together
+from reflow_lightning.running.processes import gather, in_step, together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.probe import channel_dim, listening, signal_layers
 from reflow_lightning.signal.report import LayerSignal, SignalReport
@@ -108,16 +108,15 @@ class Measurement:
         batches = sum(gather(self.batches))
         _fill(self.moments, Moments, self._device)
         _fill(self.cosines, CenteredCosine, self._device)
-        dense = {}
         if self.reference is not None:
             _fill(self.reference.moments, Moments, self.reference._device)
-            dense = {name: self.reference.moments[name].compute() for name in self.cosines}
         if not self.moments:
             raise ValueError(f"the batches reached none of the layers {self.layers}: look at forward and at layers")
-        rows = [
-            _row(name, moments.compute(), self.cosines.get(name), dense.get(name))
-            for name, moments in self.moments.items()
-        ]
+        with in_step():
+            channels = {name: moments.compute() for name, moments in self.moments.items()}
+            cosines = {name: float(cosine.compute()) for name, cosine in self.cosines.items()}
+            dense = {name: self.reference.moments[name].compute() for name in cosines} if self.reference else {}
+        rows = [_row(name, found, cosines.get(name), dense.get(name)) for name, found in channels.items()]
         return SignalReport(tuple(rows), batches)
 
 
@@ -134,9 +133,7 @@ def _fill(statistics: MutableMapping[str, _S], kind: Callable[[int], _S], device
         statistics[name] = statistic
 
 
-def _row(
-    name: str, channels: ChannelMoments, cosine: CenteredCosine | None, dense: ChannelMoments | None
-) -> LayerSignal:
+def _row(name: str, channels: ChannelMoments, cosine: float | None, dense: ChannelMoments | None) -> LayerSignal:
     row = LayerSignal(
         name=name,
         channels=channels.mean.numel(),
@@ -151,7 +148,7 @@ def _row(
         row,
         variance_ratio=row.total_variance / max(float(_total_variance(dense)), 1e-300),
         channel_ratio=_channel_ratio(channels.variance, dense.variance),
-        cosine=float(cosine.compute()),
+        cosine=cosine,
     )
 
 
@@ -211,7 +208,7 @@ def measure_signal(
     run = forward or default_forward
     dense = None if reference is None else Measurement(reference, names, comparable=True)
     measurement = Measurement(model, names, reference=dense)
-    moved = take(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
+    moved = Batches(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
     with ExitStack() as stack:
         for network in (model, reference or model):
             stack.enter_context(only_training(network, ()))
@@ -227,6 +224,7 @@ def measure_signal(
                     run(reference, move(batch, device_of(reference)))
             with measurement.batch(model):
                 run(model, batch)
+    moved.check()
     return measurement.report()
 
 

@@ -10,6 +10,7 @@ import torch
 from reflow_lightning import bridge, logs
 from reflow_lightning.names import Patterns, as_patterns
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.processes import gather
 from reflow_lightning.signal.measure import measure_signal
 
 
@@ -38,10 +39,12 @@ class SignalMonitor(pl.Callback):
         self.layers = None if layers is None else as_patterns(layers)
         self.forward = forward
         self._last: int | None = None
+        self._logged = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a measurement."""
         self._last = None
+        self._logged = any(gather(bool(trainer.loggers)))  # measuring takes all processes, though one may log alone
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,7 +52,7 @@ class SignalMonitor(pl.Callback):
         """Measure and log, if it is time."""
         step = trainer.global_step - 1  # the first step is 0; it repeats while gradients accumulate
         due = self._last is None or step // self.every_n_steps > self._last // self.every_n_steps
-        if not trainer.loggers or step < 0 or not due:
+        if not self._logged or step < 0 or not due:
             return
         self._last = step
         forward = bridge.forward_in_precision(trainer, self.forward)

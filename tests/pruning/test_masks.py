@@ -56,3 +56,8 @@ def test_a_tied_parameter_is_found_by_any_of_its_names():
     model["b"].weight = model["a"].weight
     Masks({"b.weight": torch.zeros(2, 2, dtype=torch.bool)}).apply(model)
     assert not model["a"].weight.any()
+
+
+def test_a_loaded_mask_holds_nothing_of_the_others():
+    masks = Masks.from_state_dict(Masks({"a": torch.ones(9) > 0, "b": torch.ones(1000) > 0}).state_dict())
+    assert masks["a"].untyped_storage().nbytes() == 9

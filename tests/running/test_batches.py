@@ -19,7 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
 import reflow_lightning.running.batches as batches_module
-from reflow_lightning.running.batches import fresh, move, take
+from reflow_lightning.running.batches import Batches, fresh, move
 
 CPU = torch.device("cpu")
 
@@ -54,25 +54,38 @@ def test_take_stops_at_the_limit_without_asking_for_more():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(list(take(source(), 3, CPU))) == 3
+        batches = Batches(source(), 3, CPU, task="")
+        assert len(list(batches)) == 3
+        batches.check()
     assert asked == [0, 1, 2]
 
 
 def test_a_short_loader_is_a_warning_that_says_what_to_do():
-    with pytest.warns(
-        UserWarning, match=r"calibration got 2 batches, all there were, instead of max_batches=5.*or ask for 2"
-    ):
-        assert len(list(take([1, 2], 5, CPU, task="calibration"))) == 2
+    batches = Batches([1, 2], 5, CPU, task="calibration")
+    assert len(list(batches)) == 2
+    with pytest.warns(UserWarning, match=r"calibration got 2 batches, all there were, instead of max_batches=5.*for 2"):
+        batches.check()
+
+
+def test_whoever_stops_reading_early_or_does_not_read_is_not_warned():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batches = Batches([1, 2], 5, CPU, task="calibration")
+        batches.check()
+        assert next(iter(batches)) == 1
+        batches.check()
 
 
 def test_a_single_tensor_is_an_error():
     with pytest.raises(TypeError, match=r"batches is a tensor of shape \(3, 2\): pass a loader or a list"):
-        list(take(torch.ones(3, 2), 1, CPU))
+        Batches(torch.ones(3, 2), 1, CPU, task="")
 
 
 def test_an_empty_loader_is_an_error():
+    batches = Batches([], 5, CPU, task="calibration")
+    assert list(batches) == []
     with pytest.raises(ValueError, match="batches=list gave no batch for calibration"):
-        list(take([], 5, CPU, task="calibration"))
+        batches.check()
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -84,14 +97,14 @@ def test_a_long_pass_shows_a_bar_in_a_terminal(shown, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(batches_module, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
     monkeypatch.setattr(batches_module, "BAR_DELAY", 0.0)
-    assert len(list(take(range(5), 5, CPU, task="calibration", progress=shown))) == 5
+    assert len(list(Batches(range(5), 5, CPU, task="calibration", progress=shown))) == 5
     assert ("calibration" in terminal.getvalue()) == shown
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
 def test_a_limit_that_is_no_count_is_an_error(limit):
     with pytest.raises(ValueError, match="max_batches="):
-        list(take([1], limit, CPU))
+        Batches([1], limit, CPU, task="")
 
 
 def test_sorted_data_are_shuffled_by_seed():
@@ -156,9 +169,8 @@ def as_lightning_shares_it_out(sampler, rank, world_size):
             2,
             sampler=as_lightning_shares_it_out(WeightedRandomSampler([1.0] * 5 + [0.0] * 5, 10), rank, n),
         ),
-        lambda rank, n: [[0, 1], [2, 3], [4]],
     ],
-    ids=["shuffled", "in order", "unbatched", "distributed", "wrapped by Lightning", "list"],
+    ids=["shuffled", "in order", "unbatched", "distributed", "wrapped by Lightning"],
 )
 def test_ranks_share_out_the_batches_of_a_single_process_and_cut_none(make, world_size):
     def batches(rank, world):
@@ -184,6 +196,7 @@ def test_a_sampler_that_lightning_wrapped_is_not_disturbed():
 def test_own_samplers_and_streams_give_each_rank_its_own():
     stream = DataLoader(Stream(), batch_size=5)
     assert read(fresh(stream, shuffle=True, seed=0, rank=1, world_size=2)) == list(range(10))
+    assert fresh(own := [[1], [2]], shuffle=True, seed=0, rank=1, world_size=2) is own
 
 
 def test_an_iterator_is_an_error():
