@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from reflow_lightning.running.batches import EveryNth, fresh
 from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.fresh import EveryNth, fresh
 from reflow_lightning.running.processes import share, together
 from reflow_lightning.schedules import Length, Progress
 

@@ -5,7 +5,7 @@ from experiments.tiny_data import make_imagenet
 from reflow_lightning.experiments.data.imagenet import ImageNetDataModule
 from reflow_lightning.experiments.data.imagenet_stream import StreamedImageNetDataModule, write_stream
 from reflow_lightning.experiments.data.images import Preprocessing
-from reflow_lightning.running.batches import fresh
+from reflow_lightning.running.fresh import fresh
 
 pytest.importorskip("litdata")
 SMALL = {"preprocessing": Preprocessing(crop=32, resize=36), "val_share": 0.25, "batch_size": 4, "num_workers": 0}
