@@ -15,9 +15,10 @@ from torch import nn
 from reflow_lightning.calibration import Calibration, Repair, calibrate
 from reflow_lightning.calibration.batchnorm import Snapshot, batchnorm_layers
 from reflow_lightning.pruning import Masks, make_masks
+from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import rank, together
+from reflow_lightning.running.processes import gather, rank, together, world_size
 from reflow_lightning.running.sharding import reshard
 from reflow_lightning.signal import SignalReport
 from reflow_lightning.signal.measure import Profile
@@ -133,6 +134,7 @@ def prune_and_repair(
     with together("preparing to prune"):
         start = time.perf_counter()
         masks = plan.choose(model, sparsity, previous)
+        _check_agreement(masks)
         seconds = {"prune": time.perf_counter() - start}
         profile = plan.begin_profile(model)
 
@@ -170,6 +172,17 @@ def prune_and_repair(
         event = PruneEvent(plan.step, masks.sparsity, masks.sparsities, calibration, seconds, signal)
         undo.pop_all()
     return event, masks
+
+
+def _check_agreement(masks: Masks) -> None:
+    """Check that all processes chose the same weights; those that are spread over them are chosen together anyway."""
+    if world_size() == 1 or any(map(is_sharded, masks.values())):
+        return
+    if len(set(gather(masks.state_dict()["checksum"]))) > 1:
+        raise ValueError(
+            "the processes chose different weights: give all of them the same arguments and weights, and let a "
+            "criterion of your own return the same scores on all"
+        )
 
 
 def _snapshot(masks: Masks, model: nn.Module) -> Callable[[], None]:

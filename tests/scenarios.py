@@ -16,7 +16,7 @@ import torch.distributed as dist
 from helpers import images, small_net
 from torch import nn
 
-from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning import Reflow, calibrate, measure_signal, prune
 from reflow_lightning.calibration.calibrate import repair_batchnorm
 from reflow_lightning.running.processes import gather, together
 
@@ -172,6 +172,14 @@ def interrupted_while_they_wait(_: Path) -> list[str]:
     return raised
 
 
+def other_scores(_: Path) -> dict[str, Any]:
+    """A criterion that scores otherwise on every rank."""
+    model = network()
+    before = _state(model)
+    reflow = Reflow(0.5, criterion=lambda name, weight: (weight + dist.get_rank()).abs())
+    return {"raised": _message(lambda: reflow.apply(model, mine(BATCHES))), "before": before, "after": _state(model)}
+
+
 def _message(call: Callable[[], object]) -> str:
     try:
         call()
@@ -195,5 +203,6 @@ PLAIN = {
         a_repair_that_breaks,
         the_same_error_twice,
         interrupted_while_they_wait,
+        other_scores,
     )
 }

@@ -101,6 +101,12 @@ def test_an_error_that_is_raised_again_is_told_again(together):
         assert all(text.startswith("ZeroDivisionError" if rank == 0 else "PeerError") for text in texts)
 
 
+def test_processes_that_choose_different_weights_are_told_so(together):
+    for found in results("other_scores", together):
+        assert found["raised"].startswith("ValueError: the processes chose different weights")
+        assert all(torch.equal(found["before"][name], value) for name, value in found["after"].items())
+
+
 def test_ctrl_c_ends_all_processes_wherever_they_are(together):
     for raised in results("interrupted_while_they_wait", together):
         assert set(raised) == {"KeyboardInterrupt"}
