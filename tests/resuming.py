@@ -60,49 +60,46 @@ class EpochOrder(Sampler):
         return iter(torch.randperm(len(self), generator=torch.Generator().manual_seed(self.epoch)).tolist())
 
 
-class Resumable(DataLoader):
+class KeepsItsPlace:
     """Starts in the middle of an epoch, where Lightning restores how many of its batches were done."""
 
     done = skip = 0
+
+    def resumed(self, batches):
+        self.done, self.skip = self.skip, 0
+        for batch in islice(batches, self.done, None):
+            self.done += 1
+            yield batch
+
+    def state_dict(self):
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict):
+        self.skip = state_dict["done"] % len(self)
+
+
+class Resumable(KeepsItsPlace, DataLoader):
+    """A DataLoader that keeps its place."""
 
     def __init__(self) -> None:
         super().__init__(loader().dataset, batch_size=16, sampler=EpochOrder())
 
     def __iter__(self):
-        self.done, self.skip = self.skip, 0
-        for batch in islice(super().__iter__(), self.done, None):
-            self.done += 1
-            yield batch
-
-    def state_dict(self):
-        return {"done": self.done}
-
-    def load_state_dict(self, state_dict):
-        self.skip = state_dict["done"] % len(self)
+        return self.resumed(super().__iter__())
 
 
-class OwnLoader:
+class OwnLoader(KeepsItsPlace):
     """A loader that is no DataLoader and keeps its place."""
 
     def __init__(self) -> None:
-        self.loader = Resumable()
+        self.loader = DataLoader(loader().dataset, batch_size=16, sampler=EpochOrder())
         self.sampler, self.set_epoch = self.loader.sampler, self.loader.sampler.set_epoch
-        self.done = self.skip = 0
 
     def __len__(self):
         return len(self.loader)
 
     def __iter__(self):
-        self.done, self.skip = self.skip, 0
-        for batch in islice(DataLoader.__iter__(self.loader), self.done, None):
-            self.done += 1
-            yield batch
-
-    def state_dict(self):
-        return {"done": self.done}
-
-    def load_state_dict(self, state_dict):
-        self.skip = state_dict["done"] % len(self)
+        return self.resumed(self.loader)
 
 
 class Save(pl.Callback):
