@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from reflow_lightning.running.forward import Forward
 
 CHUNK = 1 << 18
 """Weights that are looked at together: large enough for full speed, small enough for the processor's cache."""
@@ -36,6 +38,60 @@ class StreamedCriterion(Protocol):
         Of a parameter that is spread over processes, ``weight`` is the part that is held here, and ``start`` the
         position of its first element in the whole.
         """
+
+
+@runtime_checkable
+class DataCriterion(Protocol):
+    """A criterion that needs data: what it finds on them is an ordinary `Criterion`."""
+
+    def estimate(
+        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
+    ) -> Criterion:
+        """Read the batches once and leave the model as it is.
+
+        Where processes run together, all call it, each with its own batches or none, and all get the same scores.
+
+        Args:
+            model: The model, on the device of the batches.
+            weights: The weights to be scored, by parameter name; they share the model's memory.
+            batches: Batches.
+            forward: Runs the model on one.
+        """
+
+
+@runtime_checkable
+class Compensating(Protocol):
+    """A criterion that also knows how the weights that stay make up for those that go."""
+
+    def compensate(self, masks: Mapping[str, Tensor], /) -> Mapping[str, Tensor]:
+        """What is to be added to the weights before the masks are applied, by name; zero where a weight goes."""
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Scores that were found on data.
+
+    Attributes:
+        origin: The criterion that found them, for messages.
+        scores: Scores by parameter name.
+
+    Example:
+        >>> Estimated("by hand", {"w": torch.ones(2)})("w", torch.zeros(2))
+        tensor([1., 1.])
+    """
+
+    origin: object
+    scores: Mapping[str, Tensor] = field(repr=False)
+
+    def __call__(self, name: str, weight: Tensor, /) -> Tensor:
+        """The scores of a weight.
+
+        Raises:
+            ValueError: If there are none for that name.
+        """
+        if name not in self.scores:
+            raise ValueError(f"{self} holds no scores for '{name}': estimate them with the same include and exclude")
+        return self.scores[name].to(weight.device)
 
 
 def flat_chunks(tensor: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
@@ -96,23 +152,3 @@ class Random:
             draw(min(CHUNK, start - skipped))
         for piece in flat_chunks(weight):
             yield draw(piece.shape).to(weight.device)
-
-
-CRITERIA: dict[str, Criterion] = {"magnitude": Magnitude(), "random": Random()}
-
-
-def resolve_criterion(criterion: str | Criterion) -> Criterion:
-    """Look a criterion up by name; a callable is returned as it is.
-
-    Raises:
-        ValueError: If the name is unknown.
-
-    Example:
-        >>> resolve_criterion("magnitude")
-        Magnitude()
-    """
-    if callable(criterion):
-        return criterion
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion={criterion!r} is unknown: use one of {sorted(CRITERIA)} or a callable")
-    return CRITERIA[criterion]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reflow_lightning.running.processes import gather, warn, world_size
+from reflow_lightning.running.processes import gather, share, warn, world_size
 
 BAR_DELAY = 2.0
 """Seconds after which a pass is long enough for a progress bar."""
+
+MOST_BATCHES = 200
+"""Where ``"auto"`` ends at the latest, on all processes together."""
+
+Limit = int | Literal["auto"]
 
 
 def move(batch: Any, device: torch.device) -> Any:
@@ -43,18 +48,59 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
+def check_limit(name: str, limit: int | str, least: int = 1) -> None:
+    """Check a number of batches that a user asks for.
+
+    Args:
+        name: The argument, for the message.
+        limit: A whole number, or ``"auto"``.
+        least: The least number.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> check_limit("max_batches", "many")
+        Traceback (most recent call last):
+        ValueError: max_batches='many' must be a whole number of at least 1, or 'auto'
+    """
+    counts = isinstance(limit, int) and not isinstance(limit, bool) and limit >= least
+    if not counts and limit != "auto":
+        raise ValueError(f"{name}={limit!r} must be a whole number of at least {least}, or 'auto'")
+
+
+def at_most(limit: Limit, number: int) -> int:
+    """The number, or the limit if that is less.
+
+    Example:
+        >>> at_most(3, 4), at_most("auto", 4)
+        (3, 4)
+    """
+    return number if limit == "auto" else min(limit, number)
+
+
 class Batches:
     """At most ``max_batches`` batches, on a device, and how many there were.
 
+    Each iteration is a new pass over the source.
+
     Args:
         batches: Any iterable of batches.
-        max_batches: At most so many. It may be 0 beside other processes.
+        max_batches: At most so many. It may be 0 beside other processes. ``"auto"``: as many as the statistics need,
+            which whoever gathers them decides (`reflow_lightning.calibration.enough.read`), at most `MOST_BATCHES` on
+            all processes together.
         device: Where they go.
         task: What is being done, for the progress bar and for messages.
         progress: Show a bar once the pass has taken two seconds.
 
+    Attributes:
+        auto: Whether the number was left open.
+        max_batches: At most so many, as a number.
+        count: How many there were in the longest pass.
+        imprecise: Why the batches were too few for ``"auto"``, in words, once that is known.
+
     Raises:
-        ValueError: If ``max_batches`` is less than 1.
+        ValueError: If ``max_batches`` is less than 1, or when an iterator is asked for a second pass.
         TypeError: If ``batches`` is a single tensor.
 
     Example:
@@ -63,39 +109,45 @@ class Batches:
     """
 
     def __init__(
-        self, batches: Iterable[Any], max_batches: int, device: torch.device, *, task: str, progress: bool = False
+        self, batches: Iterable[Any], max_batches: Limit, device: torch.device, *, task: str, progress: bool = False
     ) -> None:
-        least = 1 if world_size() == 1 else 0
-        if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < least:
-            raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least {least}")
+        check_limit("max_batches", max_batches, least=1 if world_size() == 1 else 0)
         if isinstance(batches, Tensor):
             raise TypeError(f"batches is a tensor of shape {tuple(batches.shape)}: pass a loader or a list, [tensor]")
-        self.batches, self.max_batches, self.device, self.task, self.progress = (
-            batches,
-            max_batches,
-            device,
-            task,
-            progress,
-        )
+        self.batches, self.device, self.task, self.progress = batches, device, task, progress
+        self.auto = max_batches == "auto"
+        self.max_batches = share(MOST_BATCHES) if max_batches == "auto" else max_batches
+        self.imprecise: str | None = None
         self.count = 0
         self.asked = self.exhausted = False
+        self._read: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         self.asked = True
+        source = iter(self.batches)
+        if source is self._read:
+            raise ValueError(
+                f"batches={type(self.batches).__name__} can be read only once: pass a list or a loader, since "
+                f"this {'repair' if self.task == 'calibration' else self.task} reads the batches several times"
+            )
+        self._read = source
+        return self._limited(source)
+
+    def _limited(self, source: Iterator[Any]) -> Iterator[Any]:
         hidden = None if self.progress else True  # None: hidden where the output is no terminal
-        with tqdm(
-            total=self.max_batches, desc=self.task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden
-        ) as bar:
-            for batch in islice(self.batches, self.max_batches):
-                self.count += 1
+        total = None if self.auto else self.max_batches
+        count = 0
+        with tqdm(total=total, desc=self.task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
+            for count, batch in enumerate(islice(source, self.max_batches), 1):
+                self.count = max(self.count, count)
                 yield move(batch, self.device)
                 bar.update()
-        self.exhausted = self.count < self.max_batches
+        self.exhausted |= count < self.max_batches
 
     def check(self) -> None:
         """Check, when the pass is over, that there were batches. Where processes run together, all must call it.
 
-        It is enough if one of them had any; a warning says if there were fewer than asked for.
+        It is enough if one of them had any; a warning says if there were fewer than asked for or needed.
 
         Raises:
             ValueError: If nothing came on any process, although it was asked for.
@@ -106,7 +158,13 @@ class Batches:
         if any(asked) and not sum(got):
             kind = type(self.batches).__name__
             raise ValueError(f"batches={kind} gave no batch for {self.task}: pass a loader that is not empty")
-        if any(exhausted):
+        if self.imprecise is not None:
+            warn(
+                f"{self.task} got {sum(got)} batches, too few for precise statistics: {self.imprecise}. Give more "
+                "data, or larger batches, in random order",
+                stacklevel=3,
+            )
+        if any(exhausted) and not self.auto:
             hint = " (in Reflow: calibration_batches)" if self.task == "calibration" else ""
             warn(
                 f"{self.task} got {sum(got)} batches, all there were, instead of max_batches={sum(wanted)}: give more "

@@ -115,6 +115,16 @@ def summed(counts: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     return total.cpu()
 
 
+def total(values: Tensor) -> Tensor:
+    """The sum of the values of all processes, where they were.
+
+    Example:
+        >>> total(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return values if world_size() == 1 else summed(values, dist.group.WORLD).to(values.device)
+
+
 def warn(message: str, stacklevel: int = 1) -> None:
     """A warning on rank zero alone."""
     if rank() == 0:

@@ -68,6 +68,50 @@ def test_an_empty_loader_is_an_error():
         batches.check()
 
 
+def test_each_iteration_is_a_new_pass_and_the_longest_counts():
+    batches = Batches([1, 2, 3, 4], 3, CPU, task="calibration")
+    assert next(iter(batches)) == 1
+    assert [list(batches) for _ in range(2)] == [[1, 2, 3], [1, 2, 3]]
+    assert next(iter(batches)) == 1
+    assert batches.count == 3
+    batches.check()
+
+
+def test_a_pass_that_found_too_few_is_a_warning_even_if_a_later_one_stops_early():
+    batches = Batches([1, 2], 3, CPU, task="calibration")
+    assert list(batches) == [1, 2]
+    assert next(iter(batches)) == 1
+    with pytest.warns(UserWarning, match="calibration got 2 batches, all there were, instead of max_batches=3"):
+        batches.check()
+
+
+def test_an_iterator_can_be_read_once_only():
+    class Loader:
+        def __init__(self, source):
+            self.source = source
+
+        def __iter__(self):
+            return self.source
+
+    for source in (iter([1, 2, 3]), (i for i in range(3)), Loader(iter([1, 2, 3]))):
+        batches = Batches(source, 2, CPU, task="calibration")
+        assert len(list(batches)) == 2
+        with pytest.raises(
+            ValueError, match="pass a list or a loader, since this repair reads the batches several times"
+        ):
+            iter(batches)
+        assert batches.count == 2
+
+
+def test_auto_reads_no_more_than_200_and_asks_for_no_number():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for length, count in ((300, 200), (30, 30)):
+            batches = Batches(range(length), "auto", CPU, task="calibration")
+            assert len(list(batches)) == batches.count == count
+            batches.check()
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_long_pass_shows_a_bar_in_a_terminal(shown, monkeypatch):
     class Terminal(io.StringIO):
@@ -81,7 +125,7 @@ def test_a_long_pass_shows_a_bar_in_a_terminal(shown, monkeypatch):
     assert ("calibration" in terminal.getvalue()) == shown
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None, "many"])
 def test_a_limit_that_is_no_count_is_an_error(limit):
     with pytest.raises(ValueError, match="max_batches="):
         Batches([1], limit, CPU, task="")

@@ -1,0 +1,45 @@
+"""The loss whose gradients tell how much a weight matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Callable[[Any, Any], Tensor]
+"""``(output, batch) -> scalar``: what the model gave for a batch, and the batch; a mean over its samples."""
+
+_LABEL_KEYS = ("y", "label", "labels", "target")
+
+
+def label_cross_entropy(output: Any, batch: Any) -> Tensor:
+    """Mean cross entropy of logits with the labels of a batch.
+
+    The labels are the second element of a tuple or list, or ``batch["y" | "label" | "labels" | "target"]`` of a dict.
+
+    Args:
+        output: Logits of shape (N, classes, ...).
+        batch: The batch that they were computed for.
+
+    Raises:
+        ValueError: If the batch has no labels, or the output is no tensor.
+
+    Example:
+        >>> import torch
+        >>> round(label_cross_entropy(torch.zeros(4, 2), ("images", torch.tensor([0, 1, 1, 0]))).item(), 4)
+        0.6931
+    """
+    labels: Any = None
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        labels = batch[1]
+    elif isinstance(batch, Mapping):
+        labels = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
+    if not isinstance(labels, Tensor) or not isinstance(output, Tensor):
+        keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        raise ValueError(
+            f"the default loss needs logits and labels, but got a {type(output).__name__} and a batch of type "
+            f"{type(batch).__name__}{keys}: give the criterion a loss=lambda output, batch: ..., as in Fisher(loss=...)"
+        )
+    return functional.cross_entropy(output, labels)

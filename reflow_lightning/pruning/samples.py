@@ -1,0 +1,71 @@
+"""The samples of a batch: how many there are, and some of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from torch import Tensor
+
+
+def tensors(batch: Any) -> Iterator[Tensor]:
+    """All tensors of a nested batch."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, (tuple, list, Mapping)):
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors(value)
+
+
+def mapped(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """The same nested batch with another tensor in the place of each.
+
+    Example:
+        >>> import torch
+        >>> mapped(lambda x: x + 1, {"x": [torch.zeros(1), "name"]})
+        {'x': [tensor([1.]), 'name']}
+    """
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, MutableMapping):
+        changed = copy.copy(batch)  # keeps its type
+        changed.update({key: mapped(function, value) for key, value in batch.items()})
+        return changed
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(mapped(function, value) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(mapped(function, value) for value in batch)
+    return batch
+
+
+def count_samples(batch: Any) -> int:
+    """The size of the first dimension of the first tensor that has one; 1 if there is none.
+
+    Example:
+        >>> import torch
+        >>> count_samples((torch.zeros(8, 3), torch.zeros(8)))
+        8
+    """
+    return next((len(tensor) for tensor in tensors(batch) if tensor.ndim), 1)
+
+
+def samples_of(batch: Any, start: int, stop: int) -> Any:
+    """The samples from ``start`` to before ``stop``, as a batch; values that are no tensors, and scalars, stay.
+
+    Raises:
+        ValueError: If tensors differ in their first dimension, so that it can't be the samples of all.
+
+    Example:
+        >>> import torch
+        >>> samples_of((torch.arange(8), torch.arange(8)), 2, 4)
+        (tensor([2, 3]), tensor([2, 3]))
+    """
+    sizes = {len(tensor) for tensor in tensors(batch) if tensor.ndim}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"a {type(batch).__name__} with tensors of first dimensions {sorted(sizes)} can't be split into samples: "
+            "let the first dimension of each be the samples, or use a criterion without gradients of single samples, "
+            "'taylor', 'snip', 'wanda' or WoodFisher(gradients='batch')"
+        )
+    return mapped(lambda tensor: tensor[start:stop] if tensor.ndim else tensor, batch)

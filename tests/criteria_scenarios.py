@@ -1,0 +1,93 @@
+"""What processes do together when they prune by data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from gradient_models import make, split
+from torch import nn
+
+from reflow_lightning.pruning import prune
+
+CRITERIA = ("fisher", "taylor", "snip", "wanda", "woodfisher")
+SIZES = (3, 3, 3, 1, 1, 1)
+
+
+def parts() -> tuple[nn.Module, list[Any]]:
+    model, batch = make("convolutions")
+    return model, split(batch, SIZES)
+
+
+def _prune_by_each(mine: list[Any]) -> dict[str, Any]:
+    found = {}
+    for criterion in CRITERIA:
+        model, _ = parts()
+        masks = prune(model, 0.5, criterion=criterion, batches=mine, max_batches=len(mine))
+        found[criterion] = {"masks": masks.state_dict(), "state": model.state_dict()}
+    return found
+
+
+def uneven_batches(_: Path) -> dict[str, Any]:
+    batches = parts()[1]
+    return _prune_by_each(batches[dist.get_rank() :: dist.get_world_size()])
+
+
+def all_batches_on_the_last(_: Path) -> dict[str, Any]:
+    last = dist.get_rank() == dist.get_world_size() - 1
+    return _prune_by_each(parts()[1] if last else [])
+
+
+def a_batch_that_breaks_on_one(_: Path) -> dict[str, str]:
+    raised = {}
+    for criterion in CRITERIA:
+        model, batches = parts()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        seen: list[int] = []
+
+        def forward(module: nn.Module, batch: Any, seen: list[int] = seen) -> Any:
+            seen.append(1)
+            if dist.get_rank() == 1 and len(seen) == 2:
+                raise ZeroDivisionError("the second call on rank 1")
+            return module(batch[0])
+
+        try:
+            prune(model, 0.5, criterion=criterion, batches=batches, max_batches=3, forward=forward)
+            raised[criterion] = "nothing"
+        except Exception as error:
+            raised[criterion] = f"{type(error).__name__}: {error}"
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    return raised
+
+
+def no_batches_on_any(_: Path) -> None:
+    prune(parts()[0], 0.5, criterion="fisher", batches=[], max_batches=0)
+
+
+def spread_over_processes(_: Path) -> dict[str, str]:
+    from torch.distributed.fsdp import fully_shard
+
+    raised = {}
+    for criterion in CRITERIA:
+        model, batches = parts()
+        fully_shard(model)
+        try:
+            prune(model, 0.5, criterion=criterion, batches=batches, max_batches=3)
+            raised[criterion] = "nothing"
+        except ValueError as error:
+            raised[criterion] = str(error)
+    return raised
+
+
+SCENARIOS = {
+    scenario.__name__: scenario
+    for scenario in (
+        uneven_batches,
+        all_batches_on_the_last,
+        a_batch_that_breaks_on_one,
+        no_batches_on_any,
+        spread_over_processes,
+    )
+}
