@@ -10,17 +10,27 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from reflow_lightning.event import PruneEvent
 
+_PROFILED = {
+    "variance": "variance",
+    "cka": "CKA with the dense network",
+    "class_share": "between-class share",
+    "entropy": "entropy",
+    "saturated": "saturated channels",
+}
+"""Fields of `LayerSignal` that are logged against depth, and what their charts are called."""
+
 
 def logger_step(trainer: pl.Trainer) -> int:
     """The step that Lightning itself logs with, so that all curves share their x-axis."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def overlay(trainer: pl.Trainer, chart: str, tags: Sequence[str]) -> None:
-    """Have TensorBoard draw several curves in one chart, under *custom scalars*; other loggers have no such thing."""
+def overlay(trainer: pl.Trainer, charts: Mapping[str, Sequence[str]]) -> None:
+    """Have TensorBoard draw several curves in each chart, under *custom scalars*; other loggers have no such thing."""
+    layout = {chart: ["Multiline", [f"^{tag}$" for tag in tags]] for chart, tags in charts.items()}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars({"reflow": {chart: ["Multiline", [f"^{tag}$" for tag in tags]]}})
+            logger.experiment.add_custom_scalars({"reflow": layout})
 
 
 def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) -> None:
@@ -38,6 +48,11 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
     suffix = "" if is_last else f"@{event.step}"
     for stage, report in event.signal.items():
         for depth, row in enumerate(report.rows, start=1):
-            log_metrics(trainer, {f"variance_profile/{stage}{suffix}": row.variance}, depth)
+            found = {metric: getattr(row, metric) for metric in _PROFILED}
+            profile = {
+                f"{metric}_profile/{stage}{suffix}": value for metric, value in found.items() if value is not None
+            }
+            log_metrics(trainer, profile, depth)
     if is_last and event.signal:
-        overlay(trainer, "variance against depth", [f"variance_profile/{stage}" for stage in event.signal])
+        charts = {f"{name} against depth": f"{metric}_profile" for metric, name in _PROFILED.items()}
+        overlay(trainer, {chart: [f"{tag}/{stage}" for stage in event.signal] for chart, tag in charts.items()})

@@ -15,6 +15,7 @@ from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
+from reflow_lightning.signal.classes import batch_labels
 from reflow_lightning.signal.measurement import Measurement
 from reflow_lightning.signal.probe import signal_layers
 from reflow_lightning.signal.report import SignalReport
@@ -38,8 +39,9 @@ def measure_signal(
 
     Args:
         model: Any module.
-        batches: Any iterable of batches.
-        reference: The dense network, with layers of the same names: adds ratios of variance and the cosine to it.
+        batches: Any iterable of batches. If they hold the samples' classes (second of a tuple or list, or ``"y"``,
+            ``"label"``, ``"labels"`` or ``"target"`` of a dict), the rows tell how well the signal separates them.
+        reference: The dense network, with layers of the same names: adds ratios of variance, the cosine and CKA to it.
         max_batches: At most so many batches.
         forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
@@ -55,8 +57,8 @@ def measure_signal(
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
         >>> report = measure_signal(model, [torch.randn(32, 4)], reference=model, max_batches=1)
-        >>> [(row.name, round(row.cosine, 3)) for row in report.rows]
-        [('1', 1.0), ('3', 1.0)]
+        >>> [(row.name, round(row.cosine, 3), round(row.cka, 3)) for row in report.rows]
+        [('1', 1.0, 1.0), ('3', 1.0, 1.0)]
     """
     names = signal_layers(model, layers)
     if reference is not None and (missing := set(names) - dict(reference.named_modules()).keys()):
@@ -80,7 +82,7 @@ def measure_signal(
                 dense.pooled.clear()  # the batch before is done with
                 with dense.batch(reference):
                     run(reference, move(batch, device_of(reference)))
-            with measurement.batch(model):
+            with measurement.batch(model, batch_labels(batch)):
                 run(model, batch)
     moved.check()
     return measurement.report()
@@ -119,7 +121,7 @@ class Profile:
         measurement = Measurement(self._model, self._layers, reference=self._reference, comparable=first)
         with isolated_rng(), only_training(self._model, ()), whole(self._model), together("signal measurement"):
             for batch in self._batches:
-                with measurement.batch(self._model):
+                with measurement.batch(self._model, batch_labels(batch)):
                     self._forward(self._model, batch)
         if first:
             self._reference = measurement

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from reflow_lightning.running.processes import gather, in_step
-from reflow_lightning.signal.probe import channel_dim, listening
+from reflow_lightning.signal.cka import LinearCKA
+from reflow_lightning.signal.classes import ClassShare
+from reflow_lightning.signal.cosine import CenteredCosine
+from reflow_lightning.signal.probe import channel_dim, is_time_first, listening
+from reflow_lightning.signal.reading import read
 from reflow_lightning.signal.report import LayerSignal, SignalReport
+from reflow_lightning.signal.signs import Signs, neuron_entropy, saturated_channels
 from reflow_lightning.signal.statistics import (
-    CenteredCosine,
     ChannelMoments,
-    Moments,
+    MergedMoments,
     by_channel,
     dead_channels,
     exact_device,
 )
 
-_S = TypeVar("_S", Moments, CenteredCosine)
+_KINDS: Mapping[str, Callable[[int], Metric]] = {
+    "moments": MergedMoments,
+    "signs": Signs,
+    "classes": ClassShare,
+    "cosine": CenteredCosine,
+    "cka": LinearCKA,
+}
 
 
 class Measurement:
@@ -48,24 +58,34 @@ class Measurement:
         self.reference = reference
         self.comparable = comparable
         self.batches = 0
-        self.moments: dict[str, Moments] = {}
-        self.cosines: dict[str, CenteredCosine] = {}
+        self.statistics: dict[str, dict[str, Metric]] = {kind: {} for kind in _KINDS}
         self.pooled: dict[int, dict[str, list[Tensor]]] = {}
         self._device = exact_device(next(model.parameters(), torch.zeros(0)))
-        self._dims = {name: channel_dim(model.get_submodule(name)) for name in layers}
+        modules = {name: model.get_submodule(name) for name in layers}
+        self._dims = {name: channel_dim(module) for name, module in modules.items()}
+        self._time_first = {name for name, module in modules.items() if is_time_first(module)}
 
     @contextmanager
-    def batch(self, model: nn.Module) -> Iterator[None]:
-        """Take in what the layers put out during the block, which runs the model on one batch."""
+    def batch(self, model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
+        """Take in what the layers put out during the block, which runs the model on one batch.
+
+        Args:
+            model: The network.
+            labels: The classes of the batch's samples, if they are known.
+        """
         pooled: dict[str, list[Tensor]] = {}
 
         def take_in(name: str, output: Tensor) -> None:
-            channels = by_channel(output, self._dims[name])
-            if name not in self.moments:
-                self.moments[name] = Moments(channels.shape[1]).to(self._device)
-            self.moments[name].update(channels)
+            if name in self._time_first and output.ndim == 3:
+                output = output.transpose(0, 1)
+            values = by_channel(output, self._dims[name])
+            found = read(values)
+            self._update("moments", name, values.shape[1], found.moments)
+            self._update("signs", name, values.shape[1], found.signs)
+            if labels is not None and len(labels) == len(found.pooled):  # a layer may see samples cut into windows
+                self._update("classes", name, values.shape[1], found.pooled, labels)
             if self.comparable or self.reference is not None:
-                pooled.setdefault(name, []).append(channels.mean(-1))
+                pooled.setdefault(name, []).append(found.pooled)
 
         with listening(model, self.layers, take_in):
             yield
@@ -74,6 +94,11 @@ class Measurement:
         if self.comparable:
             self.pooled[self.batches] = pooled
         self.batches += 1
+
+    def _update(self, kind: str, name: str, channels: int, *values: Tensor) -> None:
+        if name not in self.statistics[kind]:
+            self.statistics[kind][name] = _KINDS[kind](channels).to(self._device)
+        self.statistics[kind][name].update(*values)
 
     def _compare(self, pooled: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
         for name in pooled.keys() & expected.keys():
@@ -88,9 +113,8 @@ class Measurement:
                         f"layer '{name}' puts out {tuple(values.shape)} (samples, channels), {tuple(dense.shape)} in "
                         "the reference: pass the dense copy of the model"
                     )
-                if name not in self.cosines:
-                    self.cosines[name] = CenteredCosine(values.shape[1]).to(self._device)
-                self.cosines[name].update(values, dense.to(values.device))
+                for kind in ("cosine", "cka"):
+                    self._update(kind, name, values.shape[1], values, dense.to(values.device))
 
     def report(self) -> SignalReport:
         """The statistics of every layer that was reached, in the order in which it was.
@@ -101,50 +125,63 @@ class Measurement:
             ValueError: If none was.
         """
         batches = sum(gather(self.batches))
-        _fill(self.moments, Moments, self._device)
-        _fill(self.cosines, CenteredCosine, self._device)
+        self._fill()
         if self.reference is not None:
-            _fill(self.reference.moments, Moments, self.reference._device)
-        if not self.moments:
+            self.reference._fill()
+        if not self.statistics["moments"]:
             raise ValueError(f"the batches reached none of the layers {self.layers}: look at forward and at layers")
         with in_step():
-            channels = {name: moments.compute() for name, moments in self.moments.items()}
-            cosines = {name: float(cosine.compute()) for name, cosine in self.cosines.items()}
-            dense = {name: self.reference.moments[name].compute() for name in cosines} if self.reference else {}
-        rows = [_row(name, found, cosines.get(name), dense.get(name)) for name, found in channels.items()]
+            found = {kind: {name: m.compute() for name, m in named.items()} for kind, named in self.statistics.items()}
+            dense = {
+                name: self.reference.statistics["moments"][name].compute() if self.reference else None
+                for name in found["cosine"]
+            }
+        rows = [
+            _row(name, {kind: named.get(name) for kind, named in found.items()}, dense.get(name))
+            for name in found["moments"]
+        ]
         return SignalReport(tuple(rows), batches)
 
+    def _fill(self) -> None:
+        """Add empty statistics of the layers that only other processes reached, and put all in one order."""
+        mine = {kind: {name: m.channels for name, m in named.items()} for kind, named in self.statistics.items()}
+        everywhere = gather(mine)
+        for kind, named in self.statistics.items():
+            widths = {name: width for reached in reversed(everywhere) for name, width in reached[kind].items()}
+            order = dict.fromkeys(name for reached in everywhere for name in reached[kind])
+            self.statistics[kind] = {name: named.get(name) or self._empty(kind, widths[name]) for name in order}
 
-def _fill(statistics: MutableMapping[str, _S], kind: Callable[[int], _S], device: torch.device) -> None:
-    """Add empty statistics of the layers that only other processes reached, and put all in one order."""
-    widths: dict[str, int] = {}
-    for reached in gather({name: statistic.state.shape[1] for name, statistic in statistics.items()}):
-        widths |= {name: width for name, width in reached.items() if name not in widths}
-    for name, width in widths.items():
-        statistic = statistics.pop(name, None)
-        if statistic is None:
-            statistic = kind(width).to(device)
-            statistic._update_count = 1  # no update is no reason for torchmetrics' warning here
-        statistics[name] = statistic
+    def _empty(self, kind: str, channels: int) -> Metric:
+        statistic = _KINDS[kind](channels).to(self._device)
+        statistic._update_count = 1  # no update is no reason for torchmetrics' warning here
+        return statistic
 
 
-def _row(name: str, channels: ChannelMoments, cosine: float | None, dense: ChannelMoments | None) -> LayerSignal:
-    row = LayerSignal(
+def _row(name: str, found: Mapping[str, Any], dense: ChannelMoments | None) -> LayerSignal:
+    """One layer's row; of ``found``, by kind, the moments and the signs are always there."""
+    channels: ChannelMoments = found["moments"]
+    ratios: dict[str, float | None] = {}
+    if dense is not None:
+        ratios["variance_ratio"] = float(_total_variance(channels)) / max(float(_total_variance(dense)), 1e-300)
+        ratios["channel_ratio"] = _channel_ratio(channels.variance, dense.variance)
+    return LayerSignal(
         name=name,
         channels=channels.mean.numel(),
         mean=float(channels.mean.mean()),
         variance=float(channels.variance.mean()),
         total_variance=float(_total_variance(channels)),
         dead=float(dead_channels(channels)),
+        saturated=float(saturated_channels(found["signs"])),
+        entropy=float(neuron_entropy(found["signs"])),
+        class_share=_number(found["classes"]),
+        cosine=_number(found["cosine"]),
+        cka=_number(found["cka"]),
+        **ratios,
     )
-    if cosine is None or dense is None:
-        return row
-    return replace(
-        row,
-        variance_ratio=row.total_variance / max(float(_total_variance(dense)), 1e-300),
-        channel_ratio=_channel_ratio(channels.variance, dense.variance),
-        cosine=cosine,
-    )
+
+
+def _number(value: Tensor | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _total_variance(channels: ChannelMoments) -> Tensor:

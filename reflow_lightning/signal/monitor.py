@@ -1,7 +1,9 @@
-"""SignalMonitor: variance curves of any Lightning training."""
+"""SignalMonitor: curves of the signal in any Lightning training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,10 +14,14 @@ from reflow_lightning.names import Patterns, as_patterns
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.processes import gather
 from reflow_lightning.signal.measure import measure_signal
+from reflow_lightning.signal.report import LayerSignal
+
+_WITH_REFERENCE = {"variance_ratio", "channel_ratio", "cosine", "cka"}
+_METRICS = [f.name for f in fields(LayerSignal) if f.name not in {"name", "channels"} | _WITH_REFERENCE]
 
 
 class SignalMonitor(pl.Callback):
-    """Log ``variance/<layer>``: the variance of each layer's output in eval mode, as the training goes on.
+    """Log ``variance/<layer>`` and other curves of each layer's output in eval mode, as the training goes on.
 
     Every ``every_n_steps`` steps it runs the network once more on the batch just trained on, in eval mode, since that
     is where collapse shows: in train mode BatchNorm hides it. Parameters, BatchNorm's statistics, modes and random
@@ -23,6 +29,9 @@ class SignalMonitor(pl.Callback):
 
     Args:
         every_n_steps: Optimizer steps between two measurements; the first comes after the first step.
+        metrics: Fields of `LayerSignal` that need no reference; each is logged as ``<metric>/<layer>``. They cost the
+            same however many are logged. ``class_share`` takes batches with labels, and is of one batch here: compare
+            it over time rather than with 0.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
 
@@ -31,11 +40,19 @@ class SignalMonitor(pl.Callback):
     """
 
     def __init__(
-        self, every_n_steps: int = 50, *, layers: Patterns | None = None, forward: Forward | None = None
+        self,
+        every_n_steps: int = 50,
+        *,
+        metrics: Sequence[str] = ("variance", "dead", "saturated", "entropy", "class_share"),
+        layers: Patterns | None = None,
+        forward: Forward | None = None,
     ) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps!r} must be a whole number of at least 1")
+        if isinstance(metrics, str) or not metrics or not set(metrics) <= set(_METRICS):
+            raise ValueError(f"metrics={metrics!r} must be a list of some of {', '.join(_METRICS)}")
         self.every_n_steps = every_n_steps
+        self.metrics = tuple(metrics)
         self.layers = None if layers is None else as_patterns(layers)
         self.forward = forward
         self._last: int | None = None
@@ -60,5 +77,10 @@ class SignalMonitor(pl.Callback):
             report = measure_signal(
                 pl_module, [batch], max_batches=1, forward=forward, layers=self.layers, progress=False
             )
-        metrics = {f"variance/{name}": variance for name, variance in report.variances().items()}
+        metrics = {
+            f"{metric}/{row.name}": value
+            for row in report.rows
+            for metric in self.metrics
+            if (value := getattr(row, metric)) is not None
+        }
         logs.log_metrics(trainer, metrics, logs.logger_step(trainer))

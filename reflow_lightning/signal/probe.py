@@ -33,6 +33,16 @@ def channel_dim(layer: nn.Module) -> int:
     return -1 if isinstance(layer, _CHANNELS_LAST) or type(layer).__name__ == "RMSNorm" else 1
 
 
+def is_time_first(layer: nn.Module) -> bool:
+    """Whether a layer's output of three dimensions is (time, samples, channels).
+
+    Example:
+        >>> is_time_first(nn.GRU(2, 3)), is_time_first(nn.GRU(2, 3, batch_first=True))
+        (True, False)
+    """
+    return isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and not layer.batch_first
+
+
 def signal_layers(model: nn.Module, patterns: Patterns | None = None) -> list[str]:
     """The layers whose output is the signal: BatchNorm layers, and weighted layers that no BatchNorm follows.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -21,9 +22,13 @@ class LayerSignal:
         variance: Mean over channels of each channel's variance: what the signal tells apart.
         total_variance: Variance over everything, which adds the spread of the channels' means.
         dead: Share of channels that are constant.
+        saturated: Share of channels of one sign, so that a rectifier after them is always on or always off.
+        entropy: Mean over channels of the entropy in bits of being positive or negative (arXiv 2404.16890).
+        class_share: Share of the variance between samples, pooled over positions, that is between their classes.
         variance_ratio: ``total_variance`` over that of the reference (signal variance ratio, arXiv 2502.15790).
         channel_ratio: Geometric mean over the reference's live channels of the ratio of variances, each at least 1e-12.
         cosine: Cosine between the centred activations, pooled over positions, and the reference's.
+        cka: Linear CKA between the same two, which ignores how the channels are turned and scaled (arXiv 1905.00414).
     """
 
     name: str
@@ -32,9 +37,13 @@ class LayerSignal:
     variance: float
     total_variance: float
     dead: float
+    saturated: float | None = None
+    entropy: float | None = None
+    class_share: float | None = None
     variance_ratio: float | None = None
     channel_ratio: float | None = None
     cosine: float | None = None
+    cka: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class SignalReport:
     batches: int
 
     def table(self) -> str:
-        """The rows as text; columns that need a reference appear if there was one."""
+        """The rows as text; columns that need a reference, or labels, appear if there were any."""
         return format_table(self.to_dict()["layers"])
 
     __str__ = table
@@ -72,6 +81,12 @@ class SignalReport:
     def figure(self, title: str | None = None) -> Figure:
         """Variance against depth, on a log scale."""
         return plot_profiles({"signal": self}, title)
+
+    def quality_figure(self, title: str | None = None) -> Figure:
+        """Strength and direction against depth, beside the dense network that it was measured with as reference."""
+        from reflow_lightning.signal.quality import plot_quality
+
+        return plot_quality({"signal": self}, title)
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -89,12 +104,22 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.3f}" if column in ("dead", "cosine", "variance_ratio", "channel_ratio") else f"{value:.2e}"
+        return f"{value:.2e}" if column in ("mean", "variance", "total_variance") else f"{value:.3f}"
     return str(value)
 
 
-_COLORS = {"dense": "#3b4a5a", "before": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f"}
+COLORS = {"dense": "#3b4a5a", "before": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f"}
 _FLOOR = 1e-9
+
+
+def name_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Write the names of the layers along the x-axis, as many as are readable."""
+    root = f"{names[0].partition('.')[0]}."  # such as the LightningModule's "net."
+    if all(name.startswith(root) for name in names):
+        names = [name.removeprefix(root) for name in names]
+    step = max(1, len(names) // 24)
+    axes.set_xticks(range(1, len(names) + 1)[::step], names[::step], rotation=60, ha="right", fontsize=7)
+    axes.set_xlabel("layer, in forward order")
 
 
 def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None) -> Figure:
@@ -124,17 +149,9 @@ def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None
         style: dict[str, Any] = (
             {"linestyle": "--", "zorder": 3} if label in ("dense", "before") else {}
         )  # seen where lines coincide
-        axes.plot(
-            depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=_COLORS.get(label), **style
-        )
-    names = [row.name for row in next(iter(profiles.values())).rows]
-    root = f"{names[0].partition('.')[0]}."  # such as the LightningModule's "net."
-    if all(name.startswith(root) for name in names):
-        names = [name.removeprefix(root) for name in names]
-    step = max(1, len(names) // 24)
-    axes.set_xticks(range(1, len(names) + 1)[::step], names[::step], rotation=60, ha="right", fontsize=7)
+        axes.plot(depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=COLORS.get(label), **style)
+    name_layers(axes, [row.name for row in next(iter(profiles.values())).rows])
     axes.set_yscale("log")
-    axes.set_xlabel("layer, in forward order")
     axes.set_ylabel("activation variance")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-_PIECE = 1 << 18  # values that become float64 at once: bounds the extra memory and stays in the processor's cache
+_PIECE = 1 << 17  # values that become float64 at once: bounds the extra memory and stays in the processor's cache
 
 
 class ChannelMoments(NamedTuple):
@@ -17,11 +17,6 @@ class ChannelMoments(NamedTuple):
     values: Tensor
     mean: Tensor
     variance: Tensor
-
-
-def _exact(values: Tensor) -> Tensor:
-    """Float64, on a device that has it."""
-    return values.to(exact_device(values)).double()
 
 
 def exact_device(tensor: Tensor) -> torch.device:
@@ -64,17 +59,30 @@ def moments(values: Tensor, dim: int = 1) -> Tensor:
         [[2.0, 2.0], [2.0, 5.0], [2.0, 0.0]]
     """
     values = by_channel(values.detach(), dim)
-    samples, channels, positions = values.shape
-    if not samples:
-        return torch.zeros(3, channels, dtype=torch.float64)
-    parts = []
-    for piece in torch.split(values, max(1, _PIECE // max(1, channels * positions))):
-        exact = _exact(piece)
-        count = torch.full((channels,), float(piece.shape[0] * positions), dtype=torch.float64, device=exact.device)
-        mean = exact.mean((0, 2))
-        squares = (exact - mean[:, None]).square_().sum((0, 2))
-        parts.append(torch.stack([count, mean, squares]))
+    if not len(values):
+        return torch.zeros(3, values.shape[1], dtype=torch.float64)
+    parts = [merge_positions(*position_moments(piece), values.shape[2]) for piece in pieces(values)]
     return merge_moments(torch.stack(parts))
+
+
+def pieces(values: Tensor) -> tuple[Tensor, ...]:
+    """Activations of shape (N, C, positions), a few samples at a time."""
+    size = _PIECE if values.device.type == "cpu" else _PIECE << 6  # other devices have no small cache, but slow starts
+    return torch.split(values, max(1, size // max(1, values.shape[1] * values.shape[2])))
+
+
+def position_moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sum of squared deviations over the positions of (N, C, positions), each of shape (N, C), in float64."""
+    exact = values.to(exact_device(values), torch.float64, copy=True)  # a copy of its own, to be overwritten
+    mean = exact.mean(-1)
+    return mean, exact.sub_(mean[..., None]).square_().sum(-1)
+
+
+def merge_positions(mean: Tensor, squares: Tensor, positions: int) -> Tensor:
+    """The `moments` of samples whose `position_moments` are known."""
+    merged = mean.mean(0)
+    between = (mean - merged).square_().sum(0)
+    return torch.stack([torch.full_like(merged, len(mean) * positions), merged, squares.sum(0) + positions * between])
 
 
 def merge_moments(parts: Tensor) -> Tensor:
@@ -99,22 +107,6 @@ def merge_moments(parts: Tensor) -> Tensor:
     return torch.stack([total, merged, (squares + count * (mean - merged).square()).sum(0)])
 
 
-def merge_comoments(parts: Tensor) -> Tensor:
-    """Merge `CenteredCosine` states of disjoint data.
-
-    Args:
-        parts: Tensor of shape (k, 6, C): count, both means, both sums of squared deviations, their products'.
-
-    Returns:
-        Tensor of shape (6, C).
-    """
-    count, mean_a, mean_b, squares_a, squares_b, products = parts.unbind(1)
-    total, merged_a, merged_squares_a = merge_moments(torch.stack([count, mean_a, squares_a], 1))
-    _, merged_b, merged_squares_b = merge_moments(torch.stack([count, mean_b, squares_b], 1))
-    merged_products = (products + count * (mean_a - merged_a) * (mean_b - merged_b)).sum(0)
-    return torch.stack([total, merged_a, merged_b, merged_squares_a, merged_squares_b, merged_products])
-
-
 class _MomentState(Metric):
     """Accumulates `moments`; what is computed of them is up to the subclass."""
 
@@ -123,6 +115,7 @@ class _MomentState(Metric):
 
     def __init__(self, channels: int, dim: int = 1) -> None:
         super().__init__()
+        self.channels = channels
         self.dim = dim
         self.add_state("state", torch.zeros(3, channels, dtype=torch.float64), dist_reduce_fx=merge_moments)
 
@@ -210,43 +203,3 @@ def dead_channels(channels: ChannelMoments) -> Tensor:
         0.5
     """
     return (channels.variance <= (1e-6 * channels.mean) ** 2 + 1e-24).double().mean()
-
-
-class CenteredCosine(Metric):
-    """Streaming cosine between the centred activations of a layer in two networks, given the same inputs.
-
-    With a and b the activations pooled over positions, each of shape (N, C), centred by channel over all samples:
-    ``sum(a * b) / sqrt(sum(a * a) * sum(b * b))``, and 0 where one of them is constant.
-
-    Args:
-        channels: Number of channels.
-
-    Example:
-        >>> statistic = CenteredCosine(channels=1)
-        >>> statistic.update(torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [30.0]]))
-        >>> round(statistic.compute().item(), 6)
-        1.0
-    """
-
-    full_state_update = False
-    higher_is_better = True
-    state: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.add_state("state", torch.zeros(6, channels, dtype=torch.float64), dist_reduce_fx=merge_comoments)
-
-    def update(self, values: Tensor, reference: Tensor) -> None:
-        """Take in the pooled activations of both networks, of shape (N, C)."""
-        a, b = _exact(values.detach()), _exact(reference.detach())
-        count = torch.full((a.shape[1],), float(a.shape[0]), dtype=torch.float64, device=a.device)
-        mean_a, mean_b = a.mean(0), b.mean(0)
-        a, b = a - mean_a, b - mean_b
-        part = torch.stack([count, mean_a, mean_b, a.square().sum(0), b.square().sum(0), (a * b).sum(0)])
-        self.state = merge_comoments(torch.stack([self.state, part.to(self.state.device)]))
-
-    def compute(self) -> Tensor:
-        """The cosine, in [-1, 1]."""
-        squares_a, squares_b, products = self.state[3:].sum(1)
-        scale = (squares_a * squares_b).sqrt()
-        return torch.where(scale == 0, 0.0, products / scale.clamp(min=1e-300))  # NaN stays NaN

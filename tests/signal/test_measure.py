@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ def test_a_network_equals_itself_and_a_pruned_one_does_not():
     dense = copy.deepcopy(model)
     for row in measure_signal(model, BATCHES, reference=dense, max_batches=4).rows:
         assert row.cosine == pytest.approx(1)
+        assert row.cka == pytest.approx(1)
         assert row.variance_ratio == pytest.approx(1)
         assert row.channel_ratio == pytest.approx(1)
     prune(model, 0.8)
@@ -59,6 +61,47 @@ def test_dead_channels_are_counted():
     model = small_net()
     nn.init.zeros_(model[0].weight[:2].detach())
     assert measure_signal(model, BATCHES, max_batches=4).rows[0].dead == 0.25
+
+
+def test_saturated_channels_and_entropy_are_those_of_all_samples_and_positions():
+    model = small_net()
+    nn.init.constant_(model[1].bias.detach()[:2], 100.0)
+    with torch.no_grad():
+        outputs = model.eval()[:2](torch.cat(BATCHES))
+    on = (outputs > 0).double().mean((0, 2, 3))
+    row = measure_signal(model, BATCHES, max_batches=4).rows[0]
+    assert row.saturated == 0.25
+    assert row.entropy == pytest.approx(
+        float(torch.special.entr(torch.stack([on, 1 - on])).sum(0).mean() / math.log(2))
+    )
+
+
+def test_labels_in_the_batch_tell_how_well_classes_are_separated():
+    model = nn.Sequential(nn.Linear(2, 2))
+    nn.init.eye_(model[0].weight.detach())
+    x, labels = torch.tensor([[0.0, 1.0], [2.0, 1.0], [2.0, 1.0], [4.0, 1.0]]), torch.tensor([0, 0, 1, 1])
+    for batch in ((x, labels), [x, labels], {"x": x, "label": labels}):
+        assert measure_signal(model, [batch], max_batches=1).rows[0].class_share == pytest.approx(0.5)
+    assert measure_signal(model, [x], max_batches=1).rows[0].class_share is None
+
+
+def test_a_layer_that_sees_samples_cut_into_windows_has_no_class_share():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1)), nn.Flatten(0, 1), nn.Linear(1, 2))
+    rows = measure_signal(model, [(torch.randn(6, 4), torch.arange(6) % 2)], max_batches=1).rows
+    assert rows[0].class_share is not None
+    assert rows[1].class_share is None
+
+
+def test_samples_of_a_time_first_layer_are_its_second_dimension():
+    model = nn.Sequential(nn.GRU(3, 4, batch_first=True))
+    other = nn.Sequential(nn.GRU(3, 4))
+    other.load_state_dict(model.state_dict())
+    x, labels = torch.randn(6, 5, 3), torch.arange(6) % 2
+    swap = lambda model, batch: model(batch[0].transpose(0, 1))  # noqa: E731
+    expected = measure_signal(model, [(x, labels)], max_batches=1).rows[0]
+    found = measure_signal(other, [(x, labels)], max_batches=1, forward=swap).rows[0]
+    assert found.class_share == pytest.approx(expected.class_share)
+    assert found.variance == pytest.approx(expected.variance)
 
 
 def test_nothing_is_changed():
@@ -92,4 +135,6 @@ def test_a_profile_compares_states_of_one_network_like_a_reference_would():
     expected = measure_signal(model, BATCHES, reference=dense, max_batches=4)
     for row, other in zip(profile.reports["pruned"].rows, expected.rows, strict=True):
         assert row.cosine == pytest.approx(other.cosine)
+        assert row.cka == pytest.approx(other.cka)
+        assert row.entropy == pytest.approx(other.entropy)
         assert row.variance_ratio == pytest.approx(other.variance_ratio)

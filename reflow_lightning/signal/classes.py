@@ -1,0 +1,116 @@
+"""Class separability: how much of the signal is what tells the classes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from reflow_lightning.signal.statistics import exact_device, merge_moments, merge_positions
+
+_LABEL_KEYS = ("y", "label", "labels", "target")
+
+
+def batch_labels(batch: Any) -> Tensor | None:
+    """One class a sample, if the batch tells.
+
+    The second element of a tuple or list, or ``batch["y" | "label" | "labels" | "target"]`` of a dict, if that is a
+    tensor of whole numbers of shape (N,) or (N, 1).
+
+    Example:
+        >>> batch_labels((torch.zeros(2, 3), torch.tensor([4, 1]))), batch_labels(torch.zeros(2, 3))
+        (tensor([4, 1]), None)
+    """
+    labels = None
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        labels = batch[1]
+    elif isinstance(batch, Mapping):
+        labels = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        return None
+    labels = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return labels.long() if labels.ndim == 1 else None
+
+
+def class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes that occur, sorted, and for each its number of samples and their sum.
+
+    Args:
+        values: Float64, of shape (N, ...).
+        labels: Classes, of shape (N,).
+
+    Returns:
+        Classes of shape (K,), and sums of shape (K, ...).
+
+    Example:
+        >>> classes, sums = class_sums(torch.tensor([[1.0, 2.0], [1.0, 5.0], [1.0, 3.0]]), torch.tensor([7, 4, 7]))
+        >>> classes.tolist(), sums.tolist()
+        ([4, 7], [[1.0, 5.0], [2.0, 5.0]])
+    """
+    classes, index = torch.unique(labels, return_inverse=True)
+    return classes, values.new_zeros(len(classes), *values.shape[1:]).index_add_(0, index, values)
+
+
+class ClassShare(Metric):
+    """Streaming share of the variance between samples that is variance between their classes, in [0, 1].
+
+    With z the activations pooled over positions, each of C channels, mu their mean and mu_k that of the n_k samples of
+    class k: ``sum_k n_k |mu_k - mu|^2 / sum_i |z_i - mu|^2``, and 0 if all samples are alike. At 1 a sample is known by
+    its class; with no class to be seen it is about (classes - 1) / (samples - 1), so that some samples a class are
+    needed. It is the trace of the between-class scatter matrix over that of the total one (Fukunaga, *Introduction to
+    Statistical Pattern Recognition*, 1990, chapter 10). Classes are taken in as they come.
+
+    Args:
+        channels: Number of channels.
+
+    Example:
+        >>> statistic = ClassShare(channels=1)
+        >>> statistic.update(torch.tensor([[0.0], [2.0]]), torch.tensor([3, 8]))
+        >>> statistic.update(torch.tensor([[0.0], [2.0]]), torch.tensor([3, 8]))
+        >>> statistic.compute().item()
+        1.0
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    total: Tensor
+    classes: list[Tensor]
+    sums: list[Tensor]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.add_state("total", torch.zeros(3, channels, dtype=torch.float64), dist_reduce_fx=merge_moments)
+        self.add_state("classes", [], dist_reduce_fx="cat")
+        self.add_state("sums", [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, without any class."""
+        super().reset()
+        device = self.total.device  # empty tensors of the right kind, since processes exchange no empty lists
+        self.classes = [torch.zeros(0, dtype=torch.long, device=device)]
+        self.sums = [torch.zeros(0, 1 + self.channels, dtype=torch.float64, device=device)]
+
+    def update(self, values: Tensor, labels: Tensor) -> None:
+        """Take in pooled activations of shape (N, C) and the classes of the samples, of shape (N,)."""
+        device = self.total.device
+        exact = values.detach().to(exact_device(values)).double().to(device)
+        if len(exact):
+            part = merge_positions(exact, torch.zeros_like(exact[:1]), positions=1)
+            self.total = merge_moments(torch.stack([self.total, part]))
+        numbered = torch.cat([torch.ones_like(exact[:, :1]), exact], dim=1)
+        classes, sums = class_sums(torch.cat([*self.sums, numbered]), torch.cat([*self.classes, labels.to(device)]))
+        self.classes, self.sums = [classes], [sums]
+
+    def compute(self) -> Tensor:
+        """The share."""
+        _, mean, squares = self.total
+        _, sums = class_sums(dim_zero_cat(self.sums), dim_zero_cat(self.classes))
+        count = sums[:, :1]
+        between = (count * (sums[:, 1:] / count - mean).square()).sum()
+        return torch.where(squares.sum() == 0, 0.0, between / squares.sum().clamp(min=1e-300))  # NaN stays NaN
