@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.fresh import EveryNth, fresh
 from reflow_lightning.running.processes import share, together
@@ -81,11 +82,16 @@ def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -
         data: See `Reflow`.
         seed: Seed of their order, the same on every rank.
 
+    Returns:
+        No more than the trainer's limits allow.
+
     Raises:
         ValueError: If the training has no such loader.
     """
     module = trainer.lightning_module
-    for batch in _source(trainer, data, seed):
+    source = _source(trainer, data, seed)  # the validation loader is set up now, and its length known
+    most = _most_batches(trainer, data)
+    for batch in islice(source, None if most is None else share(most)):
         batch = trainer.precision_plugin.convert_input(batch)
         batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
         yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -146,17 +152,25 @@ def _overfits(trainer: pl.Trainer) -> bool:
     return bool(getattr(trainer, "overfit_batches", 0))
 
 
-def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: int) -> int:
-    """This process's share of the wanted batches.
+def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: Limit) -> Limit:
+    """This process's share of the wanted batches, if a number is wanted.
 
     Of all together there are no more than ``limit_train_batches`` or ``limit_val_batches`` allow, if the user set one.
     """
-    most: float = wanted
+    if wanted == "auto":
+        return wanted  # the batches end by themselves where the trainer is limited
+    most = _most_batches(trainer, data)
+    return share(wanted if most is None else min(wanted, most))
+
+
+def _most_batches(trainer: pl.Trainer, data: CalibrationData) -> int | None:
+    """How many batches of all processes together the trainer's limits allow, at least one; ``None``: any number."""
+    most: float = float("inf")
     if (data == "train" or isinstance(data, pl.LightningDataModule)) and _is_limited(trainer.limit_train_batches):
         most = trainer.num_training_batches * trainer.world_size
     if data == "val" and _is_limited(trainer.limit_val_batches):
         most = sum(trainer.num_val_batches) * trainer.world_size
-    return share(max(1, int(min(wanted, most))))
+    return None if most == float("inf") else max(1, int(most))
 
 
 def _is_limited(limit: float | None) -> bool:

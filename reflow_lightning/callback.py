@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 
 from reflow_lightning import bridge, logs
 from reflow_lightning.bridge import CalibrationData
-from reflow_lightning.calibration import Repair, resolve_repair
+from reflow_lightning.calibration import AnyRepair, resolve_repair
 from reflow_lightning.event import Plan, PruneEvent, prune_and_repair
 from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.names import Patterns, as_patterns
-from reflow_lightning.pruning import Allocation, Criterion, Masks, check_arguments, check_model
+from reflow_lightning.pruning import Allocation, Criterion, DataCriterion, Masks, check_arguments, check_model
+from reflow_lightning.running.batches import Limit, at_most, check_limit
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
 from reflow_lightning.running.processes import share, together
@@ -48,17 +49,19 @@ class Reflow(pl.Callback):
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
         schedule: `OneShot` or `Gradual`.
-        criterion: See `reflow_lightning.prune`, as for the next five.
+        criterion: See `reflow_lightning.prune`, as for the next five. One that needs data reads the calibration data.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``.
         min_kept: Least share of all weights that each layer keeps.
         include: Glob patterns on parameter names.
         exclude: Glob patterns on parameter names.
-        repair: ``"auto"``, ``"batchnorm"``, ``"none"`` or a callable; see `reflow_lightning.calibrate`.
+        repair: ``"auto"``, ``"batchnorm"``, ``"moments"``, ``"reconstruct"``, ``"none"``, a callable, or a list; see
+            `reflow_lightning.calibrate`.
         calibration_data: ``"train"``, ``"val"``, a DataLoader, a LightningDataModule (its
             ``calibration_dataloader`` if it has one, else its training loader) or a callable that returns batches.
             Always read through a fresh loader, all but a DataLoader in random order.
-        calibration_batches: At most so many batches.
+        calibration_batches: At most so many batches, of all ranks together; ``"auto"``: until their statistics are
+            precise enough.
         monitor: Log the signal; a `SignalMonitor` to say how often and where.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
         seed: Seed of the calibration batches' order and augmentation.
@@ -82,15 +85,15 @@ class Reflow(pl.Callback):
         sparsity: float,
         *,
         schedule: Schedule = OneShot(),  # noqa: B008  (frozen)
-        criterion: str | Criterion = "magnitude",
+        criterion: str | Criterion | DataCriterion = "magnitude",
         allocation: str | Allocation = "global",
         pattern: str | None = None,
         min_kept: float = 0.0,
         include: Patterns = ("*",),
         exclude: Patterns = (),
-        repair: str | Repair = "auto",
+        repair: AnyRepair = "auto",
         calibration_data: CalibrationData = "train",
-        calibration_batches: int = 50,
+        calibration_batches: Limit = 50,
         monitor: bool | SignalMonitor = True,
         forward: Forward | None = None,
         seed: int = 0,
@@ -100,8 +103,7 @@ class Reflow(pl.Callback):
         if not isinstance(schedule, Schedule):
             raise ValueError(f"schedule={schedule!r} must be a schedule: OneShot(...) or Gradual(...)")
         bridge.check_calibration_data(calibration_data)
-        if isinstance(calibration_batches, bool) or not isinstance(calibration_batches, int) or calibration_batches < 1:
-            raise ValueError(f"calibration_batches={calibration_batches!r} must be a whole number of at least 1")
+        check_limit("calibration_batches", calibration_batches)
         if pattern is not None and isinstance(schedule, Gradual):
             raise ValueError(f"pattern={pattern!r} can't be reached gradually: use schedule=OneShot(...)")
         self.sparsity = sparsity
@@ -282,7 +284,7 @@ class Reflow(pl.Callback):
             functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=self.seed + now.step),
             bridge.forward_in_precision(trainer, self.forward),
             limit,
-            profile=min(limit, share(_PROFILE_BATCHES)) if measured else None,
+            profile=at_most(limit, share(_PROFILE_BATCHES)) if measured else None,
             seed=self.seed,
             step=now.step,
             listeners=self.listeners,
@@ -325,7 +327,7 @@ class Reflow(pl.Callback):
             functools.partial(iter, batches),
             self.forward or default_forward,
             self.calibration_batches,
-            profile=min(self.calibration_batches, _PROFILE_BATCHES) if self.monitor is not None else None,
+            profile=at_most(self.calibration_batches, _PROFILE_BATCHES) if self.monitor is not None else None,
             seed=self.seed,
             listeners=self.listeners,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,17 +12,50 @@ from typing import Any
 import torch
 from torch import nn
 
-from reflow_lightning.calibration import Calibration, Repair, calibrate
-from reflow_lightning.calibration.batchnorm import Snapshot, batchnorm_layers
-from reflow_lightning.pruning import Masks, make_masks
+from reflow_lightning.calibration import (
+    AnyRepair,
+    Calibration,
+    NoRepair,
+    Snapshot,
+    calibrate,
+    check_drift,
+    needs_reference,
+    resolve_repair,
+    warn_of_drift,
+)
+from reflow_lightning.calibration.drift import is_trained
+from reflow_lightning.pruning import Choice, Masks, choose
 from reflow_lightning.pruning.shards import is_sharded
+from reflow_lightning.running.batches import Limit, at_most
+from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import gather, rank, together, world_size
-from reflow_lightning.running.sharding import reshard
+from reflow_lightning.running.processes import gather, rank, share, together, world_size
+from reflow_lightning.running.sharding import reshard, sharded_modules
 from reflow_lightning.signal import SignalReport
 from reflow_lightning.signal.measure import Profile
 
+
+class Again:
+    """Batches that are made anew each time they are read, since a repair may read them several times.
+
+    Args:
+        make: Makes them.
+
+    Example:
+        >>> batches = Again(lambda: iter([1, 2]))
+        >>> list(batches), list(batches)
+        ([1, 2], [1, 2])
+    """
+
+    def __init__(self, make: Callable[[], Iterable[Any]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._make())
+
+
+_DRIFT_BATCHES = 10
 STAGES = ("dense", "pruned", "repaired")
 
 
@@ -60,11 +93,11 @@ class Plan:
     """How a model is pruned and repaired.
 
     Attributes:
-        how: Arguments of `reflow_lightning.pruning.make_masks`, but the model, the sparsity and earlier masks.
+        how: Arguments of `reflow_lightning.pruning.choose`, but the model, the sparsity, earlier masks and batches.
         repair: See `reflow_lightning.calibrate`.
         batches: Makes fresh calibration batches, as they shall be for this process.
         forward: Runs the model on a batch.
-        limit: This process takes at most so many batches.
+        limit: This process takes at most so many batches, or ``"auto"``.
         profile: Takes at most so many of them to measure the signal; ``None``: it is not measured.
         seed: Seed of whatever reading or augmenting the batches draws.
         step: Optimizer steps done before.
@@ -75,10 +108,10 @@ class Plan:
     """
 
     how: Mapping[str, Any]
-    repair: str | Repair
+    repair: AnyRepair
     batches: Callable[[], Iterable[Any]]
     forward: Forward
-    limit: int
+    limit: Limit
     profile: int | None = None
     seed: int = 0
     step: int = 0
@@ -87,18 +120,46 @@ class Plan:
     progress: bool = False
     finish: Callable[[Masks], None] = _nothing
 
-    def choose(self, model: nn.Module, sparsity: float, previous: Masks | None) -> Masks:
-        """The masks; nothing is changed."""
+    def choose(self, model: nn.Module, sparsity: float, previous: Masks | None) -> Choice:
+        """Which weights go; nothing is changed."""
         with isolated_rng(seed=self.step):  # the same on all ranks, for a criterion that draws
-            return make_masks(model, sparsity, previous=previous, **self.how)
+            return choose(
+                model,
+                sparsity,
+                previous=previous,
+                batches=Again(self._drawn),
+                max_batches=self.limit,
+                forward=self.forward,
+                progress=self.progress,
+                **self.how,
+            )
 
-    def calibrate(self, model: nn.Module) -> Calibration:
+    def _drawn(self) -> Iterator[Any]:
+        """Batches whose reading and augmentation differ between ranks."""
+        torch.manual_seed(self.seed + self.step + rank())
+        return iter(self.batches())
+
+    def reference(self, model: nn.Module) -> nn.Module | None:
+        """A copy of the dense model, if the repair compares with it."""
+        needed = needs_reference(resolve_repair(self.repair), model) and not sharded_modules(model)  # those it refuses
+        return dense_copy(model) if needed else None
+
+    def warn_of_drift(self, model: nn.Module) -> None:
+        """Warn if the batches do not look like what the dense model was trained on."""
+        if isinstance(resolve_repair(self.repair), NoRepair) or not is_trained(model):
+            return
+        with self._isolated():
+            limit = at_most(self.limit, share(_DRIFT_BATCHES))
+            warn_of_drift(check_drift(model, Again(self.batches), self.forward, limit))
+
+    def calibrate(self, model: nn.Module, reference: nn.Module | None = None) -> Calibration:
         """Repair a pruned model; it is unchanged if that raises."""
         with self._isolated():
             return calibrate(
                 model,
-                self.batches(),
+                Again(self.batches),
                 repair=self.repair,
+                reference=reference,
                 max_batches=self.limit,
                 forward=self.forward,
                 progress=self.progress,
@@ -133,10 +194,14 @@ def prune_and_repair(
     reshard(model)
     with together("preparing to prune"):
         start = time.perf_counter()
-        masks = plan.choose(model, sparsity, previous)
+        choice = plan.choose(model, sparsity, previous)
+        masks = choice.masks
         _check_agreement(masks)
         seconds = {"prune": time.perf_counter() - start}
+        if previous is None:  # it is dense
+            plan.warn_of_drift(model)
         profile = plan.begin_profile(model)
+        reference = plan.reference(model)
 
     def reached(stage: str) -> None:
         if profile is not None:
@@ -149,23 +214,24 @@ def prune_and_repair(
                 reshard(model)  # a listener may have run the network
 
     with ExitStack() as undo:  # what is pushed is called, the last first, unless everything succeeds
-        undo.callback(_snapshot(masks, model))
+        undo.callback(_snapshot(model))
         reached("dense")
         start = time.perf_counter()
-        masks.apply(model)
+        choice.apply(model)
         seconds["prune"] += time.perf_counter() - start
         reached("pruned")
         start = time.perf_counter()
         with together("the repair"):
-            calibration = plan.calibrate(model)
+            calibration = plan.calibrate(model, reference)
             undo.callback(calibration.undo)
         seconds["repair"] = time.perf_counter() - start
         reached("repaired")
         for average in plan.averages:
-            undo.callback(_snapshot(masks, average))
-            masks.apply(average)
+            undo.callback(_snapshot(average))
             with together("the repair of the averaged weights"):
-                undo.callback(plan.calibrate(average).undo)
+                dense_average = plan.reference(average)
+                masks.apply(average)
+                undo.callback(plan.calibrate(average, dense_average).undo)
         with together("the end of the event"):
             plan.finish(masks)
         signal = {} if profile is None else profile.reports
@@ -185,20 +251,17 @@ def _check_agreement(masks: Masks) -> None:
         )
 
 
-def _snapshot(masks: Masks, model: nn.Module) -> Callable[[], None]:
-    """A function that puts back the weights that have masks, the BatchNorm statistics, the training flags.
+def _snapshot(model: nn.Module) -> Callable[[], None]:
+    """A function that puts back all values and the training flags.
 
     A repair undoes itself if it raises, but Ctrl-C may come when it has just returned, or undoes itself.
     """
-    before = [(values, values.clone()) for values, _ in masks.local(model)]
-    statistics = Snapshot(batchnorm_layers(model).values())
+    values = Snapshot([model])
     flags = [(module, module.training) for module in model.modules()]
 
-    @torch.no_grad()
     def restore() -> None:
-        for values, saved in before:
-            values.copy_(saved)
-        statistics.restore()
+        reshard(model)  # as it was when the values were taken
+        values.restore()
         for module, flag in flags:
             module.training = flag
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from reflow_lightning import Gradual, OneShot, Reflow, SignalMonitor
-from reflow_lightning.calibration.calibrate import repair_batchnorm
+from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import reshard
 
@@ -70,7 +70,7 @@ def one_shot(strategy: Any, module: Module, *listeners: Any, batches: Any = None
             calibrated += 1
             return forward(network, batch)
 
-        return repair_batchnorm(model, batches, counted, reference)
+        return BatchNormStatistics()(model, batches, counted, reference)
 
     callback, watch = Reflow(0.6, calibration_batches=9, repair=count, **options), Watch()
     callback.listeners += [*listeners, watch]

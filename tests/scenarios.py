@@ -17,10 +17,11 @@ from helpers import images, small_net
 from torch import nn
 
 from reflow_lightning import Reflow, calibrate, measure_signal, prune
-from reflow_lightning.calibration.calibrate import repair_batchnorm
+from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.running.processes import gather, together
 
 BATCHES = [images(16, seed=seed) for seed in range(7)]
+LABELLED = [(batch, torch.arange(16) % (i + 2)) for i, batch in enumerate(BATCHES)]  # each batch has a class of its own
 
 
 def network() -> nn.Sequential:
@@ -56,6 +57,18 @@ def empty_on_the_first(_: Path) -> dict[str, Any]:
 
 def empty_on_the_last(_: Path) -> dict[str, Any]:
     return _prune_calibrate_measure(BATCHES if dist.get_rank() == 0 else [], network())
+
+
+def labelled(_: Path) -> list[float | None]:
+    """Rank 0 alone has labels; rank 1 has a batch without, and further ones have none."""
+    batches = LABELLED if dist.get_rank() == 0 else BATCHES[:1] if dist.get_rank() == 1 else []
+    rows = measure_signal(network(), batches, max_batches=7).rows
+    return [row.class_share for row in rows]
+
+
+def labelled_everywhere(_: Path) -> list[float | None]:
+    rows = measure_signal(network(), mine(LABELLED), max_batches=len(mine(LABELLED))).rows
+    return [row.class_share for row in rows]
 
 
 def empty_everywhere(_: Path) -> None:
@@ -127,7 +140,7 @@ def a_repair_that_stops_early(_: Path) -> int:
     batches = BATCHES[:5] if dist.get_rank() == 0 else BATCHES[5:]
 
     def repair(model: nn.Module, batches: Any, *others: Any) -> Any:
-        return repair_batchnorm(model, islice(batches, 3), *others)
+        return BatchNormStatistics()(model, islice(batches, 3), *others)
 
     return calibrate(network(), batches, repair=repair, max_batches=50).batches
 
@@ -136,7 +149,7 @@ def a_repair_that_breaks(_: Path) -> str:
     def repair(*_: Any) -> Any:
         if dist.get_rank() == 1:
             raise ZeroDivisionError("in the repair")
-        return repair_batchnorm(*_)
+        return BatchNormStatistics()(*_)
 
     return _message(lambda: calibrate(network(), mine(BATCHES), repair=repair, max_batches=7))
 
@@ -188,17 +201,32 @@ def _message(call: Callable[[], object]) -> str:
     return "nothing"
 
 
+def as_many_as_needed(_: Path) -> list[dict[str, Any]]:
+    """Rank 0 has more batches than are needed, the others have two or none; then all of them have too few."""
+    found = []
+    for lengths in ((60, 2, 0), (3, 2, 0)):
+        model, taken = network(), []
+        batches = [images(256, seed=10 * dist.get_rank() + i) for i in range(lengths[dist.get_rank()])]
+        source = (taken.append(1) or batch for batch in batches)
+        result = calibrate(model, source, max_batches="auto")
+        found.append({"state": _state(model), "batches": result.batches, "taken": len(taken)})
+    return found
+
+
 PLAIN = {
     scenario.__name__: scenario
     for scenario in (
         uneven,
         empty_on_the_first,
         empty_on_the_last,
+        labelled,
+        labelled_everywhere,
         empty_everywhere,
         synchronised,
         a_batch_that_breaks,
         a_value_that_is_not_finite,
         failures_are_told_once,
+        as_many_as_needed,
         a_repair_that_stops_early,
         a_repair_that_breaks,
         the_same_error_twice,

@@ -244,7 +244,7 @@ def test_persistent_workers_do_not_lose_their_epoch():
 def test_sources_of_calibration_data(data):
     callback = reflow(calibration_data=data)
     fit(callback)
-    assert callback.events[0].calibration.repaired == ("net.1", "net.5")
+    assert callback.events[0].calibration.repaired == ("net.1", "net.5", "net.9")
     assert callback.events[0].calibration.batches == 2
 
 
@@ -580,6 +580,7 @@ def test_every_validation_loader_counts_within_its_limit():
     callback = reflow(
         calibration_data="val",
         calibration_batches=4,
+        repair="batchnorm",  # reads them once
         monitor=False,
         forward=lambda m, b: sizes.append(len(b[0])) or m(b[0]),
     )

@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from scenarios import BATCHES, PLAIN, network
+from scenarios import BATCHES, LABELLED, PLAIN, network
 from torch import nn
 from workers import outcomes, results, run
 
@@ -44,7 +44,15 @@ def test_masks_statistics_and_signal_are_those_of_the_union(scenario, together, 
         assert rank["signal"]["batches"] == 7
         for row, expected in zip(rank["signal"]["layers"], alone["signal"].to_dict()["layers"], strict=True):
             assert row.pop("name") == expected.pop("name")
+            assert row.pop("class_share") is expected.pop("class_share") is None  # there are no labels
             assert row == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("scenario", ["labelled", "labelled_everywhere"])
+def test_classes_that_only_some_processes_see_are_told_apart_on_all(scenario, together):
+    expected = [row.class_share for row in measure_signal(network(), LABELLED, max_batches=7).rows]
+    for shares in results(scenario, together):
+        assert shares == pytest.approx(expected, rel=1e-9)
 
 
 def test_synchronised_layers_are_calibrated_batch_by_batch_like_others(together):
@@ -84,6 +92,19 @@ def test_every_failure_is_told_once(together):
                 assert text == "nothing"
             else:
                 assert text.startswith(f"ValueError: {place}" if rank == failing else "PeerError: ")
+
+
+def test_as_many_batches_as_needed_are_the_same_rounds_on_all_whatever_they_have(together):
+    enough, too_few = zip(*results("as_many_as_needed", together), strict=True)
+    rounds = enough[0]["taken"]
+    assert 2 < rounds < 60
+    assert [rank["taken"] for rank in enough] == [rounds, 2, 0][: len(enough)]
+    assert {rank["batches"] for rank in enough} == {rounds + 2}
+    assert [rank["taken"] for rank in too_few] == [3, 2, 0][: len(too_few)]
+    assert {rank["batches"] for rank in too_few} == {5}
+    for ranks in (enough, too_few):
+        for rank in ranks:
+            assert all(torch.equal(rank["state"][name], value) for name, value in ranks[0]["state"].items())
 
 
 def test_a_repair_may_stop_reading_on_some_processes_only(together):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import images, small_net, zeros
 
-from reflow_lightning.calibration.calibrate import repair_batchnorm
+from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.event import Plan, prune_and_repair
 from reflow_lightning.running.forward import default_forward
 
@@ -27,7 +27,7 @@ def test_a_failure_at_any_point_leaves_the_model_as_it_was(failing):
     def repair(*arguments):
         if failing == "repair":
             raise RuntimeError("repair")
-        return repair_batchnorm(*arguments)
+        return BatchNormStatistics()(*arguments)
 
     with pytest.raises(RuntimeError, match=failing):
         prune_and_repair(model, 0.5, plan(repair=repair, listeners=[listener]))

@@ -14,7 +14,7 @@ SWEEPS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DO
 
 
 def test_there_are_examples():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -29,7 +29,9 @@ def test_overrides_exist(line):
 
     if "launcher=joblib" in line:
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    assert complaints(line.split()[1:]) == []
+    _, *arguments = line.split()
+    search = arguments[0] == "search"
+    assert complaints(arguments[search:], "search" if search else "config") == []
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)]+)\)", README))

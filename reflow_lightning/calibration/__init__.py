@@ -1,5 +1,40 @@
 """The signal restored. Plain PyTorch, for any training loop."""
 
-from reflow_lightning.calibration.calibrate import Calibration, Repair, calibrate, resolve_repair
+from reflow_lightning.calibration.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
+from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, resolve_repair
+from reflow_lightning.calibration.drift import DriftReport, check_drift, warn_of_drift
+from reflow_lightning.calibration.layers import NotSupportedError, layer_of
+from reflow_lightning.calibration.moments import Moments, Target, batchnorm_targets
+from reflow_lightning.calibration.reconstruct import Reconstruct
+from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
+from reflow_lightning.calibration.snapshot import Snapshot
 
-__all__ = ["Calibration", "Repair", "calibrate", "resolve_repair"]
+__all__ = [
+    "AffineMap",
+    "AnyRepair",
+    "Auto",
+    "BatchNormStatistics",
+    "Calibration",
+    "Call",
+    "DriftReport",
+    "InTurn",
+    "Layer",
+    "Moments",
+    "NoRepair",
+    "NotSupportedError",
+    "Reconstruct",
+    "Repair",
+    "Snapshot",
+    "Stage",
+    "Target",
+    "ThenBatchNorm",
+    "batchnorm_targets",
+    "calibrate",
+    "check_drift",
+    "layer_of",
+    "needs_reference",
+    "resolve_repair",
+    "warn_of_drift",
+]

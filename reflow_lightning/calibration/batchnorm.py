@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reflow_lightning.calibration.enough import read
+from reflow_lightning.calibration.snapshot import Snapshot
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, in_step, together
-from reflow_lightning.signal.statistics import MergedMoments, exact_device, moments
+from reflow_lightning.signal.statistics import MergedMoments, exact_device, merge_moments, moments
 
 
 class _TooFewValues(BaseException):
@@ -52,19 +54,6 @@ def not_calibrated(model: nn.Module) -> dict[str, str]:
     return reasons
 
 
-class Snapshot:
-    """The buffers of some layers as they are now; found again by name, so that a moved model is restored too."""
-
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        self._values = [(layer, name, buffer.clone()) for layer in layers for name, buffer in layer.named_buffers()]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put every buffer back, bit for bit."""
-        for layer, name, value in self._values:
-            layer.get_buffer(name).copy_(value)
-
-
 class Population(NamedTuple):
     """Statistics by module name, and the number of batches that they rest on, on all processes together."""
 
@@ -79,7 +68,8 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     Each layer normalises by the statistics of the batch at hand, so that a layer's input does not depend on the old
     statistics of those above it. Every call of a layer counts, and every value in a call counts the same: for given
     activations the result does not depend on how they are split into batches, their order, or the number of processes.
-    A batch belongs to one process, SyncBatchNorm or not: the processes meet once, at the end.
+    A batch belongs to one process, SyncBatchNorm or not: the processes meet once, at the end, or with `Batches` whose
+    number is ``"auto"`` after each round (`reflow_lightning.calibration.enough.read`).
 
     Args:
         model: Any module.
@@ -100,6 +90,22 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     }
     seen = used = 0
     staged: list[tuple[str, Tensor]] = []
+
+    def take_in(batch: Any) -> dict[str, Tensor]:
+        nonlocal seen, used
+        staged.clear()
+        seen += 1
+        try:
+            forward(model, batch)
+        except _TooFewValues:
+            return {}
+        used += 1
+        parts: dict[str, Tensor] = {}
+        for name, part in staged:
+            statistics[name].update(part)
+            parts[name] = merge_moments(torch.stack([parts[name], part])) if name in parts else part
+        return parts
+
     with ExitStack() as stack:
         stack.callback(Snapshot(layers.values()).restore)
         stack.enter_context(only_training(model, layers.values()))
@@ -108,16 +114,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
             stack.enter_context(_alone(layer))
             stack.enter_context(_listening(name, layer, staged))
         stack.enter_context(together("calibration"))
-        for batch in batches:
-            staged.clear()
-            seen += 1
-            try:
-                forward(model, batch)
-            except _TooFewValues:
-                continue
-            used += 1
-            for name, part in staged:
-                statistics[name].update(part)
+        read(batches, take_in)
     seen, used = (sum(counts) for counts in zip(*gather((seen, used)), strict=True))
     if layers and not used and seen:
         raise ValueError("every batch gives a BatchNorm layer one value a channel: use batches of more samples")

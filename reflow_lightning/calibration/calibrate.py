@@ -2,139 +2,85 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from reflow_lightning.calibration.batchnorm import (
-    Snapshot,
-    batchnorm_layers,
-    not_calibrated,
-    population_statistics,
-    write_statistics,
-)
-from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
+from reflow_lightning.calibration.moments import Moments
+from reflow_lightning.calibration.reconstruct import Reconstruct
+from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair
+from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import together, warn
+from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
 
+REPAIRS: dict[str, Repair] = {
+    "auto": Auto(),
+    "batchnorm": BatchNormStatistics(),
+    "moments": Moments(),
+    "reconstruct": ThenBatchNorm(Reconstruct()),
+    "none": NoRepair(),
+}
 
-@dataclass(frozen=True)
-class Calibration:
-    """What a calibration did.
-
-    Attributes:
-        repaired: Names of the layers that were changed.
-        skipped: Why other layers were left alone, by name.
-        batches: Number of batches used.
-        seconds: Time taken.
-    """
-
-    repaired: tuple[str, ...]
-    skipped: Mapping[str, str]
-    batches: int
-    seconds: float
-    _before: Snapshot | None = field(default=None, repr=False)
-
-    def undo(self) -> None:
-        """Put every changed value back, bit for bit."""
-        if self._before is not None:
-            self._before.restore()
-
-    def settled(self) -> Calibration:
-        """The same record, without the old values; its ``undo`` does nothing."""
-        return replace(self, _before=None)
+AnyRepair = str | Repair | Sequence[str | Repair]
+"""A repair, its name, or several of them."""
 
 
-class Repair(Protocol):
-    """Restores the signal of a model in place; leaves the model unchanged if it raises."""
-
-    def __call__(
-        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
-    ) -> Calibration:
-        """Repair ``model`` with ``batches`` that are on its device already."""
-
-
-def repair_batchnorm(
-    model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None = None
-) -> Calibration:
-    """REFLOW: population statistics for every BatchNorm layer. It needs no reference."""
-    start = time.perf_counter()
-    layers = batchnorm_layers(model)
-    skipped = not_calibrated(model)
-    if skipped:
-        named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
-        warn(f"calibrate left alone {named}", stacklevel=4)
-    if not layers:
-        warn(
-            f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
-            "fine-tune it after pruning, or prune less",
-            stacklevel=4,
-        )
-        return Calibration((), skipped, 0, 0.0)
-    for name, layer in layers.items():
-        if is_lazy(layer.get_buffer("running_mean")):
-            raise ValueError(f"layer '{name}' is not initialised yet: run one forward pass before calibrating")
-    population = population_statistics(model, batches, forward)
-    before = Snapshot(layers.values())
-    repaired = write_statistics(model, population)
-    unreached = {name: "no batch reached it" for name in layers if name not in repaired}
-    if unreached:
-        warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
-    return Calibration(repaired, skipped | unreached, population.batches, time.perf_counter() - start, before)
-
-
-def repair_nothing(
-    model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None = None
-) -> Calibration:
-    """No repair: the pruned network as it is, for comparison."""
-    return Calibration((), {}, 0, 0.0)
-
-
-REPAIRS: dict[str, Repair] = {"auto": repair_batchnorm, "batchnorm": repair_batchnorm, "none": repair_nothing}
-
-
-def resolve_repair(repair: str | Repair) -> Repair:
-    """Look a repair up by name; a callable is returned as it is.
+def resolve_repair(repair: AnyRepair) -> Repair:
+    """Look a repair up by name; a callable is returned as it is, a list becomes one repair.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If a name is unknown, or the list is empty.
+
+    Example:
+        >>> resolve_repair("moments")
+        Moments(targets={})
     """
     if callable(repair):
         return repair
-    if repair not in REPAIRS:
-        raise ValueError(f"repair={repair!r} is unknown: use one of {sorted(REPAIRS)} or a callable")
-    return REPAIRS[repair]
+    if isinstance(repair, str):
+        if repair not in REPAIRS:
+            raise ValueError(
+                f"repair={repair!r} is unknown: use one of {sorted(REPAIRS)}, a callable, or a list of them"
+            )
+        return REPAIRS[repair]
+    if not isinstance(repair, Sequence) or not repair:
+        raise ValueError(f"repair={repair!r} must be one of {sorted(REPAIRS)}, a callable, or a list")
+    return InTurn([resolve_repair(one) for one in repair])
 
 
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    repair: str | Repair = "auto",
+    repair: AnyRepair = "auto",
     reference: nn.Module | None = None,
-    max_batches: int = 50,
+    max_batches: Limit = 50,
     forward: Forward | None = None,
     progress: bool = True,
 ) -> Calibration:
-    """Bring back the signal of a pruned network without touching a weight (REFLOW, arXiv 2502.15790).
+    """Bring back the signal of a pruned network (REFLOW, arXiv 2502.15790, and its kin for layers without BatchNorm).
 
-    BatchNorm layers get the population statistics of their inputs over the batches. No other value of the model, no
-    training flag and no random state is changed. Where processes run together (`torch.distributed`), call it on all of
-    them, each with its own batches or none: the statistics are those of the union, and if one fails, all raise. A model
-    under `fully_shard` is held whole meanwhile.
+    Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
+    statistics are those of the union, and if one fails, all raise. Nothing but what the repair is for is changed: no
+    training flag, no random state. Zeros stay zero. A model under `fully_shard` is held whole meanwhile.
 
     Args:
         model: Any module, on the device where it shall run.
-        batches: Any iterable of batches, drawn and transformed as in training.
-        repair: ``"auto"`` or ``"batchnorm"`` (the same today), ``"none"``, or a callable like `repair_batchnorm`.
-        reference: The dense network, for a repair that compares with it; BatchNorm statistics need none.
-        max_batches: At most so many batches.
+        batches: Any iterable of batches, drawn and transformed as in training. All repairs but ``"batchnorm"`` read it
+            several times.
+        repair: ``"batchnorm"``: population statistics for BatchNorm layers (REFLOW), no weight is touched.
+            ``"moments"``: match each channel's mean and standard deviation to the dense network's, see `Moments`.
+            ``"reconstruct"``: fit the surviving weights to the dense network, see `Reconstruct`, then the first.
+            ``"auto"``: the first for BatchNorm layers, the second for layers that none follows. ``"none"``. Or a
+            callable, such as `Reconstruct(ridge=0.1)` or your own `Repair`. Or a list, one after the other.
+        reference: The dense network, a copy from before the pruning. Without it ``"auto"`` is ``"batchnorm"``.
+        max_batches: At most so many batches; ``"auto"``: as many as their statistics need, at most 200.
         forward: ``(model, batch) -> anything`` for batches that the default does not understand. Default: the model on
             the first element of a tuple or list, on ``batch["x" | "image" | "input" | "pixel_values"]`` of a dict, else
             on the batch.
@@ -144,7 +90,8 @@ def calibrate(
         What was done, with ``undo()``.
 
     Raises:
-        ValueError: If there is no batch, or a layer gets NaN or infinite values. The model then is unchanged.
+        ValueError: If there is no batch, a layer gets NaN or infinite values, or the dense network is needed and is
+            missing or another one. The model then is unchanged.
         TypeError: If the default forward fails on a batch.
 
     Example:
@@ -159,7 +106,7 @@ def calibrate(
     """
     run = resolve_repair(repair)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
-    with isolated_rng(), whole(model), together("calibration"):
+    with isolated_rng(), whole(model), together("calibration"), torch.no_grad():
         result = run(model, moved, forward or default_forward, reference)
     try:
         moved.check()

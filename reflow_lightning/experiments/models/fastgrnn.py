@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.calibration import AffineMap, Call, NotSupportedError, layer_of
+from reflow_lightning.calibration.layers import plain
+from reflow_lightning.calibration.recurrent import RecurrentLayer
+
 
 class FastGRNNCell(nn.RNNCellBase):
     """The cell of FastGRNN.
@@ -60,6 +64,34 @@ class FastGRNNCell(nn.RNNCellBase):
         for from_input in self.project(sequences, self.weight_ih).unbind(1):  # all steps at once: the same, much faster
             state = self.step(from_input, state)
         return state
+
+
+class FastGRNNLayer(RecurrentLayer):
+    """The pre-activation ``W x + U h + b_z`` of a cell with full matrices; that of the other gate has b_h for b_z."""
+
+    def __init__(self, module: FastGRNNCell, name: str) -> None:
+        weights = plain(module, "weight_ih"), plain(module, "weight_hh")
+        if [len(weight) for weight in weights] != 2 * [module.hidden_size]:
+            raise NotSupportedError("a FastGRNN cell with factored matrices")
+        self.module = module
+        biases, offsets = (plain(module, "bias_z"),), (plain(module, "bias_h"),)
+        super().__init__([(AffineMap(f"{name}.gates", module.hidden_size, weights, biases, offsets),)])
+
+    def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
+        """The inputs of all steps, and the states before them."""
+        sequences, state = call.argument(0, "sequences"), call.argument(1, "state")
+        if state is None:
+            state = sequences.new_zeros(len(sequences), self.module.hidden_size)
+        before = []
+        for from_input in self.module.project(sequences, self.module.weight_ih).unbind(1):
+            before.append(state)
+            state = self.module.step(from_input, state)
+        return [(sequences.transpose(0, 1).flatten(0, 1), torch.cat(before))]
+
+
+@layer_of.register(FastGRNNCell)
+def _(module: FastGRNNCell, name: str) -> FastGRNNLayer:
+    return FastGRNNLayer(module, name)
 
 
 class FastGRNN(nn.Module):

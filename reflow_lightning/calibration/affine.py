@@ -1,0 +1,131 @@
+"""What a repair of weights works on: affine maps, y = W x + b, and norms, y = w * x + b, whose parts can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Call(NamedTuple):
+    """One call of a module."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+    def argument(self, position: int, name: str) -> Any:
+        """An argument that may be given by position or by name; ``None`` if it is not given."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """``y = sum_i W_i x_i + sum_j b_j``.
+
+    All tensors are views of parameters with one row an output channel, so that what is written reaches the module.
+
+    Attributes:
+        name: Name of the layer, followed by that of the map if the layer has several.
+        channels: Number of output channels.
+        weights: The ``W_i``, each of shape (channels, ...). For a norm: its weight, of shape (channels,).
+        biases: The ``b_j`` within y.
+        offsets: What stands elsewhere in place of the ``b_j``, as in a second gate of the same ``W x``: each changes by
+            as much as they do, so that what differs from y by a constant goes on doing so.
+        groups: Groups of channels that see inputs of their own.
+
+    Example:
+        >>> weight, bias = torch.tensor([[1.0, 0.0]]), torch.tensor([1.0])
+        >>> AffineMap("fc", 1, (weight,), (bias,)).rescale(torch.tensor([2.0]), torch.tensor([3.0]))
+        >>> weight.tolist(), bias.tolist()
+        ([[2.0, 0.0]], [5.0])
+    """
+
+    name: str
+    channels: int
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...] = ()
+    offsets: tuple[Tensor, ...] = ()
+    groups: int = 1
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether a constant can be added to y."""
+        return bool(self.biases)
+
+    @torch.no_grad()
+    def rescale(self, gain: Tensor, shift: Tensor) -> None:
+        """Have the map give ``gain * y + shift`` from now on, both of shape (channels,). Zeros stay zero.
+
+        Without a bias the shift is left out.
+        """
+        for weight in self.weights:
+            weight.mul_(gain.to(weight).view(-1, *[1] * (weight.ndim - 1)))
+        for offset in self.offsets:
+            offset.add_(((gain - 1) * sum(bias.to(gain) for bias in self.biases)).to(offset))
+        for bias in self.biases:
+            bias.mul_(gain.to(bias))
+        self._shift(shift)
+
+    @torch.no_grad()
+    def add(self, change: Tensor, shift: Tensor | None) -> None:
+        """Add a change of shape (channels, inputs), the inputs of all weights side by side, and a shift of y."""
+        start = 0
+        for weight in self.weights:
+            columns = weight[0].numel()
+            weight.add_(change[:, start : start + columns].to(weight).view(weight.shape))
+            start += columns
+        if shift is not None:
+            self._shift(shift)
+
+    def matrix(self) -> Tensor:
+        """The weights side by side, of shape (channels, inputs); a copy."""
+        return torch.cat([weight.reshape(self.channels, -1) for weight in self.weights], dim=1)
+
+    def _shift(self, shift: Tensor) -> None:
+        for bias in self.biases[:1]:
+            bias.add_(shift.to(bias))
+        for offset in self.offsets:
+            offset.add_(shift.to(offset))
+
+
+class Stage(NamedTuple):
+    """Maps of a layer that can be solved for together.
+
+    Attributes:
+        maps: Their indices.
+        dense_inputs: Whether they are given the inputs of the dense network instead of their own: where a layer feeds
+            back, its own inputs are of no use until it is about right.
+    """
+
+    maps: tuple[int, ...]
+    dense_inputs: bool = False
+
+
+class Layer(Protocol):
+    """A module with its affine maps, and how they are found in its calls."""
+
+    @property
+    def maps(self) -> tuple[AffineMap, ...]:
+        """In the order in which they act."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """In which order its maps are solved for; empty if their inputs are unknown."""
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether its outputs are inputs of its own, as in a recurrent layer."""
+
+    @property
+    def dim(self) -> int | None:
+        """Channel dimension of the module's output, if that is the y of the last map; ``None`` if it is not."""
+
+    def outputs(self, call: Call) -> list[Tensor]:
+        """The y of every map, with the channels in dimension 1."""
+
+    def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
+        """The x of a map in pieces of shape (groups, samples, inputs), the inputs of its weights side by side."""

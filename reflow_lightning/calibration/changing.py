@@ -1,0 +1,136 @@
+"""What repairs that write weights have in common: what they need, and that they change all or nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from reflow_lightning.calibration.affine import Layer
+from reflow_lightning.calibration.finding import find_layers
+from reflow_lightning.calibration.repair import Calibration
+from reflow_lightning.calibration.snapshot import Snapshot
+from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.processes import warn
+from reflow_lightning.running.sharding import sharded_modules
+
+_NAMED = 6
+
+
+class Change:
+    """A change that is under way.
+
+    Attributes:
+        repaired: Names of the layers that were changed.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], how: str) -> None:
+        self.repaired: tuple[str, ...] = ()
+        self.before = Snapshot(modules.values())
+        self._how = how
+        self._start = time.perf_counter()
+
+    def calibration(self, batches: Iterable[Any], wanted: Iterable[str], skipped: Mapping[str, str]) -> Calibration:
+        """The record of what was done with the layers that were wanted; a warning names those left alone."""
+        unreached = {name: "no batch reached it" for name in wanted if name not in self.repaired}
+        if left := dict(skipped) | unreached:
+            named = [f"'{name}': {reason}" for name, reason in left.items()]
+            more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+            warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}", stacklevel=5)
+        count = batches.count if isinstance(batches, Batches) else sum(1 for _ in batches)
+        seconds = time.perf_counter() - self._start
+        return Calibration(self.repaired, left, count, seconds, self.before, dict.fromkeys(self.repaired, self._how))
+
+
+@contextmanager
+def changing(model: nn.Module, names: Iterable[str], reference: nn.Module | None, how: str) -> Iterator[Change]:
+    """Change layers of a model within the block, in eval mode; if it raises, they are as they were.
+
+    Args:
+        model: The pruned network.
+        names: Names of the layers that may be changed.
+        reference: The dense network, which runs in eval mode meanwhile too.
+        how: What is done to them, in words.
+
+    Raises:
+        ValueError: If the dense network is missing or another one, or the weights are spread over processes.
+    """
+    _check_whole(model, how)
+    modules = {name: model.get_submodule(name) for name in names}
+    change = Change(modules, how)
+    with ExitStack() as stack, torch.no_grad():
+        for network in (model, reference):
+            if network is not None:
+                stack.enter_context(only_training(network, ()))
+        try:
+            yield change
+            _check_finite(modules)
+        except BaseException:
+            change.before.restore()
+            raise
+
+
+def check_reference(model: nn.Module, layers: Mapping[str, Layer], reference: nn.Module | None, how: str) -> nn.Module:
+    """Check that the dense network is there and has the same layers.
+
+    Raises:
+        ValueError: If not, or the weights of the model are spread over processes.
+
+    Example:
+        >>> check_reference(nn.Linear(2, 2), {}, None, "moments")
+        Traceback (most recent call last):
+        ValueError: reference=None, but repair by moments compares with the dense network: pass a copy of it...
+    """
+    _check_whole(model, how)
+    if reference is None:
+        raise ValueError(
+            f"reference=None, but repair by {how} compares with the dense network: pass a copy of it from before the "
+            "pruning, reference=copy.deepcopy(model)"
+        )
+    if reference is model:
+        raise ValueError("reference is the pruned model itself: pass a copy from before the pruning")
+    if device_of(reference) != device_of(model):
+        raise ValueError(f"reference is on {device_of(reference)}, the model on {device_of(model)}: move it there")
+    known = find_layers(reference).known
+    for name, layer in layers.items():
+        sizes = [affine.channels for affine in known[name].maps] if name in known else None
+        if sizes != [affine.channels for affine in layer.maps]:
+            raise ValueError(f"reference={type(reference).__name__} lacks layer '{name}', or has another there")
+        own = {id(parameter) for parameter in model.get_submodule(name).parameters()}
+        if any(id(parameter) in own for parameter in reference.get_submodule(name).parameters()):
+            raise ValueError(f"reference shares the parameters of '{name}' with the pruned model: pass a deep copy")
+    return reference
+
+
+def not_reached(name: str) -> ValueError:
+    """What to raise where a pass through the dense network reaches fewer layers than one through the pruned one."""
+    return ValueError(
+        f"layer '{name}' is reached in the model, but not so in the reference: let forward(model, batch) run the model "
+        "that it is given, and pass a reference that is not compiled"
+    )
+
+
+def _check_whole(model: nn.Module, how: str) -> None:
+    if sharded_modules(model):
+        raise ValueError(
+            f"repair by {how} writes weights, and those of {type(model).__name__} are spread over processes by "
+            "fully_shard: use repair='batchnorm' there, or DDP"
+        )
+
+
+def _check_finite(modules: Mapping[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        buffers = module.named_buffers() if isinstance(module, _BatchNorm) else ()
+        for of_module, values in (*module.named_parameters(), *buffers):
+            if not is_lazy(values) and not values.is_meta and not bool(torch.isfinite(values).all()):
+                raise ValueError(
+                    f"the repair gave NaN or infinite values in '{name}.{of_module}': look at the batches and at the "
+                    "layers above it"
+                )

@@ -1,0 +1,148 @@
+"""Ridge regression of the weights that survive, row by row, from sums that are gathered batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reflow_lightning.running.processes import total
+
+_ELEMENTS = 1 << 24  # of the systems that are solved at once: bounds the memory
+
+
+class Sums(NamedTuple):
+    """Products summed over samples, in float64, by group.
+
+    Attributes:
+        gram: ``x' x``, of shape (groups, K, K).
+        products: ``x' y``, of shape (groups, K, O).
+        mean_x: Means that were taken off x before, of shape (groups, 1, K); zero if none were.
+        mean_y: The same for y, of shape (groups, 1, O).
+    """
+
+    gram: Tensor
+    products: Tensor
+    mean_x: Tensor
+    mean_y: Tensor
+
+
+class Normals:
+    """The normal equations of ``y = x W' + b``, summed over samples batch by batch.
+
+    Memory depends on the number of inputs and outputs alone.
+
+    Args:
+        groups: Groups with equations of their own.
+        inputs: Number of inputs K of a group.
+        outputs: Number of outputs O of a group.
+        device: Where the sums are kept, in float64.
+
+    Attributes:
+        sums: Products of (1, x) with (1, x, y), of shape (groups, 1 + K, 1 + K + O); those of x with 1 are not filled.
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int, device: torch.device) -> None:
+        self.inputs = inputs
+        self.sums = torch.zeros(groups, 1 + inputs, 1 + inputs + outputs, dtype=torch.float64, device=device)
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Take in samples: x of shape (groups, samples, K), y of shape (groups, samples, O)."""
+        if not x.shape[1]:
+            return
+        k, blocks = 1 + self.inputs, self.sums
+        blocks[:, 0, 0] += x.shape[1]
+        # Products are taken of deviations from an origin, so that a large mean costs no digits of the variance.
+        (x, of_x, sum_x), of_y = (_deviations(values, blocks) for values in (x, y))
+        for (values, origin, sums), columns in (((x, of_x, sum_x), slice(1, k)), (of_y, slice(k, None))):
+            totals = sums + x.shape[1] * origin
+            blocks[:, :1, columns] += totals
+            blocks[:, 1:, columns] += (x.transpose(1, 2) @ values).to(blocks)
+            blocks[:, 1:, columns] += of_x.transpose(1, 2) @ totals + sum_x.transpose(1, 2) @ origin
+
+    def merge(self) -> None:
+        """Add the sums of all processes, which must call this together."""
+        self.sums = total(self.sums)
+
+    def compute(self, centred: bool) -> Sums:
+        """The sums, of deviations from the means if a constant is to be fitted too.
+
+        Example:
+            >>> normals = Normals(1, 1, 1, torch.device("cpu"))
+            >>> normals.update(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[0.0], [4.0]]]))
+            >>> normals.compute(centred=True).products.item(), normals.compute(centred=False).products.item()
+            (4.0, 12.0)
+        """
+        k = self.inputs
+        mean = self.sums[:, :1, 1:] / self.sums[:, :1, :1].clamp(min=1.0) * float(centred)
+        products = self.sums[:, 1:, 1:] - self.sums[:, :1, :1] * mean[..., :k].transpose(1, 2) @ mean
+        return Sums(products[..., :k], products[..., k:], mean[..., :k], mean[..., k:])
+
+
+def _deviations(values: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Deviations of (groups, samples, K) from about their mean, and in the type of `like` that origin and their sum."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    origin = values.mean(1, keepdim=True)
+    deviations = values - origin
+    return deviations, origin.to(like), deviations.sum(1, keepdim=True).to(like)
+
+
+def ridge(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tensor:
+    """The change of the kept weights that explains most of a residual, row by row.
+
+    Minimises ``sum |residual - x change'|^2 + penalty |change|^2`` where change is zero off ``kept``; the penalty is
+    ``strength`` times the mean of the Gram matrix's diagonal. Being a change, it is drawn towards the old weights.
+
+    Args:
+        gram: ``x' x``, of shape (K, K).
+        products: ``x' residual``, of shape (K, O).
+        kept: Bool tensor of shape (O, K).
+        strength: Relative strength of the ridge.
+
+    Returns:
+        Tensor of shape (O, K), in float64.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+        >>> y, kept = torch.tensor([[2.0], [4.0]]), torch.tensor([[True, False]])
+        >>> ridge(x.T @ x, x.T @ y, kept, strength=0.0).round(decimals=4).tolist()
+        [[3.0, 0.0]]
+    """
+    gram, products = gram.double(), products.double()
+    penalty = strength * gram.diagonal().mean()
+    change = torch.zeros(kept.shape, dtype=torch.float64, device=gram.device)
+    for rows in _of_like_size(kept.sum(1)):
+        width = int(kept[rows].sum(1).max())
+        if not width:
+            continue
+        # Each row's kept columns, filled up with columns that are made unit vectors below.
+        columns = kept[rows].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        real = kept[rows].gather(1, columns)
+        both = real[:, :, None] & real[:, None, :]
+        systems = torch.where(both, gram[columns[:, :, None], columns[:, None, :]], 0.0)
+        systems.diagonal(dim1=1, dim2=2).add_(torch.where(real, penalty, 1.0))
+        wanted = torch.where(real, products.T[rows].gather(1, columns), 0.0)
+        solved = torch.where(real, _solve(systems, wanted), 0.0)
+        change[rows] = change[rows].scatter(1, columns, solved)
+    return change
+
+
+def _solve(systems: Tensor, wanted: Tensor) -> Tensor:
+    """Solve symmetric systems; those that are singular, as where inputs are constant, in the least norm."""
+    factor, failed = torch.linalg.cholesky_ex(systems)
+    if not bool(failed.any()):
+        return torch.cholesky_solve(wanted[..., None], factor)[..., 0]
+    return torch.einsum("nij,nj->ni", torch.linalg.pinv(systems, hermitian=True), wanted)
+
+
+def _of_like_size(sizes: Tensor) -> Iterator[Tensor]:
+    """Rows in groups of similar size, each small enough to be solved at once."""
+    order = sizes.argsort(descending=True)
+    start = 0
+    while start < len(order):
+        width = max(1, int(sizes[order[start]]))
+        step = max(1, _ELEMENTS // width**2)
+        yield order[start : start + step]
+        start += step

@@ -1,0 +1,78 @@
+"""REFLOW as a repair: population statistics for every BatchNorm layer (arXiv 2502.15790)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from reflow_lightning.calibration.batchnorm import (
+    batchnorm_layers,
+    not_calibrated,
+    population_statistics,
+    write_statistics,
+)
+from reflow_lightning.calibration.repair import Calibration
+from reflow_lightning.calibration.snapshot import Snapshot
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.processes import warn
+
+DONE = "BatchNorm statistics"
+
+
+@dataclass(frozen=True)
+class BatchNormStatistics:
+    """Population statistics for every BatchNorm layer. No weight is changed, and no dense network needed."""
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """No."""
+        return False
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None = None
+    ) -> Calibration:
+        """Repair the model."""
+        start = time.perf_counter()
+        layers = batchnorm_layers(model)
+        skipped = not_calibrated(model)
+        if skipped:
+            named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
+            warn(f"calibrate left alone {named}", stacklevel=4)
+        if not layers:
+            warn(
+                f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
+                "use repair='moments' or 'reconstruct', with reference=the dense network",
+                stacklevel=4,
+            )
+            return Calibration((), skipped, 0, 0.0)
+        for name, layer in layers.items():
+            if is_lazy(layer.get_buffer("running_mean")):
+                raise ValueError(f"layer '{name}' is not initialised yet: run one forward pass before calibrating")
+        population = population_statistics(model, batches, forward)
+        before = Snapshot(layers.values())
+        repaired = write_statistics(model, population)
+        unreached = {name: "no batch reached it" for name in layers if name not in repaired}
+        if unreached:
+            warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
+        how = dict.fromkeys(repaired, DONE)
+        seconds = time.perf_counter() - start
+        return Calibration(repaired, skipped | unreached, population.batches, seconds, before, how)
+
+
+@dataclass(frozen=True)
+class NoRepair:
+    """The pruned network as it is, for comparison."""
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """No."""
+        return False
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None = None
+    ) -> Calibration:
+        """Do nothing."""
+        return Calibration((), {}, 0, 0.0)

@@ -1,0 +1,128 @@
+"""What a repair is, and what it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from torch import nn
+
+from reflow_lightning.calibration.snapshot import Restorable, Snapshots
+from reflow_lightning.running.forward import Forward
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration did.
+
+    Attributes:
+        repaired: Names of the layers that were changed.
+        skipped: Why other layers were left alone, by name.
+        batches: Number of batches used.
+        seconds: Time taken.
+        before: The old values.
+        how: What was done to the layers, by name.
+
+    Example:
+        >>> print(Calibration(("bn1", "fc"), {}, 10, 1.5, how={"bn1": "BatchNorm statistics", "fc": "moments"}))
+        2 layers repaired with 10 batches in 1.5 s
+        bn1  BatchNorm statistics
+        fc   moments
+    """
+
+    repaired: tuple[str, ...]
+    skipped: Mapping[str, str]
+    batches: int
+    seconds: float
+    before: Restorable | None = field(default=None, repr=False)
+    how: Mapping[str, str] = field(default_factory=dict)
+
+    def undo(self) -> None:
+        """Put every changed value back, bit for bit."""
+        if self.before is not None:
+            self.before.restore()
+
+    def settled(self) -> Calibration:
+        """The same record, without the old values; its ``undo`` does nothing."""
+        return replace(self, before=None)
+
+    def __str__(self) -> str:
+        title = f"{len(self.repaired)} layers repaired with {self.batches} batches in {self.seconds:.1f} s"
+        lines = {name: self.how.get(name, "repaired") for name in self.repaired}
+        lines |= {name: f"left alone: {reason}" for name, reason in self.skipped.items()}
+        width = max(map(len, lines), default=0)
+        return "\n".join([title, *(f"{name.ljust(width)}  {what}" for name, what in lines.items())])
+
+
+class Repair(Protocol):
+    """Restores the signal of a model in place; leaves the model unchanged if it raises.
+
+    If it has a method ``needs_reference(model) -> bool`` that returns ``False``, then `Reflow` keeps no copy of the
+    dense network for it.
+    """
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
+    ) -> Calibration:
+        """Repair ``model`` with ``batches`` that are on its device already; ``reference`` is the dense network."""
+
+
+def needs_reference(repair: Repair, model: nn.Module) -> bool:
+    """Whether a repair compares with the dense network; one that does not say is taken to."""
+    asked = getattr(repair, "needs_reference", None)
+    return True if asked is None else bool(asked(model))
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Repairs one after the other; if one fails, those before it are undone.
+
+    Args:
+        repairs: The repairs.
+    """
+
+    repairs: Sequence[Repair]
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """Whether one of them does."""
+        return any(needs_reference(repair, model) for repair in self.repairs)
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
+    ) -> Calibration:
+        """Repair the model."""
+        start = time.perf_counter()
+        done: list[Calibration] = []
+        try:
+            done.extend(repair(model, batches, forward, reference) for repair in self.repairs)
+        except BaseException:
+            for calibration in reversed(done):
+                calibration.undo()
+            raise
+        return joined(done, time.perf_counter() - start)
+
+
+def joined(done: Sequence[Calibration], seconds: float) -> Calibration:
+    """Several calibrations as one.
+
+    Example:
+        >>> first, second = Calibration(("a",), {"b": "no batch"}, 3, 0.1), Calibration(("b", "a"), {}, 2, 0.1)
+        >>> both = joined([first, second], 0.2)
+        >>> both.repaired, dict(both.skipped), both.batches
+        (('a', 'b'), {}, 3)
+    """
+    how: dict[str, list[str]] = {}
+    for calibration in done:
+        for name in calibration.repaired:
+            how.setdefault(name, []).append(calibration.how.get(name, "repaired"))
+    skipped = {name: reason for calibration in done for name, reason in calibration.skipped.items()}
+    return Calibration(
+        tuple(how),
+        {name: reason for name, reason in skipped.items() if name not in how},
+        max((calibration.batches for calibration in done), default=0),
+        seconds,
+        Snapshots(calibration.before for calibration in done),
+        {name: ", then ".join(dict.fromkeys(steps)) for name, steps in how.items()},
+    )

@@ -1,0 +1,115 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from reflow_lightning import calibrate
+from reflow_lightning.calibration import NotSupportedError, layer_of
+from reflow_lightning.calibration.finding import find_layers
+from reflow_lightning.calibration.layers import LinearLayer
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (nn.ConvTranspose2d(4, 4, 3, groups=2), "a transposed convolution with groups"),
+        (nn.LayerNorm((4, 3)), "a LayerNorm over 2 dimensions"),
+        (nn.LazyLinear(3), "its weight holds no floating-point values"),
+        (nn.Linear(3, 2, device="meta"), "its weight holds no floating-point values"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), "its weight is no plain parameter"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 2), "bias", None), "its bias is no plain parameter"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_with_the_reason(module, reason):
+    with pytest.raises(NotSupportedError, match=reason):
+        layer_of(module, "layer")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.ReLU(), nn.Embedding(3, 2), nn.LayerNorm(3, elementwise_affine=False), nn.BatchNorm1d(3, affine=False)],
+)
+def test_modules_without_an_affine_map_have_none(module):
+    assert layer_of(module, "") is None
+
+
+class Standardised(nn.Conv2d):
+    """Takes any gain of its weight off again."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class ChannelsLast(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).movedim(1, -1)
+
+
+class SmallSteps(nn.GRU):
+    def forward(self, x, hx=None):
+        return super().forward(x / 2, hx)
+
+
+@pytest.mark.parametrize("module", [Standardised(3, 4, 3), ChannelsLast(3, 4, 3), Scaled(3, 4), SmallSteps(3, 4)])
+def test_a_layer_with_a_forward_of_its_own_is_left_alone_until_it_is_registered(module):
+    reason = f"{type(module).__name__} has a forward of its own: register it with layer_of"
+    with pytest.raises(NotSupportedError, match=reason):
+        layer_of(module, "")
+
+
+def test_a_norm_with_an_activation_in_it_is_left_alone():
+    class NormAct(nn.BatchNorm2d):
+        def __init__(self, channels, act):
+            super().__init__(channels)
+            self.act = act
+
+        def forward(self, x):
+            return self.act(super().forward(x))
+
+    with pytest.raises(NotSupportedError, match="a NormAct, which has an activation in it"):
+        layer_of(NormAct(3, nn.ReLU()), "")
+    assert layer_of(NormAct(3, nn.Identity()), "") is not None
+
+
+def test_a_norm_that_puts_channels_elsewhere_is_an_error_that_says_what_to_do():
+    class Turned(nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x).mT
+
+    model = nn.Sequential(Turned(4))
+    with pytest.raises(ValueError, match=r"layer '0' puts out \(2, 4, 3\), not 4 channels where.* register its type"):
+        calibrate(model, [torch.randn(2, 3, 4)], max_batches=1, repair="moments", reference=copy.deepcopy(model))
+
+
+class Own(nn.Module):
+    """A linear layer of another make."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+        self.in_features, self.out_features = 4, 3
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+@pytest.mark.parametrize("repair", ["moments", "reconstruct", "auto"])
+def test_layer_types_of_users_are_repaired_once_registered(repair):
+    class Mine(Own):
+        pass
+
+    assert layer_of(Mine(), "") is None
+    layer_of.register(Mine)(LinearLayer)
+    model, batch = nn.Sequential(Mine(), nn.Tanh(), nn.Linear(3, 2)), torch.randn(16, 4)
+    dense = copy.deepcopy(model)
+    model[0].weight.data *= 0.5
+    assert list(find_layers(model).known) == ["0", "2"]
+    result = calibrate(model, [batch], max_batches=1, repair=repair, reference=dense)
+    assert result.repaired == ("0", "2")
+    assert (model(batch) - dense(batch)).abs().max() < 0.02

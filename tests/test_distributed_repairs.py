@@ -1,0 +1,70 @@
+"""Processes that repair by writing weights write the same, close to what one process with all batches does."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from repair_scenarios import NAMES, REPAIRS, SCENARIOS, parts, repaired
+from workers import results, run
+
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
+    pytest.mark.filterwarnings("ignore:calibrate left alone"),
+]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repairs")
+    run(SCENARIOS, 2, folder)
+    return folder
+
+
+def distance(a, b):
+    return float(torch.stack([(a[key].double() - value.double()).norm() for key, value in b.items()]).norm())
+
+
+@pytest.mark.parametrize("scenario", ["uneven_batches", "all_batches_on_the_last"])
+@pytest.mark.parametrize("repair", REPAIRS)
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_the_same_on_all_processes_and_close_to_those_of_the_union(name, repair, scenario, together):
+    alone = repaired(name, repair, parts(name)[2])
+    found = [rank[f"{name} {repair}"] for rank in results(scenario, together)]
+    for rank in found:
+        assert rank["undone"]
+        assert rank["repaired"] == alone["repaired"] == found[0]["repaired"]
+        for key, value in alone["state"].items():
+            assert torch.equal(rank["state"][key], found[0]["state"][key])  # to the last bit
+            if repair == "reconstruct" or scenario == "all_batches_on_the_last":
+                torch.testing.assert_close(rank["state"][key], value, rtol=1e-3, atol=1e-4)
+        # On its way a correction for moments rests on what one process has seen.
+        pruned = dict(parts(name)[0].state_dict())
+        assert distance(rank["state"], alone["state"]) < 0.15 * distance(pruned, alone["state"])
+
+
+def test_as_many_batches_as_needed_write_the_same_on_all_processes(together):
+    first, second = results("as_many_as_needed", together)
+    for repair, found in first.items():
+        assert 2 < found["batches"] < 90
+        assert second[repair]["batches"] == 2
+        assert all(torch.equal(second[repair]["state"][key], value) for key, value in found["state"].items())
+
+
+def test_a_process_that_fails_raises_on_all_and_all_are_as_before(together):
+    for rank, raised in enumerate(results("a_forward_pass_that_breaks_on_one", together)):
+        for case, text in raised.items():
+            if rank == 1:
+                assert text == "ZeroDivisionError: on rank 1", case
+            else:
+                assert text.startswith("PeerError: "), case
+                assert "failed on rank 1 (ZeroDivisionError: on rank 1)" in text
+
+
+def test_a_value_that_is_not_finite_is_an_error_on_all(together):
+    for raised in results("a_value_that_is_not_finite_on_one", together):
+        assert all(text.startswith("ValueError: ") and "NaN" in text for text in raised.values())
+
+
+def test_no_batch_on_any_process_is_an_error_on_all(together):
+    for raised in results("no_batch_on_any", together):
+        assert all("gave no batch for calibration" in text for text in raised.values())
