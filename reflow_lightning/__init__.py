@@ -4,7 +4,18 @@ from reflow_lightning.calibration import calibrate
 from reflow_lightning.callback import Reflow
 from reflow_lightning.pruning import Masks, prune
 from reflow_lightning.schedules import Gradual, OneShot
+from reflow_lightning.search import find_sparsity
 from reflow_lightning.signal import measure_signal
 from reflow_lightning.signal.monitor import SignalMonitor
 
-__all__ = ["Gradual", "Masks", "OneShot", "Reflow", "SignalMonitor", "calibrate", "measure_signal", "prune"]
+__all__ = [
+    "Gradual",
+    "Masks",
+    "OneShot",
+    "Reflow",
+    "SignalMonitor",
+    "calibrate",
+    "find_sparsity",
+    "measure_signal",
+    "prune",
+]

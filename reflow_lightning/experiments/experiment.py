@@ -53,16 +53,16 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         data.setup("fit")
     module: pl.LightningModule = instantiate(cfg.module)
     began = time.perf_counter()
-    _load_or_pretrain(cfg, module, data, folder)
+    load_or_pretrain(cfg, module, data, folder)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
     stages = Stages()
     reflow.listeners.append(stages.record)
-    if _trains(cfg):
+    if trains(cfg):
         _fit(cfg, module, data, reflow, stages, folder)
     else:
         _apply(cfg, module, data, reflow)
     ended = time.perf_counter()
-    tested = _tested(cfg, tester, stages, module, data)  # leaves the last state in the module
+    tested = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
     event = reflow.events[-1]
     report = {
         "title": str(cfg.title),
@@ -74,20 +74,21 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "validation": _validation(cfg, tester, module, data),
         "sparsity": tested["stages"]["repaired"]["sparsity"],
         "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
-        "cost": _cost(module, data).as_dict(),
+        "cost": cost_of(module, data).as_dict(),
         "seconds": _seconds(reflow, began, stages.times["repaired"], ended, start),
-        "environment": _environment(tester),
+        "environment": describe_environment(tester),
         "config": fingerprint(cfg),
     }
     if tester.is_global_zero:
-        _save(folder / "pruned.ckpt", module, reflow)
+        save_pruned(folder / "pruned.ckpt", module, reflow)
         write_signal(folder, _labelled(reflow), f"{cfg.title}, sparsity {event.sparsity:.3g}")
         write_report(folder, report)
         print_table(report)
     return report
 
 
-def _trains(cfg: DictConfig) -> bool:
+def trains(cfg: DictConfig) -> bool:
+    """Whether the network is trained here, beside a dense training of its own."""
     return bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
 
 
@@ -98,7 +99,8 @@ def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     return trainer
 
 
-def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path) -> None:
+def load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path) -> None:
+    """Give the network its first weights, if it does not start from random ones."""
     net: nn.Module = getattr(module, "net", module)
     if cfg.ckpt is not None:
         load_weights(net, cfg.ckpt)
@@ -106,7 +108,7 @@ def _load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.Ligh
         return  # loaded by the model itself
     elif cfg.pretrain is not None:
         load_weights(net, _pretrain(cfg, data, folder))
-    elif not _trains(cfg):
+    elif not trains(cfg):
         raise ValueError(
             "train=false needs a network that is trained: pass ckpt=PATH, or weights=DEFAULT with torchvision"
         )
@@ -163,7 +165,7 @@ def _apply(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataMo
     reflow.apply(module, loader())
 
 
-def _tested(
+def measure_stages(
     cfg: DictConfig, tester: pl.Trainer, stages: Stages, module: pl.LightningModule, data: pl.LightningDataModule
 ) -> dict[str, Any]:
     """Test every recorded state: its metric by name, and its step, metric and sparsity under ``stages``."""
@@ -198,7 +200,8 @@ def _validation(cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule,
     return metrics[0].get(f"val/{cfg.metric}") if metrics else None
 
 
-def _cost(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:
+def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:
+    """What the network costs on one test sample."""
     batch = next(iter(data.test_dataloader()))
     return measure_cost(getattr(module, "net", module), batch_input(batch)[:1].to(device_of(module)))
 
@@ -222,11 +225,12 @@ def _seconds(reflow: Reflow, began: float, repaired: float, ended: float, start:
     }
 
 
-def _environment(trainer: pl.Trainer) -> dict[str, str]:
+def describe_environment(trainer: pl.Trainer) -> dict[str, str]:
+    """Versions, and the device."""
     packages = {name: version(name) for name in ("torch", "lightning", "reflow-lightning")}
     return {"python": platform.python_version(), **packages, "device": str(trainer.strategy.root_device)}
 
 
-def _save(path: Path, module: nn.Module, reflow: Reflow) -> None:
+def save_pruned(path: Path, module: nn.Module, reflow: Reflow) -> None:
     """The network as it was tested last, with its masks, in plain types."""
     write_tensors(path, {"state_dict": copy_state(module), "callbacks": {reflow.state_key: reflow.state_dict()}})

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from reflow_lightning.names import nearest
 
 _CONF = "reflow_lightning.conf"
+_NOT_IN = {"search": ("sparsity", "reflow.sparsity", "schedule", "finetune_epochs")}  # keys without a meaning there
 _ELSEWHERE = {  # arguments after which keys and groups may come from elsewhere, or are none
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
     *("--shell-completion", "-sc", "--experimental-rerun"),
@@ -54,10 +55,14 @@ def _choices(override: Override) -> list[str]:
     return [] if override.is_sweep_override() else [str(value)]  # Hydra knows what a glob or a range stands for
 
 
-def complaints(arguments: Sequence[str]) -> list[str]:
+def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
     """What is wrong with the overrides among the arguments: unknown keys or choices, words for numbers, no plugin.
 
     Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
+
+    Args:
+        arguments: Those of the command.
+        config: Name of the configuration that they are for: ``"config"``, or ``"search"`` of the search.
 
     Example:
         >>> complaints(["sparcity=0.9"])
@@ -83,7 +88,7 @@ def complaints(arguments: Sequence[str]) -> list[str]:
     selected = [f"{group}={choices[0]}" for group, choices in chosen.items() if choices]
     try:
         with initialize_config_module(_CONF, version_base="1.3"):
-            cfg = compose("config", overrides=selected)
+            cfg = compose(config, overrides=selected)
     except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
         return [f'{error.missing_cfg_file} is not installed; remedy: pip install "reflow-lightning[sweep]"']
     keys = dict.fromkeys(groups) | dict(_keys(cfg))
@@ -93,7 +98,11 @@ def complaints(arguments: Sequence[str]) -> list[str]:
         for name in names
         if name not in keys and name.split(".")[0].split("/")[0] != "hydra"
     ]
-    return unknown or _no_numbers(keys, overrides)
+    idle = [f"{name}= has no meaning in a {config}: leave it out" for name in names if name in _NOT_IN.get(config, ())]
+    return unknown or idle or _no_numbers(keys, overrides)
+
+
+_WORDS = {"reflow.calibration_batches": ("auto",)}  # that stand for a number
 
 
 def _no_numbers(defaults: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
@@ -108,7 +117,7 @@ def _no_numbers(defaults: Mapping[str, Any], overrides: Sequence[Override]) -> l
         for o in overrides
         if o.key_or_group in numbers
         for choice in _choices(o)
-        if choice != "None" and "${" not in choice and not _is_number(choice)
+        if choice not in ("None", *_WORDS.get(o.key_or_group, ())) and "${" not in choice and not _is_number(choice)
     ]
 
 
@@ -120,10 +129,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
+def check_overrides(arguments: Sequence[str], config: str = "config") -> None:
     """Exit with a message if an override names no key of the configuration, or a plugin that is not installed."""
-    if found := complaints(arguments):
+    if found := complaints(arguments, config):
+        command = "reflow-lightning" if config == "config" else f"reflow-lightning {config}"
         for complaint in found:
             sys.stderr.write(f"reflow-lightning: {complaint}\n")
-        sys.stderr.write("reflow-lightning --help lists all keys\n")
+        sys.stderr.write(f"{command} --help lists all keys\n")
         raise SystemExit(2)

@@ -109,11 +109,11 @@ def print_table(report: Mapping[str, Any]) -> None:
     for column in columns:
         table.add_column(column, justify="left" if column == "state" else "right")
     for stage, details in report["stages"].items():
-        seconds = report["seconds"].get(_SECONDS[stage], 0.0)
+        seconds = report["seconds"].get(_SECONDS[stage])
         row = [stage, str(details["step"]), f"{details['value']:.4f}"]
         if published:
             row.append(f"{published[stage]:.4f}" if published.get(stage) is not None else "")
-        table.add_row(*row, f"{details['sparsity']:.4f}", f"{seconds:.2f}")
+        table.add_row(*row, f"{details['sparsity']:.4f}", "" if seconds is None else f"{seconds:.2f}")
     Console().print(table)
 
 

@@ -56,3 +56,8 @@ def test_the_groups_are_those_of_the_folder():
     assert set(config_groups()) == {
         *("data", "experiment", "launcher", "model", "optimizer", "recipe", "schedule", "scheduler", "sweep"),
     }
+
+
+def test_a_number_of_batches_may_be_left_to_the_data():
+    assert complaints(["reflow.calibration_batches=auto"]) == []
+    assert complaints(["reflow.calibration_batches=many"]) != []

@@ -1,0 +1,182 @@
+"""``reflow-lightning search``: how sparse a network can go, by its validation data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from reflow_lightning.callback import Reflow
+from reflow_lightning.experiments.experiment import (
+    cost_of,
+    describe_environment,
+    load_or_pretrain,
+    make_trainer,
+    measure_stages,
+    save_pruned,
+    trains,
+)
+from reflow_lightning.experiments.results import fingerprint, print_table, write_report
+from reflow_lightning.experiments.search_plot import plot_search
+from reflow_lightning.experiments.stages import Stages, copy_state
+from reflow_lightning.search import find_sparsity
+from reflow_lightning.trials import Search
+
+
+def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Train or load a dense network, find its sparsity, test it dense, pruned and repaired, and write the results.
+
+    Args:
+        cfg: The composed configuration, as in ``conf/search.yaml``.
+        folder: Where the results go.
+
+    Returns:
+        What ``report.json`` holds: that of an experiment, and all trials under ``search``.
+
+    Raises:
+        ValueError: If an argument is out of range, or the data have no validation.
+    """
+    start = time.perf_counter()
+    for name in ("report.json", "error.txt"):  # of an earlier run in this folder
+        (folder / name).unlink(missing_ok=True)
+    tester = make_trainer(cfg, logger=False, callbacks=[])
+    if tester.world_size > 1:
+        raise ValueError(f"a search with trainer.devices={cfg.trainer.devices}: it runs in one process, use 1")
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
+    data: pl.LightningDataModule = instantiate(cfg.data)
+    print(f"{cfg.title}: results go to {folder}", flush=True)
+    data.prepare_data()
+    data.setup("fit")
+    module: pl.LightningModule = instantiate(cfg.module)
+    reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)  # how to prune and repair
+    load_or_pretrain(cfg, module, data, folder)
+    steps = _train(cfg, module, data, folder) if trains(cfg) else 0
+    trained = time.perf_counter()
+    found = _find(cfg, tester, module, data, reflow)
+    searched = time.perf_counter()
+    reflow.masks = found.masks
+    tested = measure_stages(cfg, tester, _stages(module, found, steps), module, data)
+    report = {
+        "title": f"{cfg.title}: sparsity {found.sparsity:.4f}",
+        "paper": cfg.get("paper"),
+        "published": {},
+        "seed": int(cfg.seed),
+        "metric": str(cfg.metric),
+        **tested,
+        "validation": _sign(cfg) * found.score,
+        "sparsity": found.sparsity,
+        "search": _as_dict(found, _sign(cfg)),
+        "cost": cost_of(module, data).as_dict(),
+        "seconds": {"train": trained - start, "search": searched - trained, "total": time.perf_counter() - start},
+        "environment": describe_environment(tester),
+        "config": fingerprint(cfg),
+    }
+    save_pruned(folder / "pruned.ckpt", module, reflow)
+    plot_search(report).savefig(folder / "search.png", dpi=150)
+    write_report(folder, report)
+    print_trials(report)
+    print_table(report)
+    return report
+
+
+def found_sparsity(report: Mapping[str, Any]) -> float:
+    """What a sweeper is told: the sparsity that was found."""
+    return float(report["sparsity"])
+
+
+def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path) -> int:
+    """The dense training of an experiment, without the pruning at its end; returns the number of steps."""
+    logger = TensorBoardLogger(folder, name="tensorboard", version="")
+    trainer = make_trainer(cfg, callbacks=list(instantiate(cfg.callbacks).values()), logger=logger)
+    trainer.fit(module, datamodule=data)
+    return trainer.global_step
+
+
+def _find(
+    cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
+) -> Search:
+    device = tester.strategy.root_device
+    name = f"val/{cfg.metric}"
+
+    def evaluate(model: nn.Module) -> float:
+        assert isinstance(model, pl.LightningModule)
+        results = tester.validate(model, datamodule=data, verbose=False)
+        model.to(device)  # Lightning leaves it on the CPU
+        if not results or name not in results[0]:
+            known = ", ".join(key.removeprefix("val/") for key in results[0]) if results else "nothing"
+            raise ValueError(f"metric={cfg.metric} is not among what the validation logs: {known}")
+        return _sign(cfg) * results[0][name]
+
+    module.trainer = None  # what the search copies is the network, not its trainer
+    return find_sparsity(
+        module.to(device),
+        getattr(data, "calibration_dataloader", data.train_dataloader)(),
+        evaluate,
+        max_drop=cfg.max_drop,
+        tolerance=cfg.tolerance,
+        **reflow._how,
+        repair=reflow.repair,
+        max_batches=reflow.calibration_batches,
+        forward=reflow.forward,
+        seed=reflow.seed,
+    )
+
+
+def _sign(cfg: DictConfig) -> int:
+    """-1 for a metric that is better when lower, as the monitor of the same name says."""
+    return -1 if cfg.mode == "min" and cfg.monitor == f"val/{cfg.metric}" else 1
+
+
+def _stages(module: pl.LightningModule, found: Search, steps: int) -> Stages:
+    """The network dense, pruned to what was found, and repaired."""
+    stages, repaired = Stages(), copy_state(module)
+    found.undo()
+    stages.keep("dense", copy_state(module), steps)
+    found.masks.apply(module)
+    stages.keep("pruned", copy_state(module), steps)
+    stages.keep("repaired", repaired, steps)
+    return stages
+
+
+def _as_dict(found: Search, sign: int) -> dict[str, Any]:
+    trials = [
+        {**trial._asdict(), "score": sign * trial.score, "within": found.is_within(trial.score)}
+        for trial in found.trials
+    ]
+    return {
+        "max_drop": found.max_drop,
+        "dense": sign * found.dense_score,
+        "found": sign * found.score,
+        "trials": trials,
+    }
+
+
+def print_trials(report: Mapping[str, Any]) -> None:
+    """Print what was tried, the sparsest last, and what was found."""
+    details = report["search"]
+    found = f"sparsity {report['sparsity']:.4f} with" if report["sparsity"] else "nothing within the drop: dense with"
+    caption = (
+        f"{found} {details['found']:.4f}, the dense network {details['dense']:.4f}, max_drop {details['max_drop']:g}; "
+        f"{len(details['trials'])} trials in {report['seconds']['search']:.1f} s"
+    )
+    table = Table(title="Trials", title_justify="left", caption=caption, caption_justify="left")
+    for column in ("sparsity", f"validation {report['metric']}", "change", "within", "seconds"):
+        table.add_column(column, justify="right")
+    for trial in sorted(details["trials"], key=lambda trial: trial["sparsity"]):
+        table.add_row(
+            f"{trial['sparsity']:.4f}",
+            f"{trial['score']:.4f}",
+            f"{trial['score'] - details['dense']:+.4f}",
+            "yes" if trial["within"] else "no",
+            f"{trial['seconds']:.2f}",
+        )
+    Console().print(table)

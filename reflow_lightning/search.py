@@ -1,0 +1,210 @@
+"""How sparse can a network be? Bisection over the sparsity, with the repair in every step. Plain PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.bisection import sparsest
+from reflow_lightning.calibration import AnyRepair, Snapshot, calibrate, resolve_repair
+from reflow_lightning.names import Patterns
+from reflow_lightning.pruning import Masks, check_model, prune
+from reflow_lightning.pruning.allocation import Allocation, least_kept
+from reflow_lightning.pruning.criteria import Criterion, DataCriterion
+from reflow_lightning.pruning.patterns import Pattern
+from reflow_lightning.pruning.shards import is_sharded
+from reflow_lightning.running.batches import Limit
+from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.processes import gather, rank, together, warn, world_size
+from reflow_lightning.trials import Search, Trial, is_within
+
+COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
+
+_log = logging.getLogger(__name__)
+
+
+def find_sparsity(
+    model: nn.Module,
+    batches: Iterable[Any],
+    evaluate: Callable[[nn.Module], float],
+    *,
+    max_drop: float = 0.01,
+    tolerance: float = 0.005,
+    coarse: Sequence[float] = COARSE,
+    criterion: str | Criterion | DataCriterion = "magnitude",
+    allocation: str | Allocation = "global",
+    pattern: str | None = None,
+    min_kept: float = 0.0,
+    include: Patterns = ("*",),
+    exclude: Patterns = (),
+    repair: AnyRepair = "auto",
+    max_batches: Limit = 50,
+    forward: Forward | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Search:
+    """Prune and repair a model in place, as sparsely as its score allows.
+
+    Every trial starts from the dense weights, prunes, repairs and evaluates. The coarse sparsities come first, all of
+    them, since a score need not fall steadily; then bisection goes on above the sparsest of them that was within
+    the drop (see `sparsest`). What the model is in the end was measured, to the bit, and is within the drop. The
+    choice is made by these scores, so let ``evaluate`` use validation data, and test once, afterwards.
+
+    If anything fails the model is as it was. Where processes run together (`torch.distributed`), call it on all of
+    them, each with its own batches: a score is the mean over all, so that all take the same path. It takes the memory
+    of three copies of the model.
+
+    Args:
+        model: Any module, on the device where it shall run. A model under `fully_shard` is refused.
+        batches: Drawn and transformed as in training, for criterion and repair; iterated anew in each trial.
+        evaluate: Gives the model, which is in eval mode, a score; higher is better.
+        max_drop: By how much the score may be below the dense model's, in the score's own unit.
+        tolerance: How close to its limit the sparsity shall come; never closer than one weight.
+        coarse: Sparsities that are tried in any case.
+        criterion: See `reflow_lightning.prune`, as for the next five. One that needs data gets the batches.
+        allocation: How weights are shared out over layers.
+        pattern: ``"N:M"`` or ``None``; nothing less sparse than the pattern is tried.
+        min_kept: Least share of all weights that each layer keeps; nothing sparser than that is tried.
+        include: Glob patterns on parameter names.
+        exclude: Glob patterns on parameter names.
+        repair: See `reflow_lightning.calibrate`, as for the next two. A copy of the dense model is its reference.
+        max_batches: At most so many batches each time, or ``"auto"``.
+        forward: ``(model, batch) -> anything`` for batches that the default does not understand.
+        seed: Seed of what criterion, batches and evaluation draw, the same in each trial.
+        progress: Show a bar in a terminal while a repair takes more than two seconds.
+
+    Returns:
+        What was found and tried, with ``undo()``. If nothing is within the drop, a warning says so, and the model is
+        dense.
+
+    Raises:
+        ValueError: If an argument is out of range, or a score is NaN.
+        TypeError: If ``evaluate`` gives no number, or ``batches`` can be iterated only once.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(100, 10), nn.BatchNorm1d(10))
+        >>> def kept(model):  # stands for an accuracy
+        ...     return float((model[0].weight != 0).float().mean())
+        >>> search = find_sparsity(model, [torch.randn(32, 100)], kept, max_drop=0.25, tolerance=0.01, max_batches=1)
+        >>> search.sparsity, search.score, len(search.trials)
+        (0.25, 0.75, 11)
+        >>> search.undo()
+        >>> kept(model)
+        1.0
+    """
+    how: dict[str, Any] = {"criterion": criterion, "allocation": allocation, "pattern": pattern, "min_kept": min_kept}
+    how |= {"include": include, "exclude": exclude}
+    reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
+    with together("preparing the search"):
+        _check_arguments(batches, max_drop, tolerance, coarse)
+        resolve_repair(repair)
+        least = 0.0 if pattern is None else Pattern.parse(pattern).sparsity
+        selected = check_model(model, least, **how)
+        if any(map(is_sharded, selected.values())):
+            raise ValueError(
+                f"{type(model).__name__} is spread over processes by fully_shard and can't be copied: search before "
+                "that, or with a model that each process holds whole"
+            )
+        sizes = {name: weight.numel() for name, weight in selected.items()}
+        total = sum(sizes.values())
+        most = 1 - sum(least_kept(total, sizes, min_kept, keep=total).values()) / total
+        dense = Snapshot([model])
+        reference = dense_copy(model)
+
+    trials: list[Trial] = []
+    found: dict[float, tuple[Trial, Masks, Snapshot]] = {}  # of the sparsest so far alone
+
+    def score() -> float:
+        with together("evaluate"), isolated_rng(seed), only_training(model, ()):
+            own = _number(evaluate(model))
+        return _checked(fmean(gather(own)))
+
+    def repaired(sparsity: float) -> Masks:
+        dense.restore()
+        with together("pruning"), isolated_rng(seed):  # the same on all processes, for a criterion that draws
+            masks = prune(model, sparsity, **how, batches=batches, **reading)
+        if world_size() > 1 and len(set(gather(masks.state_dict()["checksum"]))) > 1:
+            raise ValueError("the processes chose different weights: give all of them the same model and arguments")
+        with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
+            calibrate(model, batches, repair=repair, reference=reference, **reading)
+        return masks
+
+    def within(sparsity: float) -> bool:
+        start = time.perf_counter()
+        masks = repaired(sparsity)
+        values = Snapshot([model])  # evaluate may change the model
+        trial = Trial(masks.sparsity, score(), time.perf_counter() - start)
+        trials.append(trial)
+        holds = is_within(trial.score, dense_score, max_drop)
+        if rank() == 0:
+            _log.info("sparsity %.4f: %.4f, %s", trial.sparsity, trial.score, "within" if holds else "too low")
+        if holds and sparsity > max(found, default=0.0):
+            found.clear()
+            found[sparsity] = trial, masks, values
+        return holds
+
+    try:
+        dense_score = score()
+        if not math.isfinite(dense_score):
+            raise ValueError(f"evaluate gave {dense_score} for the dense model: it must give a finite number")
+        best = sparsest(within, coarse, least, most, max(tolerance, 1 / total))
+        if best:
+            trial, masks, values = found[best]
+            values.restore()
+            return Search(trial.sparsity, masks, trial.score, dense_score, max_drop, tuple(trials), dense)
+        dense.restore()
+    except BaseException:
+        dense.restore()
+        raise
+    nearest = min(trials, default=None)
+    measured = f": {nearest.score:.4f} at {nearest.sparsity:.4f}, {dense_score:.4f} dense" if nearest else ""
+    warn(
+        f"no sparsity that was tried is within max_drop={max_drop}{measured}; the model is dense as before: allow a "
+        "larger drop, or look at the calibration batches",
+        stacklevel=2,
+    )
+    masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in selected.items()})
+    return Search(0.0, masks, dense_score, dense_score, max_drop, tuple(trials), dense)
+
+
+def _check_arguments(batches: Iterable[Any], max_drop: float, tolerance: float, coarse: Sequence[float]) -> None:
+    if not _is_number(max_drop) or not 0 <= max_drop < math.inf:
+        raise ValueError(
+            f"max_drop={max_drop!r} must be a number of at least 0: 0.01 if an accuracy may lose a hundredth"
+        )
+    if not _is_number(tolerance) or not 0 < tolerance < 1:
+        raise ValueError(f"tolerance={tolerance!r} is outside (0, 1): 0.005 finds the sparsity to half a percent")
+    if not all(_is_number(sparsity) and 0 < sparsity < 1 for sparsity in coarse):
+        raise ValueError(f"coarse={coarse!r} must hold sparsities in (0, 1)")
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            f"batches is a {type(batches).__name__}, which can be iterated only once, but each trial does so: "
+            "pass a DataLoader or a list"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _number(score: Any) -> float:
+    if _is_number(score) or (isinstance(score, Tensor) and score.numel() == 1 and not score.is_complex()):
+        return float(score)
+    shown = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else repr(score)
+    raise TypeError(f"evaluate returned {shown}: it must return one number, higher being better")
+
+
+def _checked(score: float) -> float:
+    if math.isnan(score) or score == math.inf:
+        raise ValueError(f"evaluate returned {score}: let it return a number that can be compared")
+    return score
