@@ -24,7 +24,13 @@ def test_networks_for_images_give_logits(model):
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, cfg.num_classes)
 
 
-@pytest.mark.parametrize("model", ["fastgrnn", "signal_cnn"])
+@pytest.mark.parametrize("model", ["vit", "convnext", "vgg", "gru"])
+def test_networks_without_batchnorm_fit_the_digits(model):
+    cfg = composed("data=digits", f"model={model}")
+    assert instantiate(cfg.model)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("model", ["fastgrnn", "signal_cnn", "gru"])
 @pytest.mark.parametrize(("data", "classes"), [("har2", 2), ("har6", 6)])
 def test_networks_for_signals_give_logits(model, data, classes):
     cfg = composed(f"data={data}", f"model={model}")
