@@ -18,9 +18,10 @@ from torch.optim import Optimizer
 from reflow_lightning import bridge, logs
 from reflow_lightning.bridge import CalibrationData
 from reflow_lightning.calibration import AnyRepair, resolve_repair
-from reflow_lightning.event import Plan, PruneEvent, prune_and_repair
+from reflow_lightning.event import PruneEvent, prune_and_repair
 from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.names import Patterns, as_patterns
+from reflow_lightning.plan import Plan
 from reflow_lightning.pruning import Allocation, Criterion, DataCriterion, Masks, check_arguments, check_model
 from reflow_lightning.running.batches import Limit, at_most, check_limit
 from reflow_lightning.running.forward import Forward, default_forward

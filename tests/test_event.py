@@ -5,7 +5,8 @@ import torch
 from helpers import images, small_net, zeros
 
 from reflow_lightning.calibration import BatchNormStatistics
-from reflow_lightning.event import Plan, prune_and_repair
+from reflow_lightning.event import prune_and_repair
+from reflow_lightning.plan import Plan
 from reflow_lightning.running.forward import default_forward
 
 BATCHES = list(images(32).split(16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -43,7 +44,7 @@ def preactivation(affine: AffineMap, inputs: Tensor) -> Tensor:
     return y
 
 
-class RecurrentLayer:
+class RecurrentLayer(ABC):
     """Maps that share the inputs and the states over time of one or several cells.
 
     Args:
@@ -63,9 +64,9 @@ class RecurrentLayer:
             for dense_inputs in (True, False)
         )
 
+    @abstractmethod
     def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
         """Of each cell the inputs x and the states h before them, each of shape (steps and samples, size)."""
-        raise NotImplementedError
 
     def outputs(self, call: Call) -> list[Tensor]:
         """The pre-activations, computed anew from inputs and states."""
