@@ -32,7 +32,7 @@ def measure(sparsity: float, min_kept: float, folder: Path) -> Row:
         f"sparsity={sparsity}",
         f"min_kept={min_kept}",
         "label_smoothing=0",
-        "repair=auto",
+        "repair=batchnorm",
         "pretrain.total_epochs=20",
         "pretrain.batch_size=64",
         "pretrain.optimizer.lr=0.02",

@@ -1,4 +1,4 @@
-"""Results of the benchmarks as JSON beside the scripts, and as tables in the README."""
+"""Results of the benchmarks as JSON beside the scripts, and as tables in the README or in a page of docs/."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def _cell(value: Any) -> str:
     return f"{100 * value:.2f}" if isinstance(value, float) else str(value)
 
 
-def publish(name: str, rows: Sequence[Row], seed: int) -> None:
-    """Write ``results/<name>.json`` and the table of that name in the README, between its two marks."""
+def publish(name: str, rows: Sequence[Row], seed: int, document: str = "README.md") -> None:
+    """Write ``results/<name>.json`` and the table of that name in the document, between its two marks."""
     results = ROOT / "benchmarks" / "results" / f"{name}.json"
     results.parent.mkdir(exist_ok=True)
     content = {"environment": environment(), "date": date.today().isoformat(), "seed": seed, "rows": list(rows)}
     results.write_text(json.dumps(content, indent=1) + "\n")
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(), name, content))
+    page = ROOT / document
+    page.write_text(with_table(page.read_text(), name, content))
     print(markdown(rows))
 
 
@@ -72,7 +72,7 @@ def with_table(text: str, name: str, content: Mapping[str, Any]) -> str:
     begin, end = f"<!-- table: {name} -->", "<!-- end -->"
     before, mark, rest = text.partition(begin)
     if not mark or end not in rest:
-        raise SystemExit(f"the README has no place for a table: {begin} ... {end}")
+        raise SystemExit(f"there is no place for a table: {begin} ... {end}")
     caption = f"{content['environment']}, seed {content['seed']}, {content['date']}: `python benchmarks/{name}.py`"
     after = rest[rest.index(end) :]
     return f"{before}{mark}\n{markdown(content['rows'])}\n\n{caption}\n{after}"
