@@ -140,6 +140,16 @@ def test_convolutions_of_all_kinds_come_back(conv):
     torch.testing.assert_close(model.weight, conv.weight, rtol=1e-3, atol=1e-3)
 
 
+def test_inputs_that_are_laid_out_in_pieces_meet_their_own_outputs(monkeypatch):
+    model, dense, batches = make("convolutions", 1)
+    other = copy.deepcopy(model)
+    Reconstruct()(model, batches, plain, dense)
+    monkeypatch.setattr("reflow_lightning.calibration.layers._PIECE", 5000)
+    Reconstruct()(other, batches, plain, dense)
+    for parameter, value in model.named_parameters():
+        torch.testing.assert_close(other.get_parameter(parameter), value, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["mlp", "convolutions", "batchnorm", "attention"])
 def test_how_the_samples_are_split_into_batches_does_not_matter(name):
     model, dense, batches = make(name, 1, size=64)
