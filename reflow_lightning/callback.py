@@ -261,13 +261,15 @@ class Reflow(pl.Callback):
         is_last = self.schedule.finished(now)
         prunes = target > pruned or is_last
         if prunes:
-            self._prune(trainer, pl_module, target, now)
+            self._prune(trainer, pl_module, target, now, is_last)
         self._last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if prunes:
             with together("logging the prune event"):
                 logs.log_event(trainer, self.events[-1], is_last)
 
-    def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress) -> None:
+    def _prune(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: float, now: Progress, is_last: bool
+    ) -> None:
         if isinstance(self.calibration_data, pl.LightningDataModule) and not self._prepared:
             bridge.prepare(trainer, self.calibration_data)
             self._prepared = True
@@ -290,6 +292,7 @@ class Reflow(pl.Callback):
             step=now.step,
             listeners=self.listeners,
             averages=bridge.averages(trainer),
+            is_last=is_last,
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
             finish=finish,
         )

@@ -15,12 +15,14 @@ from reflow_lightning.calibration import (
     AnyRepair,
     Calibration,
     NoRepair,
+    Repair,
     calibrate,
     check_drift,
     needs_reference,
     resolve_repair,
     warn_of_drift,
 )
+from reflow_lightning.calibration.auto import between_prunings
 from reflow_lightning.calibration.drift import is_trained
 from reflow_lightning.pruning import Choice, Masks, choose
 from reflow_lightning.running.batches import Limit, at_most
@@ -72,6 +74,7 @@ class Plan:
         step: Optimizer steps done before.
         listeners: Called with the stage and the model.
         averages: Copies of the model in which averages of its weights are kept; they are pruned and repaired too.
+        is_last: No pruning of this model is to come.
         progress: Show a bar if it takes long.
         finish: Called with the masks at the end; if it raises, all is undone.
     """
@@ -86,6 +89,7 @@ class Plan:
     step: int = 0
     listeners: Sequence[Callable[[str, nn.Module], None]] = ()
     averages: Sequence[nn.Module] = ()
+    is_last: bool = True
     progress: bool = False
     finish: Callable[[Masks], None] = _nothing
 
@@ -108,14 +112,19 @@ class Plan:
         torch.manual_seed(self.seed + self.step + rank())
         return iter(self.batches())
 
+    def repair_of(self, model: nn.Module) -> Repair:
+        """The repair, as this event does it."""
+        repair = resolve_repair(self.repair)
+        return repair if self.is_last else between_prunings(repair, model)
+
     def reference(self, model: nn.Module) -> nn.Module | None:
         """A copy of the dense model, if the repair compares with it."""
-        needed = needs_reference(resolve_repair(self.repair), model) and not sharded_modules(model)  # those it refuses
+        needed = needs_reference(self.repair_of(model), model) and not sharded_modules(model)  # those it refuses
         return dense_copy(model) if needed else None
 
     def warn_of_drift(self, model: nn.Module) -> None:
         """Warn if the batches do not look like what the dense model was trained on."""
-        if isinstance(resolve_repair(self.repair), NoRepair) or not is_trained(model):
+        if isinstance(self.repair_of(model), NoRepair) or not is_trained(model):
             return
         with self._isolated():
             limit = at_most(self.limit, share(_DRIFT_BATCHES))
@@ -127,7 +136,7 @@ class Plan:
             return calibrate(
                 model,
                 Again(self.batches),
-                repair=self.repair,
+                repair=self.repair_of(model),
                 reference=reference,
                 max_batches=self.limit,
                 forward=self.forward,

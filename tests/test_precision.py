@@ -101,7 +101,8 @@ def test_zeros_hold_and_the_rest_is_trained(precision, schedule):
         assert layer.running_mean.isfinite().all()
         assert layer.running_var.isfinite().all()
         assert layer.running_var.min() > 0
-    assert all(event.calibration.repaired == ("net.1", "net.5", "net.9") for event in callback.events)
+    assert all(event.calibration.repaired == ("net.1", "net.5") for event in callback.events[:-1])
+    assert callback.events[-1].calibration.repaired == ("net.1", "net.5", "net.9")
     assert all(torch.tensor(r.variance).isfinite() for s in callback.events[-1].signal.values() for r in s.rows)
 
 

@@ -5,7 +5,8 @@ from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, resolve_repair
 from reflow_lightning.calibration.drift import DriftReport, check_drift, warn_of_drift
 from reflow_lightning.calibration.layers import NotSupportedError, layer_of
-from reflow_lightning.calibration.moments import Moments, Target, batchnorm_targets
+from reflow_lightning.calibration.matching import Target
+from reflow_lightning.calibration.moments import Moments, batchnorm_targets
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference

@@ -15,7 +15,7 @@ from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.finding import find_layers, normalised
 from reflow_lightning.calibration.moments import DONE, repair_layers
 from reflow_lightning.calibration.order import forward_order
-from reflow_lightning.calibration.reflow import BatchNormStatistics
+from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
@@ -66,6 +66,21 @@ class Auto:
         if has_batchnorm and _comes_before_batchnorm(model, layers, batches, forward):
             steps.append(BatchNormStatistics())
         return InTurn(steps)(model, batches, forward, reference)
+
+
+def between_prunings(repair: Repair, model: nn.Module) -> Repair:
+    """What stands for a repair while more weights are to be pruned.
+
+    `Auto` then keeps to BatchNorm: a row that it rescales would rank otherwise in the next pruning, by size and not by
+    use, and training brings its strength back anyway. Any other repair does what it does.
+
+    Example:
+        >>> between_prunings(Auto(), nn.Linear(2, 2))
+        NoRepair()
+    """
+    if not isinstance(repair, Auto):
+        return repair
+    return BatchNormStatistics() if batchnorm_layers(model) else NoRepair()
 
 
 @dataclass(frozen=True)

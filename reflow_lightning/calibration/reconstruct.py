@@ -17,7 +17,7 @@ from reflow_lightning.calibration.changing import changing, check_reference, not
 from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.finding import find_layers, watching
 from reflow_lightning.calibration.least_squares import Normals, ridge
-from reflow_lightning.calibration.moments import Collector
+from reflow_lightning.calibration.matching import Collector
 from reflow_lightning.calibration.order import forward_order
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.pruning.weights import weight_names

@@ -6,8 +6,8 @@ from repair_zoo import bits, make, mlp, plain, thinned
 from torch import nn
 
 from reflow_lightning import calibrate
-from reflow_lightning.calibration import Auto, BatchNormStatistics, Moments, Reconstruct, ThenBatchNorm
-from reflow_lightning.calibration.auto import without_batchnorm
+from reflow_lightning.calibration import Auto, BatchNormStatistics, Moments, NoRepair, Reconstruct, ThenBatchNorm
+from reflow_lightning.calibration.auto import between_prunings, without_batchnorm
 
 
 def population(model, norm, batch):
@@ -136,3 +136,9 @@ def test_a_repair_then_statistics_is_the_repair_where_there_is_no_batchnorm():
     ThenBatchNorm(Moments())(model, batches, plain, dense)
     Moments()(other, batches, plain, dense)
     assert bits(model) == bits(other)
+
+
+def test_while_more_is_to_be_pruned_rows_keep_their_size():
+    assert isinstance(between_prunings(Auto(), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))), BatchNormStatistics)
+    assert isinstance(between_prunings(Auto(), nn.Linear(2, 2)), NoRepair)
+    assert between_prunings(Moments(), nn.Linear(2, 2)) == Moments()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_lightning.calibration import Target
-from reflow_lightning.calibration.moments import LARGEST_GAIN, correction, half_way
+from reflow_lightning.calibration.matching import LARGEST_GAIN, correction, half_way
 from reflow_lightning.signal.statistics import ChannelMoments
 
 

@@ -1,0 +1,223 @@
+"""Match the mean and standard deviation of layers to what they shall be, in forward order; fold the correction in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.calibration.affine import Call, Layer
+from reflow_lightning.calibration.changing import not_reached
+from reflow_lightning.calibration.enough import read
+from reflow_lightning.calibration.finding import find_layers, first_tensor, watching
+from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.processes import in_step, together
+from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, exact_device, merge_moments, moments
+
+LARGEST_GAIN = 10.0
+"""A channel is scaled by no more than this, nor by less than its inverse: what is left of a dead one is noise."""
+
+
+class Target(NamedTuple):
+    """What a layer shall put out: mean and standard deviation of each channel, each of shape (C,)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def correction(found: ChannelMoments, target: Target, can_shift: bool) -> tuple[Tensor, Tensor]:
+    """Gain and shift that give a layer the target's mean and standard deviation.
+
+    ``gain = std / found std`` and ``shift = mean - gain * found mean``. A channel that is constant keeps its gain.
+    One that can't be shifted gets the gain that matches the root mean square instead.
+
+    Args:
+        found: What the layer puts out now.
+        target: What it shall put out.
+        can_shift: Whether the layer has a bias.
+
+    Example:
+        >>> found = ChannelMoments(torch.ones(1), torch.tensor([1.0]), torch.tensor([4.0]))
+        >>> gain, shift = correction(found, Target(torch.tensor([5.0]), torch.tensor([6.0])), can_shift=True)
+        >>> gain.item(), shift.item()
+        (3.0, 2.0)
+    """
+    spread, wanted = found.variance, target.std.square()
+    if not can_shift:
+        spread, wanted = spread + found.mean.square(), wanted + target.mean.square()
+    constant = spread <= (1e-6 * found.mean) ** 2 + 1e-24
+    gain = (wanted / spread.clamp(min=1e-300)).sqrt().clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+    gain = torch.where(constant | (found.values == 0), 1.0, gain)
+    shift = torch.where(found.values == 0, 0.0, target.mean - gain * found.mean)
+    return gain, shift if can_shift else torch.zeros_like(shift)
+
+
+class Collector:
+    """The moments of the affine maps of some layers, by map name.
+
+    Args:
+        layers: The layers, by module name.
+        device: Where the statistics are kept.
+
+    Attributes:
+        latest: The moments since this was emptied last.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], device: torch.device) -> None:
+        self.layers = layers
+        self.latest: dict[str, Tensor] = {}
+        self._found = {
+            affine.name: MergedMoments(affine.channels).to(device) for layer in layers.values() for affine in layer.maps
+        }
+
+    def take_in(self, name: str, call: Call) -> None:
+        """Gather the moments of all maps of a layer that was called."""
+        for affine, values in zip(self.layers[name].maps, self.layers[name].outputs(call), strict=True):
+            if values.shape[1] != affine.channels:
+                raise ValueError(
+                    f"layer '{name}' puts out {tuple(call.output.shape)}, not {affine.channels} channels where a "
+                    f"{type(self.layers[name]).__name__} has them: register its type with layer_of"
+                )
+            part, before = moments(values), self.latest.get(affine.name)
+            self._found[affine.name].update(part)
+            self.latest[affine.name] = part if before is None else merge_moments(torch.stack([before, part]))
+
+    def so_far(self, name: str) -> ChannelMoments:
+        """What was seen of a map on this process."""
+        count, mean, squares = self._found[name].state
+        return ChannelMoments(count, mean, squares / count.clamp(min=1))
+
+    def compute(self) -> dict[str, ChannelMoments]:
+        """The moments over all processes."""
+        with in_step():
+            return {name: statistic.compute() for name, statistic in self._found.items()}
+
+
+def _target(dense: ChannelMoments) -> Target:
+    return Target(dense.mean, dense.variance.sqrt())
+
+
+def one_pass(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    batches: Iterable[Any],
+    forward: Forward,
+    reference: nn.Module | None,
+    targets: Mapping[str, Target],
+) -> dict[str, tuple[ChannelMoments, Target]]:
+    """Run both networks over the batches, and correct each layer's output of the pruned one as it comes.
+
+    So a layer sees inputs that are right already, and one pass is enough where a network feeds forward. On its way a
+    correction rests on what was seen of the layer so far, the call at hand included, as that of BatchNorm in training
+    rests on the batch.
+
+    Returns:
+        For every map that was reached and has a target: what it put out, and what it should.
+    """
+    device = exact_device(torch.empty(0, device=device_of(model)))
+    dense_layers = {} if reference is None else find_layers(reference).known
+    wanted = {n: dense_layers[n] for n in layers if n in dense_layers and layers[n].maps[-1].name not in targets}
+    dense, pruned = Collector(wanted, device), Collector(layers, device)
+
+    def target_of(name: str) -> Target | None:
+        if name in targets:
+            return targets[name]
+        return _target(dense.so_far(name)) if name in dense_names else None
+
+    def correct(name: str, call: Call) -> Any:
+        layer = layers[name]
+        pruned.take_in(name, call)
+        last = layer.maps[-1]
+        target = target_of(last.name)
+        if layer.dim is None or target is None:
+            return None
+        values = first_tensor(call.output)
+        shape = [1] * values.ndim
+        shape[layer.dim] = last.channels
+        gain, shift = (c.to(values).view(shape) for c in correction(pruned.so_far(last.name), target, last.can_shift))
+        corrected = values * gain + shift
+        return corrected if isinstance(call.output, Tensor) else type(call.output)((corrected, *call.output[1:]))
+
+    dense_names = {affine.name for layer in wanted.values() for affine in layer.maps}
+
+    def take_in(batch: Any) -> dict[str, Tensor]:
+        pruned.latest.clear()
+        if reference is not None and wanted:
+            with watching(reference, wanted, dense.take_in):
+                forward(reference, batch)
+        with watching(model, layers, correct):
+            forward(model, batch)
+        return pruned.latest
+
+    with together("matching moments"):
+        read(batches, take_in)
+    with together("merging moments"):
+        found, expected = pruned.compute(), dense.compute()
+        for name, channels in expected.items():
+            if bool((found[name].values > 0).any()) and not bool((channels.values > 0).any()):
+                raise not_reached(name)
+    goals = {name: _target(channels) for name, channels in expected.items()} | dict(targets)
+    return {name: (channels, goals[name]) for name, channels in found.items() if name in goals}
+
+
+def passes_needed(layers: Iterable[Layer]) -> int:
+    """How often the networks run over the batches.
+
+    Once where every layer is corrected on its way, twice with attention, whose projections of queries, keys and values
+    are corrected after a pass, and ten times with layers that feed back, which take half a step each time.
+
+    Example:
+        >>> passes_needed(find_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).known.values())
+        1
+    """
+    layers = list(layers)
+    if any(layer.feeds_back for layer in layers):
+        return 10
+    return 1 if all(len(layer.maps) == 1 for layer in layers) else 2
+
+
+def half_way(found: ChannelMoments, target: Target) -> Target:
+    """The middle between what is and what shall be.
+
+    A layer that feeds back gets other inputs as soon as it is changed: small steps find the way, whole ones overshoot.
+    """
+    return Target((found.mean + target.mean) / 2, (found.variance.sqrt() + target.std) / 2)
+
+
+@torch.no_grad()
+def match_moments(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    batches: Iterable[Any],
+    forward: Forward,
+    reference: nn.Module | None,
+    targets: Mapping[str, Target] = MappingProxyType({}),
+) -> tuple[str, ...]:
+    """Give layers the mean and standard deviation of each channel that they shall have.
+
+    Args:
+        model: The pruned network.
+        layers: Those to correct, of `find_layers`.
+        batches: Read once a pass.
+        forward: Runs a network on a batch.
+        reference: The dense network.
+        targets: What maps shall put out, by name, instead of what the dense network does.
+
+    Returns:
+        Names of the layers that were corrected.
+    """
+    changed: dict[str, None] = {}
+    for _ in range(passes_needed(layers.values())):
+        reached = one_pass(model, layers, batches, forward, reference, targets)
+        for name, layer in layers.items():
+            for affine in layer.maps:
+                found, target = reached.get(affine.name, (None, None))
+                if found is not None and target is not None and bool((found.values > 0).any()):
+                    goal = half_way(found, target) if layer.feeds_back else target
+                    affine.rescale(*correction(found, goal, affine.can_shift))
+                    changed[name] = None
+    return tuple(changed)
