@@ -150,7 +150,7 @@ def measure_mask(case: Case, mask: str, dense: float) -> Iterator[Cell]:
         for estimator, write in ESTIMATORS.items():
             found: dict[str, Tensor] = {}
             for name, net in nets.items():
-                stored = Snapshot(batchnorm_layers(net).values())
+                stored = Snapshot.of_buffers(batchnorm_layers(net).values())
                 write(net, moments[name][:number])
                 found[name] = logits(net, case)
                 stored.restore()

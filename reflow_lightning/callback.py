@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from reflow_lightning import bridge, logs
 from reflow_lightning.bridge import CalibrationData
-from reflow_lightning.calibration import AnyRepair, resolve_repair
+from reflow_lightning.calibration import AnyRepair, check_repair, resolve_repair
 from reflow_lightning.event import PruneEvent, prune_and_repair
 from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.names import Patterns, as_patterns
@@ -159,6 +159,7 @@ class Reflow(pl.Callback):
         reshard(module)
         with together("checking the model"):
             check_model(module, self.sparsity, **self._how)
+            check_repair(module, self.repair)
         self._checked = True
 
     def _adopt(self, module: nn.Module) -> None:
@@ -292,6 +293,7 @@ class Reflow(pl.Callback):
             step=now.step,
             listeners=self.listeners,
             averages=bridge.averages(trainer),
+            foreign=self.calibration_data not in ("train", getattr(trainer, "datamodule", None)),
             is_last=is_last,
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
             finish=finish,

@@ -96,7 +96,7 @@ def prune_and_repair(
             undo.callback(_snapshot(average))
             with together("the repair of the averaged weights"):
                 dense_average = plan.reference(average)
-                masks.apply(average)
+                choice.apply(average)
                 undo.callback(plan.calibrate(average, dense_average).undo)
         with together("the end of the event"):
             plan.finish(masks)

@@ -74,6 +74,7 @@ class Plan:
         step: Optimizer steps done before.
         listeners: Called with the stage and the model.
         averages: Copies of the model in which averages of its weights are kept; they are pruned and repaired too.
+        foreign: The batches may be others than those of the training, so that a drift is looked for.
         is_last: No pruning of this model is to come.
         progress: Show a bar if it takes long.
         finish: Called with the masks at the end; if it raises, all is undone.
@@ -89,6 +90,7 @@ class Plan:
     step: int = 0
     listeners: Sequence[Callable[[str, nn.Module], None]] = ()
     averages: Sequence[nn.Module] = ()
+    foreign: bool = True
     is_last: bool = True
     progress: bool = False
     finish: Callable[[Masks], None] = _nothing
@@ -124,7 +126,7 @@ class Plan:
 
     def warn_of_drift(self, model: nn.Module) -> None:
         """Warn if the batches do not look like what the dense model was trained on."""
-        if isinstance(self.repair_of(model), NoRepair) or not is_trained(model):
+        if not self.foreign or isinstance(self.repair_of(model), NoRepair) or not is_trained(model):
             return
         with self._isolated():
             limit = at_most(self.limit, share(_DRIFT_BATCHES))

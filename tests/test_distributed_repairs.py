@@ -45,8 +45,8 @@ def test_weights_are_the_same_on_all_processes_and_close_to_those_of_the_union(n
 def test_as_many_batches_as_needed_write_the_same_on_all_processes(together):
     first, second = results("as_many_as_needed", together)
     for repair, found in first.items():
-        assert 2 < found["batches"] < 90
-        assert second[repair]["batches"] == 2
+        assert 2 < found["batches"] < 92  # of both
+        assert second[repair]["batches"] == found["batches"]
         assert all(torch.equal(second[repair]["state"][key], value) for key, value in found["state"].items())
 
 

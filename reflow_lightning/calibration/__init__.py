@@ -2,7 +2,7 @@
 
 from reflow_lightning.calibration.affine import AffineMap, Call, Layer, Stage
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
-from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, resolve_repair
+from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, check_repair, resolve_repair
 from reflow_lightning.calibration.drift import DriftReport, check_drift, warn_of_drift
 from reflow_lightning.calibration.layers import NotSupportedError, layer_of
 from reflow_lightning.calibration.matching import Target
@@ -34,6 +34,7 @@ __all__ = [
     "batchnorm_targets",
     "calibrate",
     "check_drift",
+    "check_repair",
     "layer_of",
     "needs_reference",
     "resolve_repair",

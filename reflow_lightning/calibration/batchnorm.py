@@ -107,11 +107,11 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
         return parts
 
     with ExitStack() as stack:
-        stack.callback(Snapshot(layers.values()).restore)
+        stack.callback(Snapshot.of_buffers(layers.values()).restore)
         stack.enter_context(only_training(model, layers.values()))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
         for name, layer in layers.items():
-            stack.enter_context(_alone(layer))
+            stack.enter_context(alone(layer))
             stack.enter_context(_listening(name, layer, staged))
         stack.enter_context(together("calibration"))
         read(batches, take_in)
@@ -122,7 +122,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
 
 
 @contextmanager
-def _alone(layer: _BatchNorm) -> Iterator[None]:
+def alone(layer: _BatchNorm) -> Iterator[None]:
     """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
     if not isinstance(layer, nn.SyncBatchNorm):
         yield

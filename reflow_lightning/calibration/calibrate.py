@@ -12,12 +12,12 @@ from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import whole
+from reflow_lightning.running.sharding import sharded_modules, whole
 
 REPAIRS: dict[str, Repair] = {
     "auto": Auto(),
@@ -41,6 +41,8 @@ def resolve_repair(repair: AnyRepair) -> Repair:
         >>> resolve_repair("moments")
         Moments(targets={})
     """
+    if isinstance(repair, type):
+        raise ValueError(f"repair={repair.__name__} is a class: pass an instance, {repair.__name__}()")
     if callable(repair):
         return repair
     if isinstance(repair, str):
@@ -52,6 +54,20 @@ def resolve_repair(repair: AnyRepair) -> Repair:
     if not isinstance(repair, Sequence) or not repair:
         raise ValueError(f"repair={repair!r} must be one of {sorted(REPAIRS)}, a callable, or a list")
     return InTurn([resolve_repair(one) for one in repair])
+
+
+def check_repair(model: nn.Module, repair: AnyRepair) -> None:
+    """Check what can be told of a repair before there is anything to repair.
+
+    Raises:
+        ValueError: If it writes weights, and those of the model are spread over processes.
+    """
+    resolved = resolve_repair(repair)
+    if sharded_modules(model) and not isinstance(resolved, Auto) and needs_reference(resolved, model):
+        raise ValueError(
+            f"repair={repair!r} compares with the dense network and writes weights, which fully_shard spreads over "
+            "processes: use 'batchnorm' or 'auto' there"
+        )
 
 
 def calibrate(

@@ -18,7 +18,7 @@ from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.snapshot import Snapshot
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.processes import warn
+from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
 
 _NAMED = 6
@@ -44,7 +44,7 @@ class Change:
             named = [f"'{name}': {reason}" for name, reason in left.items()]
             more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
             warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}", stacklevel=5)
-        count = batches.count if isinstance(batches, Batches) else sum(1 for _ in batches)
+        count = sum(gather(batches.count if isinstance(batches, Batches) else sum(1 for _ in batches)))
         seconds = time.perf_counter() - self._start
         return Calibration(self.repaired, left, count, seconds, self.before, dict.fromkeys(self.repaired, self._how))
 

@@ -22,7 +22,7 @@ from reflow_lightning.calibration.observing import observe
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import in_step, together, warn
+from reflow_lightning.running.processes import gather, in_step, together, warn
 from reflow_lightning.running.sharding import whole
 
 _SEEN = 100  # batches after which a running average has forgotten where it began
@@ -106,7 +106,7 @@ def check_drift(
         seen = observe(model, _keeping(moved, kept), forward)
         moved.exhausted = False  # fewer batches will do
         moved.check()
-        rows = compare(model, seen)
+        rows = gather(compare(model, seen))[0]  # running statistics of ranks differ: one judgement for all
         causes = likely_causes(model, kept, forward, seen, rows)
     return DriftReport(rows, causes, seen.batches)
 

@@ -188,6 +188,8 @@ def _(module: _NormBase | nn.GroupNorm, name: str) -> Layer | None:
 @layer_of.register(nn.RMSNorm)
 def _(module: nn.LayerNorm | nn.RMSNorm, name: str) -> Layer | None:
     first = type(module).__name__.endswith("2d")  # torchvision and timm derive norms of NCHW maps from these
+    if not first:
+        as_in_torch(module)
     return None if module.weight is None else NormLayer(module, name, dim=1 if first else -1)
 
 

@@ -113,7 +113,15 @@ def ridge(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tens
     gram, products = gram.double(), products.double()
     penalty = strength * gram.diagonal().mean()
     change = torch.zeros(kept.shape, dtype=torch.float64, device=gram.device)
-    for rows in _of_like_size(kept.sum(1)):
+    masks, which, counts = torch.unique(kept, dim=0, return_inverse=True, return_counts=True)
+    for mask in torch.nonzero(counts > 1).flatten():  # rows of one mask, as those of a dense layer, share their system
+        if bool(masks[mask].any()):
+            rows, columns = torch.nonzero(which == mask).flatten(), torch.nonzero(masks[mask]).flatten()
+            system = gram[columns[:, None], columns] + penalty * torch.eye(len(columns)).to(gram)
+            change[rows[:, None], columns] = _solve(system[None], products[columns][:, rows][None])[0].T
+    single = torch.nonzero(counts[which] == 1).flatten()
+    for chosen in _of_like_size(kept[single].sum(1)):
+        rows = single[chosen]
         width = int(kept[rows].sum(1).max())
         if not width:
             continue
@@ -124,7 +132,7 @@ def ridge(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tens
         systems = torch.where(both, gram[columns[:, :, None], columns[:, None, :]], 0.0)
         systems.diagonal(dim1=1, dim2=2).add_(torch.where(real, penalty, 1.0))
         wanted = torch.where(real, products.T[rows].gather(1, columns), 0.0)
-        solved = torch.where(real, _solve(systems, wanted), 0.0)
+        solved = torch.where(real, _solve(systems, wanted[..., None])[..., 0], 0.0)
         change[rows] = change[rows].scatter(1, columns, solved)
     return change
 
@@ -133,8 +141,9 @@ def _solve(systems: Tensor, wanted: Tensor) -> Tensor:
     """Solve symmetric systems; those that are singular, as where inputs are constant, in the least norm."""
     factor, failed = torch.linalg.cholesky_ex(systems)
     if not bool(failed.any()):
-        return torch.cholesky_solve(wanted[..., None], factor)[..., 0]
-    return torch.einsum("nij,nj->ni", torch.linalg.pinv(systems, hermitian=True), wanted)
+        return torch.cholesky_solve(wanted, factor)
+    inverse: Tensor = torch.linalg.pinv(systems, hermitian=True)
+    return inverse @ wanted
 
 
 def _of_like_size(sizes: Tensor) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.affine import Call, Layer
+from reflow_lightning.calibration.affine import Call, Layer, in_type
 from reflow_lightning.calibration.changing import not_reached
 from reflow_lightning.calibration.enough import read
 from reflow_lightning.calibration.finding import find_layers, first_tensor, watching
@@ -65,17 +66,24 @@ class Collector:
 
     Attributes:
         latest: The moments since this was emptied last.
+        calls: How often each layer was called since this was emptied last.
+        repeated: Whether a layer was called several times before this was emptied.
     """
 
     def __init__(self, layers: Mapping[str, Layer], device: torch.device) -> None:
         self.layers = layers
         self.latest: dict[str, Tensor] = {}
+        self.calls: Counter[str] = Counter()
+        self.repeated = False
         self._found = {
             affine.name: MergedMoments(affine.channels).to(device) for layer in layers.values() for affine in layer.maps
         }
 
     def take_in(self, name: str, call: Call) -> None:
         """Gather the moments of all maps of a layer that was called."""
+        self.calls[name] += 1
+        self.repeated |= self.calls[name] > 1
+        call = in_type(call, self.layers[name].maps[0].weights[0].dtype)
         for affine, values in zip(self.layers[name].maps, self.layers[name].outputs(call), strict=True):
             if values.shape[1] != affine.channels:
                 raise ValueError(
@@ -101,6 +109,18 @@ def _target(dense: ChannelMoments) -> Target:
     return Target(dense.mean, dense.variance.sqrt())
 
 
+class Pass(NamedTuple):
+    """What a pass over the batches told.
+
+    Attributes:
+        reached: For every map that was reached and has a target: what it put out, and what it should.
+        repeated: Whether a layer was called several times in a forward pass.
+    """
+
+    reached: dict[str, tuple[ChannelMoments, Target]]
+    repeated: bool
+
+
 def one_pass(
     model: nn.Module,
     layers: Mapping[str, Layer],
@@ -108,15 +128,14 @@ def one_pass(
     forward: Forward,
     reference: nn.Module | None,
     targets: Mapping[str, Target],
-) -> dict[str, tuple[ChannelMoments, Target]]:
+) -> Pass:
     """Run both networks over the batches, and correct each layer's output of the pruned one as it comes.
 
     So a layer sees inputs that are right already, and one pass is enough where a network feeds forward. On its way a
     correction rests on what was seen of the layer so far, the call at hand included, as that of BatchNorm in training
     rests on the batch.
 
-    Returns:
-        For every map that was reached and has a target: what it put out, and what it should.
+    A layer that is called several times is left as it is on the way: its target is known of all its calls together.
     """
     device = exact_device(torch.empty(0, device=device_of(model)))
     dense_layers = {} if reference is None else find_layers(reference).known
@@ -133,7 +152,7 @@ def one_pass(
         pruned.take_in(name, call)
         last = layer.maps[-1]
         target = target_of(last.name)
-        if layer.dim is None or target is None:
+        if layer.dim is None or target is None or dense.calls[name] > 1:  # those of several calls are pooled
             return None
         values = first_tensor(call.output)
         shape = [1] * values.ndim
@@ -146,6 +165,7 @@ def one_pass(
 
     def take_in(batch: Any) -> dict[str, Tensor]:
         pruned.latest.clear()
+        dense.calls.clear()
         if reference is not None and wanted:
             with watching(reference, wanted, dense.take_in):
                 forward(reference, batch)
@@ -161,14 +181,15 @@ def one_pass(
             if bool((found[name].values > 0).any()) and not bool((channels.values > 0).any()):
                 raise not_reached(name)
     goals = {name: _target(channels) for name, channels in expected.items()} | dict(targets)
-    return {name: (channels, goals[name]) for name, channels in found.items() if name in goals}
+    return Pass({name: (channels, goals[name]) for name, channels in found.items() if name in goals}, dense.repeated)
 
 
 def passes_needed(layers: Iterable[Layer]) -> int:
     """How often the networks run over the batches.
 
     Once where every layer is corrected on its way, twice with attention, whose projections of queries, keys and values
-    are corrected after a pass, and ten times with layers that feed back, which take half a step each time.
+    are corrected after a pass (and with layers that are called several times, which a pass tells), and ten times with
+    layers that feed back, which take half a step each time.
 
     Example:
         >>> passes_needed(find_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).known.values())
@@ -211,8 +232,12 @@ def match_moments(
         Names of the layers that were corrected.
     """
     changed: dict[str, None] = {}
-    for _ in range(passes_needed(layers.values())):
-        reached = one_pass(model, layers, batches, forward, reference, targets)
+    done, needed = 0, passes_needed(layers.values())
+    while done < needed:
+        reached, repeated = one_pass(model, layers, batches, forward, reference, targets)
+        done += 1
+        if repeated:
+            needed = max(needed, 2)
         for name, layer in layers.items():
             for affine in layer.maps:
                 found, target = reached.get(affine.name, (None, None))

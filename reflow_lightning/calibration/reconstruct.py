@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
-from reflow_lightning.calibration.affine import AffineMap, Call, Layer, Stage
-from reflow_lightning.calibration.batchnorm import batchnorm_layers
+from reflow_lightning.calibration.affine import AffineMap, Call, Layer, Stage, in_type
+from reflow_lightning.calibration.batchnorm import alone, batchnorm_layers
 from reflow_lightning.calibration.changing import changing, check_reference, not_reached
 from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.finding import find_layers, watching
@@ -20,9 +21,10 @@ from reflow_lightning.calibration.least_squares import Normals, ridge
 from reflow_lightning.calibration.matching import Collector
 from reflow_lightning.calibration.order import forward_order
 from reflow_lightning.calibration.repair import Calibration
+from reflow_lightning.calibration.snapshot import Snapshot
 from reflow_lightning.pruning.weights import weight_names
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.processes import together
+from reflow_lightning.running.processes import together, warn
 from reflow_lightning.signal.statistics import exact_device
 
 DONE = "least squares"
@@ -105,14 +107,19 @@ def reconstruct(
         Names of the layers that were changed.
     """
     dense_layers = find_layers(reference).known
-    calls, norms = forward_order(model, layers, batches, forward)
+    calls, followers = forward_order(model, layers, batches, forward)
+    single = [name for name, layer in layers.items() if layer.dim is not None and len(layer.maps) == 1]
+    norms = {name: followers[name] for name in single if name in followers}
+    others = [layer for name, layer in batchnorm_layers(model).items() if name not in norms.values()]
+    few: dict[str, str] = {}
     for name, times in calls.items():
         for stage in layers[name].stages:
             sums = [_normals(layers[name].maps[index]) for index in stage.maps]
             with together(f"reconstructing '{name}'"):
                 for batch in batches:
                     dense = calls_of(reference, name, batch, forward, times)
-                    own = dense if stage.dense_inputs else calls_of(model, name, batch, forward, times)
+                    with by_batch(others):  # nobody has given them statistics yet
+                        own = dense if stage.dense_inputs else calls_of(model, name, batch, forward, times)
                     if len(dense) != len(own):
                         raise not_reached(name)
                     source = dense_layers[name] if stage.dense_inputs else layers[name]
@@ -120,12 +127,31 @@ def reconstruct(
                         _take_in(sums, stage, source, call, dense_layers[name].outputs(dense_call))
             for index, normals in zip(stage.maps, sums, strict=True):
                 normals.merge()
+                if not bool((normals.sums[:, 0, 0] > 0).all()):
+                    raise ValueError(f"no samples came for layer '{name}': pass batches that can be read several times")
                 if not bool(torch.isfinite(normals.sums).all()):
                     raise ValueError(f"layer '{name}' gets or gives NaN or infinite values: look at the batches")
                 solve(layers[name].maps[index], normals, strength, free_shift=name in norms)
+                if int(normals.sums[0, 0, 0]) < normals.inputs:
+                    few[layers[name].maps[index].name] = f"{int(normals.sums[0, 0, 0])} for {normals.inputs} inputs"
             if name in norms:
                 _renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
+    if few:
+        named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
+        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge", 5)
     return tuple(name for name in calls for name in (name, *([norms[name]] if name in norms else [])))
+
+
+@contextmanager
+def by_batch(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Have BatchNorm layers normalise by the batch at hand, and forget it."""
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(alone(layer))
+            stack.callback(Snapshot.of_buffers([layer]).restore)
+            stack.callback(setattr, layer, "training", layer.training)
+            layer.training = True
+        yield
 
 
 class _Seen(BaseException):
@@ -135,8 +161,10 @@ class _Seen(BaseException):
 def calls_of(model: nn.Module, name: str, batch: Any, forward: Forward, times: int) -> list[Call]:
     """The calls of one layer in a forward pass, which ends with the last of them."""
     calls: list[Call] = []
+    dtype = next(iter(model.get_submodule(name).parameters())).dtype
 
     def take(_: str, call: Call) -> None:
+        call = in_type(call, dtype)
         if len(calls) + 1 == times:
             calls.append(call)
             raise _Seen
@@ -189,7 +217,7 @@ def solve(affine: AffineMap, normals: Normals, strength: float, free_shift: bool
     sums = normals.compute(centred=affine.can_shift or free_shift)
     old = weights.to(sums.gram)
     products = sums.products - sums.gram @ old.transpose(1, 2)  # with what the old weights leave to explain
-    change = torch.stack([ridge(sums.gram[g], products[g], weights[g] != 0, strength) for g in range(affine.groups)])
+    change = torch.stack([ridge(sums.gram[g], products[g], old[g] != 0, strength) for g in range(affine.groups)])
     shift = None
     if affine.can_shift:
         shift = (sums.mean_y - sums.mean_x @ (old + change).transpose(1, 2)).flatten()

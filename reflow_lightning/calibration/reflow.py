@@ -53,7 +53,7 @@ class BatchNormStatistics:
             if is_lazy(layer.get_buffer("running_mean")):
                 raise ValueError(f"layer '{name}' is not initialised yet: run one forward pass before calibrating")
         population = population_statistics(model, batches, forward)
-        before = Snapshot(layers.values())
+        before = Snapshot.of_buffers(layers.values())
         repaired = write_statistics(model, population)
         unreached = {name: "no batch reached it" for name in layers if name not in repaired}
         if unreached:

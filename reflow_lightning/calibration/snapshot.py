@@ -34,6 +34,13 @@ class Snapshot:
             (module, name, tensor.detach().clone()) for module in modules for name, tensor in _tensors(module)
         ]
 
+    @classmethod
+    def of_buffers(cls, modules: Iterable[nn.Module]) -> Snapshot:
+        """The buffers alone."""
+        snapshot = cls(())
+        snapshot._values = [(module, name, b.clone()) for module in modules for name, b in module.named_buffers()]
+        return snapshot
+
     @torch.no_grad()
     def restore(self) -> None:
         """Put every value back, bit for bit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import nn
 
@@ -10,16 +11,22 @@ from torch import nn
 def dense_copy(model: nn.Module) -> nn.Module:
     """A deep copy whose modules are not compiled: compiled functions would go on running the modules of the original.
 
+    What can't be copied, such as a lock, an open file or a stored loss, is shared with the original.
+
     Example:
-        >>> import torch
+        >>> import threading, torch
         >>> model = nn.Linear(2, 2)
+        >>> model.lock = threading.Lock()
         >>> model.compile(backend="eager")
         >>> dense = dense_copy(model)
         >>> _ = nn.init.zeros_(model.weight)
         >>> bool(dense(torch.ones(1, 2)).any())
         True
     """
-    copied = copy.deepcopy(model)
+    try:
+        copied = copy.deepcopy(model)
+    except (TypeError, RuntimeError, AttributeError):
+        copied = copy.deepcopy(model, memo={id(value): value for value in _uncopyable(model)})
     for module in copied.modules():
         if "_orig_mod" in module._modules:  # what torch.compile returns for a module binds itself anew
             continue
@@ -28,3 +35,16 @@ def dense_copy(model: nn.Module) -> nn.Module:
         for name in compiled:  # what Lightning puts in the place of the methods of a compiled LightningModule
             del vars(module)[name]
     return copied
+
+
+def _uncopyable(model: nn.Module) -> list[Any]:
+    """Attributes of the modules that are neither parameters, buffers nor modules, and can't be copied."""
+    found = []
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
+                try:
+                    copy.deepcopy(value)
+                except Exception:  # whatever a class of the user's raises
+                    found.append(value)
+    return found

@@ -77,13 +77,21 @@ def test_a_norm_with_an_activation_in_it_is_left_alone():
     assert layer_of(NormAct(3, nn.Identity()), "") is not None
 
 
-def test_a_norm_that_puts_channels_elsewhere_is_an_error_that_says_what_to_do():
+def test_a_norm_that_puts_channels_elsewhere_is_left_alone():
     class Turned(nn.LayerNorm):
         def forward(self, x):
             return super().forward(x).mT
 
-    model = nn.Sequential(Turned(4))
-    with pytest.raises(ValueError, match=r"layer '0' puts out \(2, 4, 3\), not 4 channels where.* register its type"):
+    with pytest.raises(NotSupportedError, match="Turned has a forward of its own: register it with layer_of"):
+        layer_of(Turned(4), "")
+
+
+def test_a_norm_whose_output_is_no_image_is_an_error_that_says_what_to_do():
+    class Norm2d(nn.LayerNorm):
+        """By its name it normalises channels in the second dimension."""
+
+    model = nn.Sequential(Norm2d(4))
+    with pytest.raises(ValueError, match=r"layer '0' puts out \(2, 3, 4\), not 4 channels where.* register its type"):
         calibrate(model, [torch.randn(2, 3, 4)], max_batches=1, repair="moments", reference=copy.deepcopy(model))
 
 

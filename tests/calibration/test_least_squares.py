@@ -133,3 +133,15 @@ def test_memory_does_not_grow_with_the_samples():
 def test_no_samples_give_zeros():
     sums = Normals(1, 2, 2, CPU).compute(centred=True)
     assert not any(bool(part.any()) for part in sums)
+
+
+def test_rows_of_one_mask_are_solved_together_as_alone():
+    torch.manual_seed(0)
+    x = torch.randn(50, 8, dtype=torch.float64)
+    gram, products = x.T @ x, torch.randn(8, 6, dtype=torch.float64)
+    mask, other = torch.rand(8) > 0.5, torch.rand(8) > 0.5
+    kept = torch.stack([mask, other, mask, torch.ones(8, dtype=torch.bool), mask, torch.zeros(8, dtype=torch.bool)])
+    together = ridge(gram, products, kept, 0.1)
+    for row in range(6):
+        alone = ridge(gram, products[:, row : row + 1], kept[row : row + 1], 0.1)
+        torch.testing.assert_close(together[row], alone[0])

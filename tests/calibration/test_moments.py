@@ -205,3 +205,20 @@ def test_convolutions_keep_their_memory_format():
 def test_the_networks_of_these_tests_have_what_they_say():
     assert any(isinstance(module, NORMS) for module in mlp(nn.LayerNorm(16)))
     assert not any(isinstance(module, NORMS) for module in convolutions())
+
+
+def test_an_unpruned_network_that_calls_a_layer_several_times_stays_as_it_is():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            for _ in range(3):
+                x = torch.relu(self.norm(self.inside(x))) + x
+            return self.head(x)
+
+    model, batches = Shared(), [torch.randn(64, 8) for _ in range(3)]
+    before = model(batches[0]).detach()
+    calibrate(model, batches, repair="moments", reference=copy.deepcopy(model), max_batches=3)
+    torch.testing.assert_close(model(batches[0]), before, rtol=1e-4, atol=1e-5)

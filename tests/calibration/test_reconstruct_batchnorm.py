@@ -5,7 +5,9 @@ import torch
 from repair_zoo import make, plain, thinned
 from torch import nn
 
+from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Reconstruct
+from reflow_lightning.calibration.reconstruct import by_batch
 
 
 def of_input(model, name, batches):
@@ -51,3 +53,29 @@ def test_a_dead_channel_gets_no_negative_variance():
     Reconstruct()(model, batches, plain, dense)
     assert model[1].running_var[2] == 0
     assert bool((model[1].running_var >= 0).all())
+
+
+def test_layers_behind_a_norm_that_no_layer_feeds_directly_are_fitted_to_what_it_will_give():
+    torch.manual_seed(0)
+    blocks = [m for _ in range(4) for m in (nn.Linear(32, 32), nn.ReLU(), nn.BatchNorm1d(32))]
+    dense = nn.Sequential(*blocks, nn.Linear(32, 4))
+    batches = [torch.randn(256, 32) for _ in range(4)]
+    calibrate(dense, batches, max_batches=4)
+    wanted = dense.eval()(torch.cat(batches)).detach()
+    errors = {}
+    for repair in ("batchnorm", "reconstruct"):
+        model = copy.deepcopy(dense)
+        prune(model, 0.8)
+        calibrate(model, batches, repair=repair, reference=dense, max_batches=4)
+        found = model.eval()(torch.cat(batches)).detach()
+        errors[repair] = float((found - wanted).square().mean() / wanted.var())
+    assert errors["reconstruct"] < 0.8 * errors["batchnorm"]
+
+
+def test_normalising_by_the_batch_leaves_no_trace():
+    norm = nn.BatchNorm1d(4).eval()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with by_batch([norm]):
+        assert norm(3 * torch.randn(64, 4) + 1).std() < 1.1
+    assert not norm.training
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
