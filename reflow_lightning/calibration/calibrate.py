@@ -12,7 +12,7 @@ from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
@@ -62,12 +62,17 @@ def check_repair(model: nn.Module, repair: AnyRepair) -> None:
     Raises:
         ValueError: If it writes weights, and those of the model are spread over processes.
     """
-    resolved = resolve_repair(repair)
-    if sharded_modules(model) and not isinstance(resolved, Auto) and needs_reference(resolved, model):
+    if sharded_modules(model) and _writes_weights(resolve_repair(repair)):
         raise ValueError(
             f"repair={repair!r} compares with the dense network and writes weights, which fully_shard spreads over "
             "processes: use 'batchnorm' or 'auto' there"
         )
+
+
+def _writes_weights(repair: Repair) -> bool:
+    if isinstance(repair, InTurn):
+        return any(map(_writes_weights, repair.repairs))
+    return isinstance(repair, (Moments, Reconstruct, ThenBatchNorm))
 
 
 def calibrate(
