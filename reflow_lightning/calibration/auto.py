@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reflow_lightning.calibration.affine import Layer
 from reflow_lightning.calibration.batchnorm import batchnorm_layers
 from reflow_lightning.calibration.changing import check_reference
+from reflow_lightning.calibration.enough import as_many
 from reflow_lightning.calibration.finding import find_layers, normalised
 from reflow_lightning.calibration.moments import DONE, repair_layers
 from reflow_lightning.calibration.order import forward_order
@@ -92,7 +93,8 @@ class _TheRest:
     ) -> Calibration:
         done = normalised(model).keys() | batchnorm_layers(model).keys()
         skipped = {name: reason for name, reason in find_layers(model).skipped.items() if name not in done}
-        return repair_layers(model, self.layers, skipped, batches, forward, reference)
+        result = repair_layers(model, self.layers, skipped, as_many(batches), forward, reference)
+        return replace(result, batches=getattr(batches, "count", result.batches))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
@@ -125,10 +125,10 @@ def calibrate(
         >>> bool(model[1].running_mean.any())
         False
     """
-    run = resolve_repair(repair)
+    resolved = resolve_repair(repair)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
     with isolated_rng(), whole(model), together("calibration"), torch.no_grad():
-        result = run(model, moved, forward or default_forward, reference)
+        result = run(resolved, model, moved, forward or default_forward, reference)
     try:
         moved.check()
     except BaseException:

@@ -106,7 +106,21 @@ def check_reference(model: nn.Module, layers: Mapping[str, Layer], reference: nn
         own = {id(parameter) for parameter in model.get_submodule(name).parameters()}
         if any(id(parameter) in own for parameter in reference.get_submodule(name).parameters()):
             raise ValueError(f"reference shares the parameters of '{name}' with the pruned model: pass a deep copy")
+    if _is_pruned_copy(model, reference, layers):
+        warn("reference has all the weights of the model, zeros included: copy it before prune()", stacklevel=5)
     return reference
+
+
+def _is_pruned_copy(model: nn.Module, reference: nn.Module, names: Iterable[str]) -> bool:
+    zeros = total = 0
+    for name in names:
+        others = dict(reference.get_submodule(name).named_parameters())
+        for parameter, values in model.get_submodule(name).named_parameters():
+            if not torch.equal(values, others.get(parameter, values)):
+                return False
+            zeros += int((values == 0).sum()) if values.ndim > 1 else 0
+            total += values.numel() if values.ndim > 1 else 0
+    return zeros > 0.1 * total
 
 
 def not_reached(name: str) -> ValueError:

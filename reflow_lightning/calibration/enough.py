@@ -178,6 +178,13 @@ def sufficient(batches: Iterable[Any], take_in: Callable[[Any], Mapping[str, Ten
     return _First(batches, batches.count)
 
 
+def as_many(batches: Iterable[Any]) -> Iterable[Any]:
+    """The batches, or of `Batches` with ``"auto"`` as many as an earlier pass has taken."""
+    if isinstance(batches, Batches) and batches.auto and batches.count > 1:
+        return _First(batches, batches.count)
+    return batches
+
+
 class _First:
     def __init__(self, batches: Iterable[Any], count: int) -> None:
         self._batches, self._count = batches, count

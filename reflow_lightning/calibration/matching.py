@@ -19,6 +19,8 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.processes import in_step, together
 from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, exact_device, merge_moments, moments
 
+_STEP = 0.25  # of layers that feed back
+
 LARGEST_GAIN = 10.0
 """A channel is scaled by no more than this, nor by less than its inverse: what is left of a dead one is noise."""
 
@@ -188,8 +190,8 @@ def passes_needed(layers: Iterable[Layer]) -> int:
     """How often the networks run over the batches.
 
     Once where every layer is corrected on its way, twice with attention, whose projections of queries, keys and values
-    are corrected after a pass (and with layers that are called several times, which a pass tells), and ten times with
-    layers that feed back, which take half a step each time.
+    are corrected after a pass (and with layers that are called several times, which a pass tells), and sixteen times
+    with layers that feed back, which take a quarter of a step each time and stay as they are in the last pass.
 
     Example:
         >>> passes_needed(find_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).known.values())
@@ -197,16 +199,17 @@ def passes_needed(layers: Iterable[Layer]) -> int:
     """
     layers = list(layers)
     if any(layer.feeds_back for layer in layers):
-        return 10
+        return 16
     return 1 if all(len(layer.maps) == 1 for layer in layers) else 2
 
 
-def half_way(found: ChannelMoments, target: Target) -> Target:
-    """The middle between what is and what shall be.
+def on_the_way(found: ChannelMoments, target: Target) -> Target:
+    """A quarter of the way from what is to what shall be.
 
     A layer that feeds back gets other inputs as soon as it is changed: small steps find the way, whole ones overshoot.
     """
-    return Target((found.mean + target.mean) / 2, (found.variance.sqrt() + target.std) / 2)
+    mean, std = found.mean, found.variance.sqrt()
+    return Target(mean + _STEP * (target.mean - mean), std + _STEP * (target.std - std))
 
 
 @torch.no_grad()
@@ -239,10 +242,12 @@ def match_moments(
         if repeated:
             needed = max(needed, 2)
         for name, layer in layers.items():
+            if layer.feeds_back and done == needed:
+                continue  # those behind it have just been corrected for what it gives now
             for affine in layer.maps:
                 found, target = reached.get(affine.name, (None, None))
                 if found is not None and target is not None and bool((found.values > 0).any()):
-                    goal = half_way(found, target) if layer.feeds_back else target
+                    goal = on_the_way(found, target) if layer.feeds_back else target
                     affine.rescale(*correction(found, goal, affine.can_shift))
                     changed[name] = None
     return tuple(changed)

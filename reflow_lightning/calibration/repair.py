@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from reflow_lightning.calibration.snapshot import Restorable, Snapshots
+from reflow_lightning.calibration.snapshot import Restorable, Snapshot, Snapshots
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.sharding import sharded_modules
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,27 @@ def needs_reference(repair: Repair, model: nn.Module) -> bool:
     return True if asked is None else bool(asked(model))
 
 
+def run(
+    repair: Repair, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None
+) -> Calibration:
+    """Run a repair; one of the user's own need not know how to undo what it does.
+
+    Raises:
+        TypeError: If it returns no `Calibration`.
+    """
+    knows = type(repair).__module__.startswith("reflow_lightning.") or sharded_modules(model)
+    before = None if knows else Snapshot([model])
+    try:
+        result = repair(model, batches, forward, reference)
+        if not isinstance(result, Calibration):
+            raise TypeError(f"repair {repair} returned {type(result).__name__}: it must return a Calibration")
+    except BaseException:
+        if before is not None:
+            before.restore()
+        raise
+    return replace(result, before=before) if result.before is None and before is not None else result
+
+
 @dataclass(frozen=True)
 class InTurn:
     """Repairs one after the other; if one fails, those before it are undone.
@@ -96,7 +118,7 @@ class InTurn:
         start = time.perf_counter()
         done: list[Calibration] = []
         try:
-            done.extend(repair(model, batches, forward, reference) for repair in self.repairs)
+            done.extend(run(repair, model, batches, forward, reference) for repair in self.repairs)
         except BaseException:
             for calibration in reversed(done):
                 calibration.undo()

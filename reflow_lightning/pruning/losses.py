@@ -42,4 +42,9 @@ def label_cross_entropy(output: Any, batch: Any) -> Tensor:
             f"the default loss needs logits and labels, but got a {type(output).__name__} and a batch of type "
             f"{type(batch).__name__}{keys}: give the criterion a loss=lambda output, batch: ..., as in Fisher(loss=...)"
         )
+    if labels.is_floating_point() and not (labels.ndim == output.ndim and bool((labels >= 0).all())):
+        raise ValueError(
+            f"the default loss is a cross entropy with class labels, but got targets of {labels.dtype} and shape "
+            f"{tuple(labels.shape)}: give the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
+        )
     return functional.cross_entropy(output, labels)

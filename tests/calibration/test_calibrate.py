@@ -7,6 +7,7 @@ from helpers import images, small_net
 from torch import nn
 
 from reflow_lightning import calibrate, prune
+from reflow_lightning.calibration import Calibration
 
 BATCHES = list(images(64).split(16))
 
@@ -132,7 +133,8 @@ def test_repairs_by_name_and_callable():
     with pytest.raises(ValueError, match=r"repair='moment' is unknown: use one of .*'batchnorm', 'moments', 'none'"):
         calibrate(model, BATCHES, repair="moment")
     seen = []
-    calibrate(model, BATCHES, repair=lambda *arguments: seen.append(arguments), max_batches=4, reference=model)
+    done = Calibration((), {}, 0, 0.0)
+    calibrate(model, BATCHES, repair=lambda *arguments: seen.append(arguments) or done, max_batches=4, reference=model)
     assert seen[0][0] is model
     assert seen[0][3] is model
 
@@ -201,3 +203,21 @@ def test_statistics_too_large_for_the_layer_are_an_error():
 def test_lazy_layers_are_an_error_that_says_what_to_do():
     with pytest.raises(ValueError, match="layer '0' is not initialised yet: run one forward pass"):
         calibrate(nn.Sequential(nn.LazyBatchNorm1d()), [torch.randn(4, 3)], max_batches=1)
+
+
+def test_what_an_own_repair_does_is_undone_and_it_must_say_what_it_did():
+    def shifts(model, *_):
+        with torch.no_grad():
+            next(model.parameters()).add_(1.0)
+        return Calibration(("0",), {}, 1, 0.0)
+
+    model = small_net()
+    before = state(model)
+    for repair in (shifts, [shifts, "batchnorm"]):
+        result = calibrate(model, BATCHES, repair=repair, max_batches=4)
+        assert differing(before, model)
+        result.undo()
+        assert differing(before, model) == set()
+    with pytest.raises(TypeError, match="returned NoneType: it must return a Calibration"):
+        calibrate(model, BATCHES, repair=lambda model, *_: shifts(model) and None, max_batches=4)
+    assert differing(before, model) == set()

@@ -123,7 +123,7 @@ def test_gates_of_recurrent_layers_get_close(name):
     for gate, values in found.items():
         for moment in (spread, lambda y: y.mean(0)):
             left = (moment(values) - moment(wanted[gate])).norm() / (moment(before[gate]) - moment(wanted[gate])).norm()
-            assert float(left) < 0.02
+            assert float(left) < 0.03  # fifteen steps of a quarter leave 0.013
 
 
 def test_a_dead_row_gets_the_mean_of_the_dense_network_through_its_bias():
@@ -173,7 +173,7 @@ def test_the_default_of_networks_with_their_number_of_passes():
     def passes(name):
         return passes_needed(find_layers(ZOO[name][0]()).known.values())
 
-    assert [passes(name) for name in ("mlp", "batchnorm", "attention", "gru", "fastgrnn")] == [1, 1, 2, 10, 10]
+    assert [passes(name) for name in ("mlp", "batchnorm", "attention", "gru", "fastgrnn")] == [1, 1, 2, 16, 16]
 
 
 def test_each_pass_reads_the_batches_once():
@@ -222,3 +222,11 @@ def test_an_unpruned_network_that_calls_a_layer_several_times_stays_as_it_is():
     before = model(batches[0]).detach()
     calibrate(model, batches, repair="moments", reference=copy.deepcopy(model), max_batches=3)
     torch.testing.assert_close(model(batches[0]), before, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_behind_one_that_feeds_back_are_corrected_for_what_it_gives_in_the_end():
+    model, dense, batches = make("gru", 1, size=128)
+    calibrate(model, batches, repair="moments", reference=dense, max_batches=1)
+    found, wanted = model(batches[0]), dense(batches[0])
+    torch.testing.assert_close(found.mean(0), wanted.mean(0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.std(0), wanted.std(0), rtol=1e-3, atol=1e-4)

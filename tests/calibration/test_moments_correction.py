@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_lightning.calibration import Target
-from reflow_lightning.calibration.matching import LARGEST_GAIN, correction, half_way
+from reflow_lightning.calibration.matching import LARGEST_GAIN, correction, on_the_way
 from reflow_lightning.signal.statistics import ChannelMoments
 
 
@@ -45,6 +45,6 @@ def test_a_channel_that_saw_nothing_is_not_corrected():
     assert (gain.item(), shift.item()) == (1.0, 0.0)
 
 
-def test_half_way():
-    target = half_way(channels([1.0], [4.0]), Target(torch.tensor([3.0]), torch.tensor([4.0])))
-    assert (target.mean.item(), target.std.item()) == (2.0, 3.0)
+def test_on_the_way():
+    target = on_the_way(channels([1.0], [4.0]), Target(torch.tensor([3.0]), torch.tensor([4.0])))
+    assert (target.mean.item(), target.std.item()) == (1.5, 2.5)
