@@ -158,6 +158,7 @@ def reflow(module: pl.LightningModule, task: Task) -> pl.Callback:
         schedule=once if task.parts == 1 else in_parts,
         criterion="random" if task.random else "magnitude",
         include=task.selection or "*",
+        repair="batchnorm",  # for undo() the last event keeps what it changed: with "auto" the classifier's weights too
         calibration_batches=2,
     )
 
