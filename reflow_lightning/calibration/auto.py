@@ -93,8 +93,7 @@ class _TheRest:
     ) -> Calibration:
         done = normalised(model).keys() | batchnorm_layers(model).keys()
         skipped = {name: reason for name, reason in find_layers(model).skipped.items() if name not in done}
-        result = repair_layers(model, self.layers, skipped, as_many(batches), forward, reference)
-        return replace(result, batches=getattr(batches, "count", result.batches))
+        return repair_layers(model, self.layers, skipped, as_many(batches), forward, reference)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.affine import Layer
+from reflow_lightning.calibration.enough import First
 from reflow_lightning.calibration.finding import find_layers
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.snapshot import Snapshot
@@ -44,7 +45,7 @@ class Change:
             named = [f"'{name}': {reason}" for name, reason in left.items()]
             more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
             warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}", stacklevel=5)
-        count = sum(gather(batches.count if isinstance(batches, Batches) else sum(1 for _ in batches)))
+        count = sum(gather(batches.count if isinstance(batches, (Batches, First)) else sum(1 for _ in batches)))
         seconds = time.perf_counter() - self._start
         return Calibration(self.repaired, left, count, seconds, self.before, dict.fromkeys(self.repaired, self._how))
 

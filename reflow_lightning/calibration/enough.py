@@ -175,19 +175,21 @@ def sufficient(batches: Iterable[Any], take_in: Callable[[Any], Mapping[str, Ten
     if not (isinstance(batches, Batches) and batches.auto):
         return batches
     read(batches, take_in)
-    return _First(batches, batches.count)
+    return First(batches, batches.count)
 
 
 def as_many(batches: Iterable[Any]) -> Iterable[Any]:
     """The batches, or of `Batches` with ``"auto"`` as many as an earlier pass has taken."""
     if isinstance(batches, Batches) and batches.auto and batches.count > 1:
-        return _First(batches, batches.count)
+        return First(batches, batches.count)
     return batches
 
 
-class _First:
+class First:
+    """The first ``count`` batches of others, to be read again and again."""
+
     def __init__(self, batches: Iterable[Any], count: int) -> None:
-        self._batches, self._count = batches, count
+        self._batches, self.count = batches, count
 
     def __iter__(self) -> Iterator[Any]:
-        return islice(self._batches, self._count)
+        return islice(self._batches, self.count)
