@@ -53,6 +53,9 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
                 f"{metric}_profile/{stage}{suffix}": value for metric, value in found.items() if value is not None
             }
             log_metrics(trainer, profile, depth)
+        for depth, rectifier in enumerate(report.rectifiers, start=1):
+            log_metrics(trainer, {f"rectifier_entropy_profile/{stage}{suffix}": rectifier.entropy}, depth)
     if is_last and event.signal:
         charts = {f"{name} against depth": f"{metric}_profile" for metric, name in _PROFILED.items()}
+        charts["entropy of rectifiers against depth"] = "rectifier_entropy_profile"
         overlay(trainer, {chart: [f"{tag}/{stage}" for stage in event.signal] for chart, tag in charts.items()})

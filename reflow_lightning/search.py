@@ -17,7 +17,7 @@ from reflow_lightning.bisection import sparsest
 from reflow_lightning.calibration import AnyRepair, Snapshot, calibrate, resolve_repair
 from reflow_lightning.names import Patterns
 from reflow_lightning.pruning import Masks, check_model, prune
-from reflow_lightning.pruning.allocation import Allocation, least_kept
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation, least_kept
 from reflow_lightning.pruning.criteria import Criterion, DataCriterion
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.shards import is_sharded
@@ -42,7 +42,7 @@ def find_sparsity(
     tolerance: float = 0.005,
     coarse: Sequence[float] = COARSE,
     criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation = "global",
+    allocation: str | Allocation | DataAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),

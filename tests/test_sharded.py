@@ -73,6 +73,7 @@ def test_statistics_and_signal_are_those_of_the_union(folder, processes):
             assert row.pop("name") == expected.pop("name")
             assert row.pop("class_share") is expected.pop("class_share") is None  # there are no labels
             assert row == pytest.approx(expected, rel=1e-6, abs=1e-7)
+        assert [row["layer"] for row in found["signal"]["rectifiers"]] == ["0", "3"]
 
 
 def test_a_process_that_fails_in_a_forward_pass_raises_on_all_and_the_model_still_works(folder):

@@ -1,6 +1,6 @@
 """Which weights go. Plain PyTorch, for any training loop."""
 
-from reflow_lightning.pruning.allocation import Allocation
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation, register_allocation
 from reflow_lightning.pruning.checks import check_arguments, check_model
 from reflow_lightning.pruning.choose import Choice, choose
 from reflow_lightning.pruning.columns import ColumnSum, KeptColumns
@@ -22,6 +22,7 @@ __all__ = [
     "Choice",
     "ColumnSum",
     "Criterion",
+    "DataAllocation",
     "DataCriterion",
     "Estimated",
     "Fisher",
@@ -40,6 +41,7 @@ __all__ = [
     "choose",
     "make_masks",
     "prune",
+    "register_allocation",
     "select",
     "uniform",
 ]

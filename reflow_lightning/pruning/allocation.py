@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
 
 from reflow_lightning.pruning.layerwise import erk, lamp, uniform
 from reflow_lightning.pruning.ranking import Cut, rank
 from reflow_lightning.pruning.scores import Scores
+from reflow_lightning.running.forward import Forward
 
 Allocation = Callable[[Mapping[str, Scores], int, Mapping[str, int]], Mapping[str, int]]
 """``(scores by name, number of weights to keep, least number by name) -> number to keep by name``."""
 
-ALLOCATIONS: dict[str, Allocation | None] = {
+
+@runtime_checkable
+class DataAllocation(Protocol):
+    """An allocation that needs data: what it finds on them is an ordinary `Allocation`."""
+
+    def estimate(
+        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
+    ) -> Allocation:
+        """Read the batches once and leave the model as it is; see `DataCriterion.estimate`."""
+
+
+ALLOCATIONS: dict[str, Allocation | DataAllocation | None] = {
     "global": None,  # one ranking over all tensors
     "uniform": uniform,
     "erk": erk,
@@ -19,16 +34,24 @@ ALLOCATIONS: dict[str, Allocation | None] = {
 }
 
 
-def resolve_allocation(allocation: str | Allocation) -> Allocation | None:
-    """Look an allocation up by name; a callable is returned as it is. ``None`` stands for one global ranking.
+def register_allocation(name: str, allocation: Allocation | DataAllocation) -> None:
+    """Give an allocation a name, by which `prune` finds it."""
+    ALLOCATIONS[name] = allocation
+
+
+def resolve_allocation(allocation: str | Allocation | DataAllocation) -> Allocation | DataAllocation | None:
+    """Look an allocation up by name; any other is returned as it is. ``None`` stands for one global ranking.
 
     Raises:
         ValueError: If the name is unknown.
     """
-    if callable(allocation):
+    if callable(allocation) or isinstance(allocation, DataAllocation):
         return allocation
     if allocation not in ALLOCATIONS:
-        raise ValueError(f"allocation={allocation!r} is unknown: use one of {sorted(ALLOCATIONS)} or a callable")
+        raise ValueError(
+            f"allocation={allocation!r} is unknown: use one of {sorted(ALLOCATIONS)}, a callable, or an object with "
+            "estimate"
+        )
     return ALLOCATIONS[allocation]
 
 
@@ -70,27 +93,26 @@ def _rounded_down(share: float) -> str:
 
 
 def allocate(
-    scores: Mapping[str, Scores], keep: int, allocation: str | Allocation, floors: Mapping[str, int]
+    scores: Mapping[str, Scores], keep: int, allocation: Allocation | None, floors: Mapping[str, int]
 ) -> list[Cut]:
-    """Cut every tensor as the allocation says.
+    """Cut every tensor as the allocation says, or by one global ranking.
 
     Raises:
         ValueError: If the counts of a custom allocation do not fit the tensors or do not add up to ``keep``.
     """
-    function = resolve_allocation(allocation)
-    if function is None:
+    if allocation is None:
         return rank(list(scores.values()), keep, [floors[name] for name in scores])
-    counts = function(scores, keep, floors)
+    counts = allocation(scores, keep, floors)
     whole = all(isinstance(count, int) for count in counts.values())
     if not whole or set(counts) != set(scores) or sum(counts.values()) != keep:
         raise ValueError(
-            f"allocation {function} gave {sum(counts.values())} weights for {len(counts)} tensors: "
+            f"allocation {allocation} gave {sum(counts.values())} weights for {len(counts)} tensors: "
             f"it must share out {keep} over {len(scores)}, in whole numbers"
         )
     for name, count in counts.items():
         if not floors[name] <= count <= scores[name].most:
             raise ValueError(
-                f"allocation {function} gave {count} for '{name}': "
+                f"allocation {allocation} gave {count} for '{name}': "
                 f"it must lie between {floors[name]} and {scores[name].most}"
             )
     return [rank([s], counts[name])[0] for name, s in scores.items()]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.names import Patterns
-from reflow_lightning.pruning.allocation import Allocation, least_kept, resolve_allocation
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation, least_kept, resolve_allocation
 from reflow_lightning.pruning.criteria import Criterion, DataCriterion, flat_chunks
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.resolve import resolve_criterion
@@ -24,7 +24,7 @@ from reflow_lightning.running.sharding import reshard
 def check_arguments(
     sparsity: float,
     criterion: str | Criterion | DataCriterion,
-    allocation: str | Allocation,
+    allocation: str | Allocation | DataAllocation,
     pattern: str | None,
     min_kept: float,
 ) -> None:
@@ -51,7 +51,7 @@ def check_model(
     sparsity: float,
     *,
     criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation = "global",
+    allocation: str | Allocation | DataAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),

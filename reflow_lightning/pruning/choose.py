@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.names import Patterns
-from reflow_lightning.pruning.allocation import Allocation, allocate, least_kept
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation, allocate, least_kept
 from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all
 from reflow_lightning.pruning.criteria import Compensating, Criterion, DataCriterion
-from reflow_lightning.pruning.estimate import estimated
+from reflow_lightning.pruning.estimate import estimated, estimated_allocation
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.ranking import cut_mask
@@ -65,7 +65,7 @@ def choose(
     sparsity: float,
     *,
     criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation = "global",
+    allocation: str | Allocation | DataAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),
@@ -82,7 +82,7 @@ def choose(
     pruned goes first, so that it stays pruned. By default that is every weight that is zero.
 
     Raises:
-        ValueError: If an argument is out of range, or the criterion needs data and gets none.
+        ValueError: If an argument is out of range, or the criterion or the allocation needs data and gets none.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -92,7 +92,9 @@ def choose(
     """
     how: dict[str, Any] = {"criterion": criterion, "allocation": allocation, "pattern": pattern, "min_kept": min_kept}
     selected = check_model(model, sparsity, **how, include=include, exclude=exclude)
-    score = estimated(criterion, model, selected, batches, max_batches=max_batches, forward=forward, progress=progress)
+    reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
+    score = estimated(criterion, model, selected, batches, **reading)
+    sharing = estimated_allocation(allocation, model, selected, batches, **reading)
     with in_step(selected, "choosing the weights"):
         keep = kept_in_all(selected, sparsity)
         parts = {name: part_of(name, weight) for name, weight in selected.items()}
@@ -102,7 +104,7 @@ def choose(
             scores = {name: s.without(parsed.outside(s)) for name, s in scores.items()}
         total = sum(weight.numel() for weight in selected.values())
         floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
-        cuts = allocate(scores, keep, allocation, floors)
+        cuts = allocate(scores, keep, sharing, floors)
         empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.size and not cut.kept]
         if empty:
             warn(

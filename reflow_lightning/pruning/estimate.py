@@ -1,12 +1,13 @@
-"""From a criterion that needs data to the scores that it finds on them."""
+"""From criteria and allocations that need data to what they find on them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation, resolve_allocation
 from reflow_lightning.pruning.criteria import Criterion, DataCriterion
 from reflow_lightning.pruning.resolve import resolve_criterion
 from reflow_lightning.running.batches import Batches, Limit, device_of
@@ -50,27 +51,78 @@ def estimated(
     resolved = resolve_criterion(criterion)
     if not isinstance(resolved, DataCriterion):
         return resolved
+    refusal = _Refusal(f"criterion {resolved}", "'magnitude' or 'random'")
+    return _on_batches(resolved, refusal, "scoring", model, weights, batches, max_batches, forward, progress)
+
+
+def estimated_allocation(
+    allocation: str | Allocation | DataAllocation,
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Iterable[Any] | None,
+    *,
+    max_batches: Limit = 50,
+    forward: Forward | None = None,
+    progress: bool = False,
+) -> Allocation | None:
+    """The allocation that one finds on batches; one that needs none is returned as it is, the global ranking as None.
+
+    See `estimated`.
+
+    Example:
+        >>> estimated_allocation("global", nn.Linear(2, 1), {}, None) is None
+        True
+    """
+    resolved = resolve_allocation(allocation)
+    if not isinstance(resolved, DataAllocation):
+        return resolved
+    refusal = _Refusal(f"allocation {resolved}", "'global', 'uniform' or 'erk'")
+    return _on_batches(resolved, refusal, "allocation", model, weights, batches, max_batches, forward, progress)
+
+
+Found = TypeVar("Found", covariant=True)
+
+
+class _Estimator(Protocol[Found]):
+    def estimate(
+        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
+    ) -> Found: ...
+
+
+def _on_batches(
+    estimator: _Estimator[Found],
+    refusal: _Refusal,
+    task: str,
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Iterable[Any] | None,
+    max_batches: Limit,
+    forward: Forward | None,
+    progress: bool,
+) -> Found:
     if sharded_modules(model):
         raise ValueError(
-            f"criterion {resolved} needs whole weights, but fully_shard has spread those of {type(model).__name__} "
-            "over processes: prune before you shard it, or use 'magnitude' or 'random'"
+            f"{refusal.subject} needs whole weights, but fully_shard has spread those of {type(model).__name__} "
+            f"over processes: prune before you shard it, or use {refusal.others}"
         )
-    given = _Missing(resolved) if batches is None else batches
-    moved = Batches(given, max_batches, device_of(model), task="scoring", progress=progress)
-    with isolated_rng(), together("scoring"):
-        found = resolved.estimate(model, weights, moved, forward or default_forward)
+    moved = Batches(
+        refusal if batches is None else batches, max_batches, device_of(model), task=task, progress=progress
+    )
+    with isolated_rng(), together(task):
+        found = estimator.estimate(model, weights, moved, forward or default_forward)
     moved.check()
     return found
 
 
-class _Missing:
-    """Batches that a criterion may ask for in vain."""
+class _Refusal:
+    """Batches that may be asked for in vain."""
 
-    def __init__(self, criterion: DataCriterion) -> None:
-        self.criterion = criterion
+    def __init__(self, subject: str, others: str) -> None:
+        self.subject = subject
+        self.others = others
 
     def __iter__(self) -> Iterator[Any]:
         raise ValueError(
-            f"criterion {self.criterion} needs data, but batches=None: pass batches=loader, drawn and transformed as "
-            "in training, or use 'magnitude' or 'random'"
+            f"{self.subject} needs data, but batches=None: pass batches=loader, drawn and transformed as in training, "
+            f"or use {self.others}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reflow_lightning.names import Patterns
-from reflow_lightning.pruning.allocation import Allocation
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation
 from reflow_lightning.pruning.choose import choose
 from reflow_lightning.pruning.criteria import Criterion, DataCriterion
 from reflow_lightning.pruning.masks import Masks
@@ -21,7 +21,7 @@ def make_masks(
     sparsity: float,
     *,
     criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation = "global",
+    allocation: str | Allocation | DataAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),
@@ -60,7 +60,7 @@ def prune(
     sparsity: float,
     *,
     criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation = "global",
+    allocation: str | Allocation | DataAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),
@@ -86,14 +86,16 @@ def prune(
             such as ``WoodFisher(block=256)``, which also changes the weights that stay.
         allocation: ``"global"`` (one ranking over all layers: Global Magnitude Pruning, arXiv 2209.14624),
             ``"uniform"`` (the same share in each), ``"erk"`` (Erdős-Rényi-Kernel, arXiv 1911.11134), ``"lamp"``
-            (layer-adaptive magnitude, arXiv 2010.07611), or a callable ``(scores, keep, floors) -> number to keep by
-            name``.
+            (layer-adaptive magnitude, arXiv 2010.07611), ``"entropy"`` (from layers whose rectifiers hardly switch,
+            arXiv 2404.16890; it needs data), a callable ``(scores, keep, floors) -> number to keep by name``, or a
+            `DataAllocation`.
         pattern: ``"N:M"``: of every M weights along the input channels at most N stay; ``sparsity`` may prune more.
         min_kept: Each layer keeps at least this fraction *of all selected weights*, or all of its own.
         include: Glob patterns on parameter names; see `select`.
         exclude: Glob patterns on parameter names.
-        batches: What a criterion learns from that needs data, drawn and transformed as in training: any iterable of
-            batches. Where processes run together, each has its own or none, and the result is that of the union.
+        batches: What a criterion or an allocation learns from that needs data, drawn and transformed as in training:
+            any iterable of batches. Where processes run together, each has its own or none, and the result is that of
+            the union.
         max_batches: At most so many batches; ``"auto"`` stands for 200.
         forward: ``(model, batch) -> output`` for batches that the default does not understand; see
             `reflow_lightning.calibrate`.
@@ -104,7 +106,7 @@ def prune(
 
     Raises:
         ValueError: If an argument is out of range, a pattern matches nothing, or a weight is NaN or infinite, or the
-            criterion needs data and gets none. The model then is unchanged.
+            criterion or the allocation needs data and gets none. The model then is unchanged.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 2))

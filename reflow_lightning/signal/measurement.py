@@ -15,6 +15,7 @@ from reflow_lightning.running.processes import gather, in_step
 from reflow_lightning.signal.cka import LinearCKA
 from reflow_lightning.signal.classes import ClassShare
 from reflow_lightning.signal.cosine import CenteredCosine
+from reflow_lightning.signal.layer_entropy import RectifierStates
 from reflow_lightning.signal.probe import channel_dim, is_time_first, listening
 from reflow_lightning.signal.reading import read
 from reflow_lightning.signal.report import LayerSignal, SignalReport
@@ -60,6 +61,7 @@ class Measurement:
         self.batches = 0
         self.statistics: dict[str, dict[str, Metric]] = {kind: {} for kind in _KINDS}
         self.pooled: dict[int, dict[str, list[Tensor]]] = {}
+        self.rectifiers = RectifierStates(model)
         self._device = exact_device(next(model.parameters(), torch.zeros(0)))
         modules = {name: model.get_submodule(name) for name in layers}
         self._dims = {name: channel_dim(module) for name, module in modules.items()}
@@ -87,7 +89,7 @@ class Measurement:
             if self.comparable or self.reference is not None:
                 pooled.setdefault(name, []).append(found.pooled)
 
-        with listening(model, self.layers, take_in):
+        with listening(model, self.layers, take_in), self.rectifiers.counting(model):
             yield
         if self.reference is not None:
             self._compare(pooled, self.reference.pooled[self.batches])
@@ -140,7 +142,7 @@ class Measurement:
             _row(name, {kind: named.get(name) for kind, named in found.items()}, dense.get(name))
             for name in found["moments"]
         ]
-        return SignalReport(tuple(rows), batches)
+        return SignalReport(tuple(rows), batches, self.rectifiers.rows())
 
     def _fill(self) -> None:
         """Add empty statistics of the layers that only other processes reached, and put all in one order."""

@@ -17,7 +17,8 @@ from reflow_lightning.signal.measure import measure_signal
 from reflow_lightning.signal.report import LayerSignal
 
 _WITH_REFERENCE = {"variance_ratio", "channel_ratio", "cosine", "cka"}
-_METRICS = [f.name for f in fields(LayerSignal) if f.name not in {"name", "channels"} | _WITH_REFERENCE]
+_OF_LAYERS = [f.name for f in fields(LayerSignal) if f.name not in {"name", "channels"} | _WITH_REFERENCE]
+_OF_RECTIFIERS = {"rectifier_entropy": "entropy", "rectifier_saturated": "saturated"}  # fields of LayerEntropy
 
 
 class SignalMonitor(pl.Callback):
@@ -31,7 +32,8 @@ class SignalMonitor(pl.Callback):
         every_n_steps: Optimizer steps between two measurements; the first comes after the first step.
         metrics: Fields of `LayerSignal` that need no reference; each is logged as ``<metric>/<layer>``. They cost the
             same however many are logged. ``class_share`` takes batches with labels, and is of one batch here: compare
-            it over time rather than with 0.
+            it over time rather than with 0. ``rectifier_entropy`` and ``rectifier_saturated`` are those of
+            `LayerEntropy`, logged for every weighted layer whose output enters a rectifier, whatever ``layers`` says.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
 
@@ -43,14 +45,23 @@ class SignalMonitor(pl.Callback):
         self,
         every_n_steps: int = 50,
         *,
-        metrics: Sequence[str] = ("variance", "dead", "saturated", "entropy", "class_share"),
+        metrics: Sequence[str] = (
+            "variance",
+            "dead",
+            "saturated",
+            "entropy",
+            "class_share",
+            "rectifier_entropy",
+            "rectifier_saturated",
+        ),
         layers: Patterns | None = None,
         forward: Forward | None = None,
     ) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps!r} must be a whole number of at least 1")
-        if isinstance(metrics, str) or not metrics or not set(metrics) <= set(_METRICS):
-            raise ValueError(f"metrics={metrics!r} must be a list of some of {', '.join(_METRICS)}")
+        if isinstance(metrics, str) or not metrics or not set(metrics) <= {*_OF_LAYERS, *_OF_RECTIFIERS}:
+            known = ", ".join((*_OF_LAYERS, *_OF_RECTIFIERS))
+            raise ValueError(f"metrics={metrics!r} must be a list of some of {known}")
         self.every_n_steps = every_n_steps
         self.metrics = tuple(metrics)
         self.layers = None if layers is None else as_patterns(layers)
@@ -81,6 +92,12 @@ class SignalMonitor(pl.Callback):
             f"{metric}/{row.name}": value
             for row in report.rows
             for metric in self.metrics
-            if (value := getattr(row, metric)) is not None
+            if (value := getattr(row, metric, None)) is not None
+        }
+        metrics |= {
+            f"{metric}/{row.layer}": getattr(row, field)
+            for row in report.rectifiers
+            for metric, field in _OF_RECTIFIERS.items()
+            if metric in self.metrics
         }
         logs.log_metrics(trainer, metrics, logs.logger_step(trainer))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from reflow_lightning.signal.layer_entropy import LayerEntropy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +55,7 @@ class SignalReport:
     Attributes:
         rows: One row a layer, in the order in which the forward pass reaches them.
         batches: Number of batches measured.
+        rectifiers: How often the rectifier after each weighted layer switches, in the order in which they ran.
 
     Example:
         >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
@@ -63,6 +66,7 @@ class SignalReport:
 
     rows: tuple[LayerSignal, ...]
     batches: int
+    rectifiers: tuple[LayerEntropy, ...] = ()
 
     def table(self) -> str:
         """The rows as text; columns that need a reference, or labels, appear if there were any."""
@@ -71,8 +75,12 @@ class SignalReport:
     __str__ = table
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types: ``{"batches": .., "layers": [{"name": .., "variance": .., ..}, ..]}``."""
-        return {"batches": self.batches, "layers": [asdict(row) for row in self.rows]}
+        """Plain types: ``{"batches": .., "layers": [{"name": .., "variance": .., ..}, ..], "rectifiers": [..]}``."""
+        return {
+            "batches": self.batches,
+            "layers": [asdict(row) for row in self.rows],
+            "rectifiers": [asdict(row) for row in self.rectifiers],
+        }
 
     def variances(self) -> dict[str, float]:
         """Variance by layer name, in forward order."""
@@ -90,8 +98,8 @@ class SignalReport:
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of `LayerSignal` fields as aligned text, without the columns that are empty throughout."""
-    columns = [f.name for f in fields(LayerSignal) if any(row[f.name] is not None for row in rows)]
+    """Rows as aligned text, first the layer's name, without the columns that are empty throughout."""
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     cells = [["layer", *columns[1:]], *([_cell(column, row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(

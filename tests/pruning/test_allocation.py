@@ -15,6 +15,6 @@ def test_a_floor_that_does_not_fit_names_the_largest_that_does():
 
 def test_unknown_names_are_errors():
     with pytest.raises(
-        ValueError, match=r"allocation='erdos' is unknown: use one of \['erk', 'global', 'lamp', 'uniform'\]"
+        ValueError, match=r"allocation='erdos' is unknown: use one of \['entropy', 'erk', 'global', 'lamp', 'uniform'\]"
     ):
         resolve_allocation("erdos")

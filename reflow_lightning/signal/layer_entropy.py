@@ -1,0 +1,144 @@
+"""The entropy of every rectifier of a network, batch by batch, and over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.running.processes import gather, in_step
+from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
+from reflow_lightning.signal.rectifiers import Rectified, watching_rectifiers
+from reflow_lightning.signal.statistics import exact_device
+
+
+@dataclass(frozen=True)
+class LayerEntropy:
+    """How often the rectifier after a layer switches, over all samples and positions.
+
+    A neuron, which is a channel, is saturated if it stays on one side of zero, and below the ceiling of a ReLU6 or
+    above it: the rectifier adds no non-linearity there. That is exact for ReLU, ReLU6, LeakyReLU, PReLU and RReLU. The
+    smooth ones, GELU, SiLU, Hardswish and ELU, are still bent on one side of zero or on both, and linear only far from
+    it. Values of exactly zero count as neither side.
+
+    Attributes:
+        layer: Name of the weighted layer before the rectifier.
+        kind: The rectifier, or several, joined by "+".
+        neurons: Number of neurons.
+        entropy: Mean over all neurons of the entropy of their state, in bits (arXiv 2404.16890).
+        switching_entropy: The same over the neurons that are not saturated; 0 if all are.
+        saturated: Share of neurons that are saturated.
+        always_on: Share of neurons that are never off nor above the ceiling, but on.
+        always_off: Share of neurons that are never on; those of nothing but zeros are among them.
+    """
+
+    layer: str
+    kind: str
+    neurons: int
+    entropy: float
+    switching_entropy: float
+    saturated: float
+    always_on: float
+    always_off: float
+
+    @property
+    def linear(self) -> bool:
+        """Whether all neurons are saturated, so that the layer has collapsed on these data."""
+        return self.saturated == 1
+
+    @classmethod
+    def of(cls, layer: str, kind: str, counts: NeuronCounts) -> LayerEntropy:
+        """The row of a layer.
+
+        Example:
+            >>> counts = NeuronCounts(*torch.tensor([[2.0, 4.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+            >>> LayerEntropy.of("conv1", "relu", counts).always_on
+            0.5
+        """
+        saturated = neuron_entropy(counts) == 0
+        quiet = counts.above == 0
+        return cls(
+            layer=layer,
+            kind=kind,
+            neurons=len(saturated),
+            entropy=layer_entropy(counts),
+            switching_entropy=layer_entropy(counts, saturated=False),
+            saturated=_share(saturated),
+            always_on=_share((counts.off == 0) & quiet & (counts.on > 0)),
+            always_off=_share((counts.on == 0) & quiet),
+        )
+
+
+class RectifierStates:
+    """The states of the neurons before every rectifier that a network runs.
+
+    A layer whose output enters several rectifiers is counted once, with the values of all. Where these differ in the
+    number of channels, as after a concatenation, the neurons of each number are neurons of their own.
+
+    Args:
+        model: The network.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> states = RectifierStates(model)
+        >>> with states.counting(model):
+        ...     _ = model(torch.randn(32, 4))
+        >>> [(row.layer, row.neurons) for row in states.rows()]
+        [('0', 8)]
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.states: dict[tuple[str, str, int], NeuronStates] = {}
+        self._device = exact_device(next(model.parameters(), torch.zeros(0)))
+
+    @contextmanager
+    def counting(self, model: nn.Module) -> Iterator[None]:
+        """Count the states during the block, which runs the model."""
+        with watching_rectifiers(model, self._take_in):
+            yield
+
+    def _take_in(self, call: Rectified) -> None:
+        key = (call.layer, call.kind, call.values.shape[call.dim])
+        if key not in self.states:
+            self.states[key] = self._empty(key)
+        self.states[key].update(neuron_states(call.values, call.dim, call.ceiling))
+
+    def _empty(self, key: tuple[str, str, int]) -> NeuronStates:
+        return NeuronStates(key[-1]).to(self._device)
+
+    def counts(self) -> dict[str, tuple[str, NeuronCounts]]:
+        """Kind of the rectifiers after each layer, and the states of its neurons, in the order in which they ran.
+
+        Where processes run together, they are those of the batches of all; each must call this, batches or not.
+        """
+        everywhere = dict.fromkeys(key for reached in gather(list(self.states)) for key in reached)
+        by_width: dict[str, dict[int, Tensor]] = {}
+        kinds: dict[str, dict[str, None]] = {}
+        with in_step():
+            for layer, kind, channels in everywhere:
+                key = layer, kind, channels
+                found = torch.stack(self._everywhere(self.states.get(key) or self._empty(key)))
+                widths = by_width.setdefault(layer, {})
+                widths[channels] = widths[channels] + found if channels in widths else found
+                kinds.setdefault(layer, {})[kind] = None
+        return {
+            layer: ("+".join(kinds[layer]), NeuronCounts(*torch.cat(list(widths.values()), dim=1)))
+            for layer, widths in by_width.items()
+        }
+
+    @staticmethod
+    def _everywhere(statistic: NeuronStates) -> NeuronCounts:
+        statistic._update_count += 1  # no update is no reason for torchmetrics' warning here
+        found: NeuronCounts = statistic.compute()
+        return found
+
+    def rows(self) -> tuple[LayerEntropy, ...]:
+        """One row a layer; see `counts`."""
+        return tuple(LayerEntropy.of(layer, kind, counts) for layer, (kind, counts) in self.counts().items())
+
+
+def _share(neurons: Tensor) -> float:
+    return float(neurons.double().mean()) if len(neurons) else 0.0

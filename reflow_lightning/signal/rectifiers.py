@@ -1,0 +1,199 @@
+"""Rectifiers observed while a network runs, modules and functions alike, each named by the weighted layer before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_RECTIFIERS = frozenset(
+    ("relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "gelu", "silu", "hardswish", "elu")
+)
+_CONVOLUTIONS = {f"{name}{n}d": n for name in ("conv", "conv_transpose") for n in (1, 2, 3)}
+_PRODUCTS = frozenset(_CONVOLUTIONS).union(
+    ("linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot"),
+    ("multi_head_attention_forward", "gru", "lstm", "rnn_tanh", "rnn_relu"),
+    ("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+)
+_PERMUTATIONS = frozenset(("transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "adjoint"))
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """What enters one call of a rectifier.
+
+    Attributes:
+        layer: Name of the module whose weight made it: the last one on the longest path from the input. So after a
+            residual addition it is the last layer of the block, never the shortcut.
+        kind: The rectifier, as its function is called: ``"relu"``, ``"relu6"``, ``"gelu"``. ``Hardtanh(0, 6)`` is
+            ``"relu6"``.
+        values: The pre-activations, before an in-place rectifier overwrites them.
+        dim: Their channel dimension.
+        ceiling: The value above which the output is constant; infinite for most.
+    """
+
+    layer: str
+    kind: str
+    values: Tensor
+    dim: int
+    ceiling: float = math.inf
+
+
+@contextmanager
+def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None]) -> Iterator[None]:
+    """Call the listener before every rectifier that the model runs during the block.
+
+    Known are ReLU, ReLU6, ``Hardtanh(0, ...)``, LeakyReLU, PReLU, RReLU, GELU, SiLU, Hardswish and ELU, as modules and
+    as functions of torch. A rectifier that no weighted layer precedes is passed over, and so is what torch does not let
+    one see: within a scripted module, a recurrent layer, or an autograd function of one's own.
+
+    The channel dimension is that of the layer's output, the last but for convolutions, and follows transposition,
+    pooling and reshaping. Where a reshape splits or merges it, the part counts into which its first element falls.
+
+    Modules compiled by `torch.compile` run eagerly meanwhile, and attention without its fast path.
+
+    Args:
+        model: Its parameters of two dimensions or more are the weights; parametrized ones too.
+        listener: Must not change the values.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        >>> with watching_rectifiers(model, lambda r: print(r.layer, r.kind, tuple(r.values.shape), r.dim)):
+        ...     _ = model(torch.randn(2, 1, 5, 5))
+        0 relu (2, 4, 3, 3) 1
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not ask the mode
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # it is one kernel, activation included
+        stack.enter_context(_Watch(model, listener))
+        yield
+
+
+class _Origin(NamedTuple):
+    """Where an activation comes from: its layer, the weighted layers on the longest path to it, its channels."""
+
+    layer: str
+    depth: int
+    dim: int
+
+
+class _Watch(TorchFunctionMode):
+    """Follows which layer each tensor comes from; a tensor that is gone is forgotten."""
+
+    def __init__(self, model: nn.Module, listener: Callable[[Rectified], None]) -> None:
+        super().__init__()
+        self.listener = listener
+        self.origins: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
+        self.weights: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                self.weights[parameter] = _owner(name)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").rstrip("_")  # relu_ works in place
+        if name in _RECTIFIERS:
+            self._hear(name, args, kwargs)
+        out = func(*args, **kwargs)
+        outputs = list(_tensors((out,)))
+        if outputs:
+            inputs = list(_tensors((*args, *kwargs.values())))
+            if name in _PRODUCTS and (layer := self._layer_of(inputs)) is not None:
+                depth = 1 + max((self.origins[x].depth for x in inputs if x in self.origins), default=0)
+                for output in outputs:
+                    self.origins[output] = _Origin(layer, depth, max(0, output.ndim - 1 - _CONVOLUTIONS.get(name, 0)))
+            else:
+                self._hand_on(func, name, args, kwargs, inputs, outputs)
+        return out
+
+    def _hear(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        values = args[0] if args else kwargs.get("input")
+        lower, ceiling = 0.0, math.inf
+        if name == "hardtanh":
+            lower, ceiling = _bounds(*args, **kwargs)
+        if name == "relu6" or (lower, ceiling) == (0, 6):
+            name, ceiling = "relu6", 6.0
+        if lower == 0 and isinstance(values, Tensor) and (origin := self.origins.get(values)) is not None:
+            self.listener(Rectified(origin.layer, name, values.detach(), origin.dim, float(ceiling)))
+
+    def _layer_of(self, inputs: Iterable[Tensor]) -> str | None:
+        """The layer that the last of the weights among the inputs belongs to; a query before it may be learned too."""
+        return next((self.weights[x] for x in reversed(list(inputs)) if x in self.weights), None)
+
+    def _hand_on(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+    ) -> None:
+        """Whatever is made of activations comes from the deepest of them, and what is made of weights is one."""
+        known = [x for x in inputs if x in self.origins]
+        if known:
+            source = max(known, key=lambda x: self.origins[x].depth)  # the first on ties
+            layer, depth, dim = self.origins[source]
+            permuted = name in _PERMUTATIONS and args and source is args[0]
+            for output in outputs:
+                after = _permuted(func, args, kwargs, dim) if permuted else moved_dim(dim, source.shape, output.shape)
+                self.origins[output] = _Origin(layer, depth, after)
+        elif (owner := self._layer_of(inputs)) is not None:
+            for output in outputs:
+                self.weights[output] = owner
+
+
+def _owner(parameter: str) -> str:
+    """Name of the module that a parameter belongs to, though a parametrization may hold it."""
+    within = parameter.split("parametrizations.")[0]
+    return within.rstrip(".") if within != parameter else parameter.rpartition(".")[0]
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _bounds(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> tuple[float, float]:  # noqa: A002
+    """The bounds of `torch.nn.functional.hardtanh`, by its signature."""
+    return min_val, max_val
+
+
+def _permuted(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], dim: int) -> int:
+    """Where a function that permutes dimensions puts one: each of the probe's has its number for its size."""
+    probe = torch.empty(tuple(range(args[0].ndim)), device="meta")
+    return list(func(probe, *args[1:], **kwargs).shape).index(dim)
+
+
+def moved_dim(dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+    """Where a dimension is after a function that keeps the order of dimensions: a reshape, pooling, indexing.
+
+    Args:
+        dim: The dimension.
+        before: Shape of the input.
+        after: Shape of the output.
+
+    Example:
+        >>> moved_dim(1, (2, 8, 3, 3), (2, 72)), moved_dim(2, (2, 5, 8), (10, 8)), moved_dim(2, (2, 5, 8), (2, 8))
+        (1, 1, 1)
+    """
+    if math.prod(before) == math.prod(after) and before != after:
+        start = math.prod(before[:dim])
+        return next((i for i in range(len(after)) if math.prod(after[: i + 1]) > start), max(0, len(after) - 1))
+    if len(before) == len(after):
+        return dim
+    places = (dim, dim - len(before) + len(after))  # counted from the first dimension, or from the last
+    return next((i for i in places if 0 <= i < len(after) and after[i] == before[dim]), max(0, len(after) - 1))
