@@ -2,19 +2,22 @@
 
 from reflow_lightning.calibration import calibrate
 from reflow_lightning.callback import Reflow
+from reflow_lightning.depth import collapse
 from reflow_lightning.pruning import Masks, prune
-from reflow_lightning.schedules import Gradual, OneShot
+from reflow_lightning.schedules import Gradual, Iterative, OneShot
 from reflow_lightning.search import find_sparsity
 from reflow_lightning.signal import measure_signal
 from reflow_lightning.signal.monitor import SignalMonitor
 
 __all__ = [
     "Gradual",
+    "Iterative",
     "Masks",
     "OneShot",
     "Reflow",
     "SignalMonitor",
     "calibrate",
+    "collapse",
     "find_sparsity",
     "measure_signal",
     "prune",

@@ -187,15 +187,20 @@ def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return cast("list[pl.Callback]", getattr(trainer, "callbacks", []))
 
 
+def averaging(trainer: pl.Trainer) -> list[pl.Callback]:
+    """The callbacks that keep averages of the weights, `WeightAveraging` and its like."""
+    kinds = {"WeightAveraging", "StochasticWeightAveraging"}
+    return [found for found in callbacks(trainer) if {kind.__name__ for kind in type(found).__mro__} & kinds]
+
+
 def averages(trainer: pl.Trainer) -> list[nn.Module]:
-    """The modules in which other callbacks keep averages of the weights, `WeightAveraging` and its like."""
+    """The modules in which other callbacks keep averages of the weights."""
     found = []
-    for callback in callbacks(trainer):
-        if {kind.__name__ for kind in type(callback).__mro__} & {"WeightAveraging", "StochasticWeightAveraging"}:
-            average = getattr(callback, "_average_model", None)
-            has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
-            if has_begun and isinstance(average, nn.Module):
-                found.append(average.module if isinstance(average, AveragedModel) else average)
+    for callback in averaging(trainer):
+        average = getattr(callback, "_average_model", None)
+        has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
+        if has_begun and isinstance(average, nn.Module):
+            found.append(average.module if isinstance(average, AveragedModel) else average)
     return found
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import weakref
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,25 +14,25 @@ from torch.optim import Optimizer
 
 from reflow_lightning import bridge, logs
 from reflow_lightning.bridge import CalibrationData
-from reflow_lightning.calibration import AnyRepair, check_repair, resolve_repair
-from reflow_lightning.event import PruneEvent, prune_and_repair
-from reflow_lightning.keeping import ZeroKeeper
+from reflow_lightning.calibration import AnyRepair, check_repair
 from reflow_lightning.names import Patterns, as_patterns
-from reflow_lightning.plan import Plan
-from reflow_lightning.pruning import Allocation, Criterion, DataCriterion, Masks, check_arguments, check_model
-from reflow_lightning.running.batches import Limit, at_most, check_limit
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.planning import in_training
+from reflow_lightning.pruner import Pruner
+from reflow_lightning.pruning import Allocation, Criterion, DataAllocation, DataCriterion, Masks, check_model
+from reflow_lightning.rounds import Round
+from reflow_lightning.rounds.judge import judge_of
+from reflow_lightning.running.batches import Limit
+from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
-from reflow_lightning.running.processes import share, together
+from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import reshard, whole
-from reflow_lightning.schedules import Gradual, OneShot, Progress, Schedule
+from reflow_lightning.schedules import OneShot, Progress, Schedule, resolve_schedule
 from reflow_lightning.signal.monitor import SignalMonitor
 
-_PROFILE_BATCHES = 4
 _BELOW_ONE = math.nextafter(1.0, 0.0)  # of few weights all may be gone by rounding; 1.0 is no sparsity to ask for
 
 
-class Reflow(pl.Callback):
+class Reflow(Pruner, pl.Callback):
     """Prune the network at chosen moments of a training, restore its signal, and keep the zeros from then on.
 
     At each moment: choose the weights (`reflow_lightning.prune`), set them to zero, re-estimate the BatchNorm
@@ -49,7 +46,7 @@ class Reflow(pl.Callback):
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
-        schedule: `OneShot` or `Gradual`.
+        schedule: `OneShot`, `Gradual` or `Iterative`.
         criterion: See `reflow_lightning.prune`, as for the next five. One that needs data reads the calibration data.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``.
@@ -87,7 +84,7 @@ class Reflow(pl.Callback):
         *,
         schedule: Schedule = OneShot(),  # noqa: B008  (frozen)
         criterion: str | Criterion | DataCriterion = "magnitude",
-        allocation: str | Allocation = "global",
+        allocation: str | Allocation | DataAllocation = "global",
         pattern: str | None = None,
         min_kept: float = 0.0,
         include: Patterns = ("*",),
@@ -99,18 +96,8 @@ class Reflow(pl.Callback):
         forward: Forward | None = None,
         seed: int = 0,
     ) -> None:
-        check_arguments(sparsity, criterion, allocation, pattern, min_kept)
-        resolve_repair(repair)
-        if not isinstance(schedule, Schedule):
-            raise ValueError(f"schedule={schedule!r} must be a schedule: OneShot(...) or Gradual(...)")
-        bridge.check_calibration_data(calibration_data)
-        check_limit("calibration_batches", calibration_batches)
-        if pattern is not None and isinstance(schedule, Gradual):
-            raise ValueError(f"pattern={pattern!r} can't be reached gradually: use schedule=OneShot(...)")
-        self.sparsity = sparsity
-        self.schedule = schedule
         self.include, self.exclude = as_patterns(include), as_patterns(exclude)
-        self._how: dict[str, Any] = {
+        how = {
             "criterion": criterion,
             "allocation": allocation,
             "pattern": pattern,
@@ -118,23 +105,18 @@ class Reflow(pl.Callback):
             "include": self.include,
             "exclude": self.exclude,
         }
-        self.repair = repair
-        self.calibration_data = calibration_data
-        self.calibration_batches = calibration_batches
         if not isinstance(monitor, (bool, SignalMonitor)):
             raise ValueError(f"monitor={monitor!r} must be True, False or a SignalMonitor")
+        super().__init__(sparsity, how, repair, calibration_batches, forward, seed, measures=monitor is not False)
+        self.schedule = resolve_schedule(schedule, sparsity, pattern)
+        bridge.check_calibration_data(calibration_data)
+        self.calibration_data = calibration_data
         self.monitor = SignalMonitor(forward=forward) if monitor is True else monitor or None
         self._default_monitor = monitor is True
         self._curves: SignalMonitor | None = None  # the monitor, unless the trainer has another that does its work
-        self.forward = forward
-        self.seed = seed
-        self.masks: Masks | None = None
-        self.events: list[PruneEvent] = []
-        self.listeners: list[Callable[[str, nn.Module], None]] = []
         self._last: Progress | None = None
-        self._module: weakref.ref[nn.Module] | None = None
+        self._judge = judge_of(self.schedule)
         self._checked = self._tried = self._prepared = False
-        self._keeper = ZeroKeeper()
 
     @property
     def state_key(self) -> str:
@@ -143,8 +125,22 @@ class Reflow(pl.Callback):
 
     @property
     def completed(self) -> bool:
-        """Whether the schedule has done all its pruning."""
-        return self.schedule.finished(self._last)
+        """Whether all pruning is done, by the schedule or since a round was not good enough."""
+        return self.schedule.finished(self._last) or self._judge.rounds.is_done
+
+    @property
+    def _reached(self) -> float:
+        return 0.0 if self.masks is None else self.masks.sparsity
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds of an `Iterative` schedule so far, the dense network first; of other schedules none."""
+        return self._judge.rounds.rows
+
+    @property
+    def returned(self) -> Round | None:
+        """The round whose network a training with ``stop_on_drop`` ended with."""
+        return self._judge.rounds.returned
 
     # -- the training's course
 
@@ -162,12 +158,10 @@ class Reflow(pl.Callback):
             check_repair(module, self.repair)
         self._checked = True
 
-    def _adopt(self, module: nn.Module) -> None:
-        """Forget the masks of another module."""
-        if self._module is not None and self._module() is not module:
+    def _adopt(self, model: nn.Module) -> None:
+        if not self._bound.adopt(model):
             rank_zero_info("Reflow starts anew, since this is another module than the last")
-            self.masks, self._last = None, None
-        self._module = weakref.ref(module)
+            self._last, self._judge = None, judge_of(self.schedule)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The checkpoint is loaded by now: the sanity check shall see the zeros."""
@@ -178,13 +172,16 @@ class Reflow(pl.Callback):
         if not bridge.is_trial(trainer):
             self.schedule.check(bridge.length(trainer))
         self._resume(trainer, pl_module)
-        if self.masks is not None and self.schedule.finished(self._last) and not self.masks.reaches(self.sparsity):
+        ended = self.schedule.finished(self._last) or self._judge.rounds.over
+        if self.masks is not None and ended and not self.masks.reaches(self.sparsity):
             rank_zero_warn(
                 f"sparsity={self.sparsity} has no effect: {self.schedule} was completed before this fit, at sparsity "
                 f"{self.masks.sparsity:.4f}; use a new Reflow, without its state in the checkpoint, to prune further"
             )
-        self._bind(pl_module)
-        self._keeper.watch(trainer.optimizers)
+        self._bound.bind(pl_module)
+        self._bound.keeper.watch(trainer.optimizers)
+        self._judge.begin(trainer, self._reached)
+        self._judge_round(trainer, trainer.current_epoch)  # that of a checkpoint may have ended just then
         others = any(isinstance(callback, SignalMonitor) for callback in bridge.callbacks(trainer))
         self._curves = None if self._default_monitor and others else self.monitor
         if self._curves is not None:
@@ -193,10 +190,7 @@ class Reflow(pl.Callback):
     def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._adopt(pl_module)
         reshard(pl_module)
-        if self.masks is not None:
-            with together("applying the masks of the checkpoint"):
-                for module in (pl_module, *bridge.averages(trainer)):
-                    self.masks.apply(module)
+        self._bound.apply([pl_module, *bridge.averages(trainer)])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -207,7 +201,7 @@ class Reflow(pl.Callback):
             self._try_forward(trainer, pl_module, batch)
         if not self._checked:  # a forward pass, this one or a sanity check's, has given lazy layers their values
             self._check(pl_module)
-        self._follow(pl_module)
+        self._bound.follow(pl_module)
         self._prune_if_due(trainer, pl_module, bridge.progress(trainer, batch_idx))
 
     def on_train_batch_end(
@@ -222,28 +216,51 @@ class Reflow(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Before Lightning clips gradients: pruned weights have none."""
-        self._keeper.mask_gradients()
+        self._bound.keeper.mask_gradients()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the judge of the rounds."""
+        self._judge.validated(trainer, pl_module, self.masks)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge a round that is over, after its last validation."""
+        self._judge_round(trainer, trainer.current_epoch + 1)
+
+    def _judge_round(self, trainer: pl.Trainer, epochs: int) -> None:
+        self._judge.judge(trainer, Progress(trainer.global_step, epochs, None), self._last)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave exact zeros, and say if the schedule was not completed."""
+        """Return to the last good round, leave exact zeros, and say if the schedule was not completed."""
         reshard(pl_module)
-        if self.masks is not None:
-            self.masks.apply(pl_module)
-        self._keeper.release()
-        if not self.schedule.finished(self._last):
-            reached = 0.0 if self.masks is None else self.masks.sparsity
+        completed = self.completed
+        self._return(trainer, pl_module)
+        self._bound.apply([pl_module])
+        self._bound.keeper.release()
+        if not (completed or self._judge.rounds.stopped):
             rank_zero_warn(
                 f"training ended at step {trainer.global_step} before {self.schedule} was completed: sparsity is "
-                f"{reached:.4f} instead of {self.sparsity}; train longer, or prune earlier"
+                f"{self._reached:.4f} instead of {self.sparsity}; train longer, or prune earlier"
             )
+
+    def _return(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        masks = self._judge.end(pl_module, self.masks)
+        if masks is not self.masks:
+            self._settle()  # what the last event did is gone
+            self.masks = masks
+            self._bound.bind(pl_module)
+            trainer.callback_metrics["sparsity/global"] = torch.tensor(self._reached)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Return to the last good round where nothing was left to train, after a checkpoint of the last epoch."""
+        self._return(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Let go of the optimizers and the module."""
-        self._keeper.release()
+        self._bound.keeper.release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let go of the optimizers and the module."""
-        self._keeper.release()
+        self._bound.keeper.release()
 
     @torch.no_grad()
     def _try_forward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
@@ -255,9 +272,9 @@ class Reflow(pl.Callback):
     # -- the prune event
 
     def _prune_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, now: Progress) -> None:
-        if not self.schedule.due(now, self._last):
+        if self._judge.rounds.is_done or not self.schedule.due(now, self._last):
             return
-        pruned = 0.0 if self.masks is None else min(self.masks.sparsity, _BELOW_ONE)
+        pruned = min(self._reached, _BELOW_ONE)
         target = max(self.schedule.share(now) * self.sparsity, pruned)  # a longer training may lower the share
         is_last = self.schedule.finished(now)
         prunes = target > pruned or is_last
@@ -276,90 +293,19 @@ class Reflow(pl.Callback):
             self._prepared = True
 
         def finish(masks: Masks) -> None:
-            self._keeper.bind(pl_module, masks)
+            self._bound.keeper.bind(pl_module, masks)
             for optimizer in trainer.optimizers:
-                self._keeper.forget_moments(optimizer)
+                self._bound.keeper.forget_moments(optimizer)
 
-        limit = bridge.batch_limit(trainer, self.calibration_data, self.calibration_batches)
-        measured = self.monitor is not None and not bridge.is_barebones(trainer)
-        plan = Plan(
-            self._how,
-            self.repair,
-            functools.partial(bridge.calibration_batches, trainer, self.calibration_data, seed=self.seed + now.step),
-            bridge.forward_in_precision(trainer, self.forward),
-            limit,
-            profile=at_most(limit, share(_PROFILE_BATCHES)) if measured else None,
-            seed=self.seed,
-            step=now.step,
-            listeners=self.listeners,
-            averages=bridge.averages(trainer),
-            foreign=self.calibration_data not in ("train", getattr(trainer, "datamodule", None)),
-            is_last=is_last,
-            progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
-            finish=finish,
-        )
-        event, self.masks = prune_and_repair(pl_module, target, plan, self.masks)
-        self._record(event)
+        plan = dataclasses.replace(self._plan(), step=now.step, is_last=is_last, finish=finish)
+        plan = in_training(plan, trainer, self.calibration_data)
+        event = self._do(pl_module, target, plan)
+        self._judge.pruned(event.sparsity)
         rank_zero_info(
             f"Reflow at step {now.step}: sparsity {event.sparsity:.4f} over {len(event.sparsities)} tensors "
             f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
             f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s)"
         )
-
-    def apply(self, model: nn.Module, batches: Iterable[Any]) -> PruneEvent:
-        """Prune and repair a model here and now, without a training; the schedule is not asked.
-
-        Applied again to the same model, it keeps to its zeros.
-
-        Args:
-            model: Any module, on its device. Unchanged if an error is raised.
-            batches: Calibration batches, to be iterated twice, such as a DataLoader.
-
-        Returns:
-            What was done; the masks are in `masks`.
-
-        Example:
-            >>> from torch import nn
-            >>> reflow = Reflow(0.5)
-            >>> event = reflow.apply(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), [torch.randn(8, 4)])
-            >>> event.sparsity, event.calibration.repaired
-            (0.5, ('1',))
-        """
-        check_model(model, self.sparsity, **self._how)
-        self._adopt(model)
-        plan = Plan(
-            self._how,
-            self.repair,
-            functools.partial(iter, batches),
-            self.forward or default_forward,
-            self.calibration_batches,
-            profile=at_most(self.calibration_batches, _PROFILE_BATCHES) if self.monitor is not None else None,
-            seed=self.seed,
-            listeners=self.listeners,
-        )
-        event, self.masks = prune_and_repair(model, self.sparsity, plan, self.masks)
-        self._record(event)
-        return event
-
-    def _record(self, event: PruneEvent) -> None:
-        """Only the latest event can be undone, or a gradual schedule would gather old statistics without end."""
-        if self.events:
-            self.events[-1] = self.events[-1].settled()
-        self.events.append(event)
-
-    def _bind(self, pl_module: pl.LightningModule) -> None:
-        if self.masks is not None:
-            self.masks = self.masks.spread_over(pl_module)
-            self._keeper.bind(pl_module, self.masks)
-
-    def _follow(self, pl_module: pl.LightningModule) -> None:
-        """Keep to the masks where a parameter was replaced since, as by a new layer under the old name."""
-        if self.masks is not None:
-            reshard(pl_module)
-            if not self._keeper.is_bound(pl_module, self.masks):
-                rank_zero_warn("parameters that Reflow has pruned were replaced: the new ones get the same zeros")
-                self.masks.apply(pl_module)
-                self._bind(pl_module)
 
     # -- the checkpoint
 
@@ -368,16 +314,14 @@ class Reflow(pl.Callback):
         return {
             "masks": None if self.masks is None else self.masks.state_dict(),
             "last": None if self._last is None else dataclasses.asdict(self._last),
+            "rounds": self._judge.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was: what was pruned stays so, and no prune event happens twice."""
-        masks, last = state_dict["masks"], state_dict["last"]
-        self._module = None  # whatever is fitted next is the module of the checkpoint
-        self.masks = None if masks is None else Masks.from_state_dict(masks)
+        masks, last, rounds = state_dict["masks"], state_dict["last"], state_dict.get("rounds")
+        self._bound.load(None if masks is None else Masks.from_state_dict(masks))
         self._last = None if last is None else Progress(**last)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What may be copied or sent to another process: not what is bound to this one."""
-        events = [event.settled() for event in self.events]
-        return self.__dict__ | {"_module": None, "_keeper": ZeroKeeper(), "events": events}
+        self._judge = judge_of(self.schedule)
+        if rounds is not None:
+            self._judge.load_state_dict(rounds)

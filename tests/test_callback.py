@@ -343,6 +343,8 @@ def test_tensorboard_has_the_curves_and_the_depth_profiles(tmp_path):
         assert [s.step for s in profile] == [1, 2, 3]
         variances = [row.variance for row in callback.events[0].signal[stage].rows]
         assert [s.value for s in profile] == pytest.approx(variances)
+        rectifiers = [row.entropy for row in callback.events[0].signal[stage].rectifiers]
+        assert [s.value for s in events.Scalars(f"rectifier_entropy_profile/{stage}")] == pytest.approx(rectifiers)
 
 
 def test_a_gradual_schedule_keeps_its_profiles_apart(tmp_path):
@@ -412,7 +414,7 @@ def test_callbacks_keep_their_own_log_attributes():
         ({"pattern": "2:2"}, "pattern='2:2' is not 'N:M'"),
         ({"pattern": "2:4", "schedule": Gradual()}, "can't be reached gradually"),
         ({"calibration_data": "test"}, "calibration_data='test' must be 'train', 'val'"),
-        ({"schedule": "one_shot"}, r"schedule='one_shot' must be a schedule: OneShot\(...\) or Gradual"),
+        ({"schedule": "one_shot"}, r"schedule='one_shot' must be a schedule: OneShot\(...\), Gradual"),
         ({"monitor": "yes"}, "monitor='yes' must be True, False or a SignalMonitor"),
         ({"calibration_batches": 0}, "calibration_batches=0 must be a whole number"),
     ],

@@ -31,7 +31,7 @@ class Snapshot:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._values = [
-            (module, name, tensor.detach().clone()) for module in modules for name, tensor in _tensors(module)
+            (module, name, tensor.detach().clone()) for module in modules for name, tensor in named_tensors(module)
         ]
 
     @classmethod
@@ -61,7 +61,8 @@ class Snapshots:
             snapshot.restore()
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of a module that have values and can be written, by name."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from reflow_lightning.callback import Reflow
+from reflow_lightning.depth.cost import Cost, measure_cost
 from reflow_lightning.experiments.checkpoints import load_weights
-from reflow_lightning.experiments.cost import Cost, measure_cost
+from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.pruning import select
@@ -63,6 +65,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         _apply(cfg, module, data, reflow)
     ended = time.perf_counter()
     tested = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
+    collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
     event = reflow.events[-1]
     report = {
         "title": str(cfg.title),
@@ -72,9 +75,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "metric": str(cfg.metric),
         **tested,
         "validation": _validation(cfg, tester, module, data),
-        "sparsity": tested["stages"]["repaired"]["sparsity"],
+        "sparsity": list(tested["stages"].values())[-1]["sparsity"],
+        "rounds": [asdict(row) for row in reflow.rounds],
         "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
         "cost": cost_of(module, data).as_dict(),
+        "collapse": collapsed,
         "seconds": _seconds(reflow, began, stages.times["repaired"], ended, start),
         "environment": describe_environment(tester),
         "config": fingerprint(cfg),
@@ -84,6 +89,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         write_signal(folder, _labelled(reflow), f"{cfg.title}, sparsity {event.sparsity:.3g}")
         write_report(folder, report)
         print_table(report)
+        if tables:
+            print(tables)
     return report
 
 
@@ -151,7 +158,9 @@ def _fit(
     trainer.fit(module, datamodule=data)
     if not reflow.events:
         raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
-    if trainer.global_step != stages.steps["repaired"]:
+    if reflow.returned is not None:
+        stages.keep("final", copy_state(module), reflow.returned.step or 0)
+    elif trainer.global_step != stages.steps["repaired"]:
         stages.keep("final", best.state or copy_state(module), best.step or trainer.global_step)
 
 

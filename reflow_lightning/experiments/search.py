@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import nn
 
 from reflow_lightning.callback import Reflow
+from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.experiment import (
     cost_of,
     describe_environment,
@@ -65,6 +66,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     searched = time.perf_counter()
     reflow.masks = found.masks
     tested = measure_stages(cfg, tester, _stages(module, found, steps), module, data)
+    collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
     report = {
         "title": f"{cfg.title}: sparsity {found.sparsity:.4f}",
         "paper": cfg.get("paper"),
@@ -76,6 +78,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "sparsity": found.sparsity,
         "search": _as_dict(found, _sign(cfg)),
         "cost": cost_of(module, data).as_dict(),
+        "collapse": collapsed,
         "seconds": {"train": trained - start, "search": searched - trained, "total": time.perf_counter() - start},
         "environment": describe_environment(tester),
         "config": fingerprint(cfg),
@@ -85,6 +88,8 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     write_report(folder, report)
     print_trials(report)
     print_table(report)
+    if tables:
+        print(tables)
     return report
 
 

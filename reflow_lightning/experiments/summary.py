@@ -45,7 +45,8 @@ def _results(report: Mapping[str, Any]) -> dict[str, Any]:
     row = {"sparsity": report["sparsity"], "seconds": report["seconds"]["total"]}
     row |= {key: report[key] for key in ("metric", *STATES) if key in report}
     steps = {state: details["step"] for state, details in report.get("stages", {}).items()}
-    if steps.get("dense") != steps.get("pruned"):  # of a gradual schedule: an earlier network, no baseline
+    gradual = steps.get("dense") != steps.get("pruned") and not report.get("rounds")
+    if gradual:  # dense was an earlier network, no baseline
         del row["dense"]
     return row
 

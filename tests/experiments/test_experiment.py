@@ -132,3 +132,24 @@ def test_with_mode_min_the_lowest_validation_loss_is_chosen(checkpoint, tmp_path
     destroy = ("scheduler=step", "scheduler.step_size=1", "scheduler.gamma=1000", "optimizer.lr=0.05")
     cfg = configuration(f"ckpt={checkpoint}", "epochs=0", "finetune_epochs=2", "monitor=val/loss", "mode=min", *destroy)
     assert run(cfg, tmp_path)["stages"]["final"]["step"] == 20
+
+
+def test_rounds_that_stop_leave_the_network_that_is_returned_to(tmp_path):
+    rounds = ("schedule=iterative", "schedule.amount=0.9", "schedule.stop_on_drop=0.02", "scheduler=restarts")
+    cfg = configuration("epochs=2", "finetune_epochs=4", *rounds, "sparsity=0.995", "repair=none")
+    report = run(cfg, tmp_path)
+    assert [row["number"] for row in report["rounds"]] == list(range(len(report["rounds"])))
+    assert not report["rounds"][-1]["kept"]  # a hundredth of the weights does not learn that fast
+    returned = [row for row in report["rounds"] if row["kept"]][-1]
+    assert report["stages"]["final"]["step"] == returned["step"]
+    assert report["sparsity"] == report["stages"]["final"]["sparsity"] == pytest.approx(returned["sparsity"], abs=1e-6)
+    assert report["stages"]["repaired"]["sparsity"] > report["sparsity"]
+    assert report["validation"] == pytest.approx(returned["value"])
+    assert json.loads((tmp_path / "report.json").read_text())["rounds"] == report["rounds"]
+
+
+def test_rounds_without_a_drop_end_with_the_best_epoch_of_the_last(tmp_path):
+    report = run(configuration("epochs=1", "finetune_epochs=3", "schedule=iterative", "schedule.amount=0.6"), tmp_path)
+    assert [row["number"] for row in report["rounds"]] == [0, 1, 2]
+    assert report["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert report["stages"]["final"]["step"] in (60, 80)

@@ -47,6 +47,13 @@ def test_jobs_of_an_earlier_sweep_in_the_folder_do_not_count(sweep):
     assert (sweep / "0" / "report.json").exists()
 
 
+@pytest.mark.parametrize(("rounds", "is_baseline"), [([], False), ([{"number": 0}, {"number": 1}], True)])
+def test_dense_is_a_baseline_where_it_was_trained_for_a_whole_round(rounds, is_baseline, tmp_path):
+    stages = {"dense": {"step": 0}, "pruned": {"step": 40}}
+    job(tmp_path, 0, [], sparsity=0.5, dense=0.9, pruned=0.2, repaired=0.8, stages=stages, rounds=rounds)
+    assert ("dense" in collect(tmp_path)[0]) == is_baseline
+
+
 def test_the_plot_has_a_line_a_state():
     rows = [
         {"job": str(i), "status": "done", "metric": "accuracy", "sparsity": s, "dense": 0.9, "repaired": r}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reflow_lightning import prune
-from reflow_lightning.experiments.cost import measure_cost
+from reflow_lightning.depth.cost import measure_cost
 from reflow_lightning.experiments.models.fastgrnn import FastGRNN
 from reflow_lightning.experiments.models.mobilenet import MobileNetV1
 from reflow_lightning.pruning import select

@@ -1,0 +1,49 @@
+"""How far two outputs are apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+def relative_difference(before: Any, after: Any) -> float:
+    """The largest absolute difference between two outputs, over the largest absolute value of the first.
+
+    Args:
+        before: A tensor, or several, nested in tuples, lists and dictionaries.
+        after: The same of the other network.
+
+    Returns:
+        The difference; that of several tensors is the largest. It is infinite if they differ and not all values
+        are finite, or the first is zero throughout.
+
+    Raises:
+        ValueError: If the outputs differ in the number or the shape of their tensors.
+
+    Example:
+        >>> import torch
+        >>> relative_difference(torch.tensor([1.0, -4.0]), torch.tensor([1.5, -4.0]))
+        0.125
+    """
+    first, second = _tensors(before), _tensors(after)
+    shapes = [tuple(t.shape) for t in first], [tuple(t.shape) for t in second]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"outputs of shapes {shapes[0]} and {shapes[1]} can't be compared: pass the same input to both"
+        )
+    return max((_difference(a, b) for a, b in zip(first, second, strict=True) if a.numel()), default=0.0)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf.detach().cpu().double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _difference(before: Tensor, after: Tensor) -> float:
+    same = (before == after) | (before.isnan() & after.isnan())
+    if same.all():
+        return 0.0
+    share = float((before - after)[~same].abs().max() / before.abs().max())
+    return math.inf if math.isnan(share) else share

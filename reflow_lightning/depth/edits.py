@@ -1,0 +1,95 @@
+"""Small exact changes of the modules and the steps of a graph."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+
+class Row(NamedTuple):
+    """One line of what was done, or left.
+
+    Attributes:
+        what: The kind of change: ``"channels"``, ``"branch"``, ``"rectifier"``, ``"merge"`` or ``"batchnorm"``.
+        where: Name of the layer.
+        why: What was found there.
+    """
+
+    what: str
+    where: str
+    why: str
+
+
+def parameter_like(values: Tensor, like: Tensor) -> nn.Parameter:
+    """A parameter of the type and on the device of another one."""
+    return nn.Parameter(values.to(like), requires_grad=False)
+
+
+@torch.no_grad()
+def set_affine(module: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a convolution or a linear layer other values, in its own type; its sizes follow."""
+    like: Tensor = module.weight
+    module.weight = parameter_like(weight, like)
+    if bias is not None:
+        module.bias = parameter_like(bias, like)
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    else:
+        module.out_channels = weight.shape[0]
+        module.in_channels = weight.shape[1] * module.groups
+
+
+def affine(module: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias in float64; a bias of zeros where there is none."""
+    weight: Tensor = module.weight.detach().double()
+    bias: Tensor | None = module.bias
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
+
+
+def as_rows(values: Tensor, weight: Tensor) -> Tensor:
+    """Values of shape (channels,) to be multiplied with the rows of a weight."""
+    return values.to(weight).view(-1, *[1] * (weight.ndim - 1))
+
+
+def new_buffer(traced: fx.GraphModule, name: str, value: Tensor) -> str:
+    """Register a constant under a name that is free, which is returned."""
+    free, number = name, 0
+    while hasattr(traced, free):
+        number += 1
+        free = f"{name}_{number}"
+    traced.register_buffer(free, value)
+    return free
+
+
+def bypass(node: fx.Node, by: fx.Node) -> None:
+    """Let those that use a step use another one instead, and remove it."""
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)
+
+
+def tidy(traced: fx.GraphModule) -> None:
+    """Remove the steps that nobody uses, and the modules and values that no step uses."""
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    used = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in traced.named_buffers(recurse=False)]:
+        if name not in used:
+            delattr(traced, name)
+    for name in [name for name, _ in traced.named_parameters(recurse=False)]:
+        if name not in used:
+            delattr(traced, name)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def owner(traced: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
+    """The module that holds an attribute, and the attribute's own name."""
+    path, _, name = target.rpartition(".")
+    return traced.get_submodule(path), name
+
+
+def is_fed_by_one(node: fx.Node) -> bool:
+    """Whether a step's output goes to one other step only."""
+    return len(node.users) == 1

@@ -1,0 +1,96 @@
+"""Numbers of channels, some of which are the same, and the dimension along which they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Groups:
+    """Numbers of channels, some of which are the same; a union-find structure.
+
+    Example:
+        >>> groups = Groups()
+        >>> groups.unite(groups.new(3), torch.tensor([0, 1, 0]))
+        >>> groups.find(2), groups.find(1)
+        (0, 1)
+    """
+
+    def __init__(self) -> None:
+        self.pins: dict[int, str] = {}
+        self._parents = torch.zeros(0, dtype=torch.int64)
+
+    def new(self, count: int) -> Tensor:
+        """New numbers."""
+        numbers = torch.arange(count) + len(self._parents)
+        self._parents = torch.cat([self._parents, numbers])
+        return numbers
+
+    def find(self, number: int) -> int:
+        """The number that stands for all that are the same."""
+        return int(self._parents[number])
+
+    def find_all(self, numbers: Tensor) -> Tensor:
+        """`find` for each."""
+        return self._parents[numbers]
+
+    def unite(self, some: Tensor, others: Tensor) -> None:
+        """Make each number and the other at its place the same."""
+        first, second = self._parents[some.reshape(-1)], self._parents[others.reshape(-1)]
+        differ, count = first != second, len(self._parents)
+        codes = distinct(first[differ] * count + second[differ])  # each pair once
+        for a, b in torch.stack([codes // count, codes % count], dim=1).tolist():
+            low, high = sorted((self._root(a), self._root(b)))
+            self._parents[high] = low
+            if high in self.pins:
+                self.pins.setdefault(low, self.pins.pop(high))
+        while bool((self._parents != (roots := self._parents[self._parents])).any()):
+            self._parents = roots  # so that every number points to the one that stands for it
+
+    def _root(self, number: int) -> int:
+        while (parent := int(self._parents[number])) != number:
+            number = parent
+        return number
+
+    def pin(self, numbers: Tensor, reason: str) -> None:
+        """Let these channels never be removed."""
+        for number in distinct(self.find_all(numbers)).tolist():
+            self.pins.setdefault(number, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The channel dimension of an activation, and the number of each channel along it."""
+
+    dim: int
+    numbers: Tensor
+
+
+def along(numbers: Tensor) -> Axis | None:
+    """The one dimension along which numbers vary.
+
+    Example:
+        >>> along(torch.tensor([[[1, 1], [2, 2]]])).dim, along(torch.tensor([[1, 2], [3, 4]]))
+        (1, None)
+    """
+    varies = [d for d in range(numbers.ndim) if bool((numbers != numbers.narrow(d, 0, 1)).any())]
+    if len(varies) != 1 or not numbers.numel():
+        return None
+    (dim,) = varies
+    return Axis(dim, numbers.movedim(dim, 0).reshape(numbers.shape[dim], -1)[:, 0])
+
+
+def spread(axis: Axis, shape: Sequence[int]) -> Tensor:
+    """The numbers of an axis at every element of a shape."""
+    view = [1] * len(shape)
+    view[axis.dim] = -1
+    return axis.numbers.view(view).expand(*shape)
+
+
+def distinct(numbers: Tensor) -> Tensor:
+    """Each of the numbers once."""
+    found: Tensor = torch.unique(numbers)
+    return found

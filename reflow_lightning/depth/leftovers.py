@@ -1,0 +1,51 @@
+"""Why constant channels are still in a network that was collapsed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import Tensor, fx
+
+from reflow_lightning.depth.analysis import Analysis
+from reflow_lightning.depth.bounds import Bounds, uniform
+from reflow_lightning.depth.channels import Channels
+from reflow_lightning.depth.edits import Row, affine
+from reflow_lightning.depth.removal import find_reads
+
+
+def leftovers(analysis: Analysis) -> list[Row]:
+    """Layers with rows of zeros, whose output channels are constant, and steps that are not looked into.
+
+    Returns:
+        One row a layer and reason.
+    """
+    steps, channels, bounds = analysis.steps, analysis.channels, analysis.bounds
+    reads = find_reads(steps, channels, bounds).values()
+    carried = {int(n) for read in reads for n in read.numbers[~read.values.isnan() & (read.values != 0) & ~read.folds]}
+    rows = []
+    for node in steps.traced.graph.nodes:
+        name, axis = steps.name(node), channels.axis(node)
+        value = analysis.values[node]
+        if name == "opaque" and isinstance(value, Tensor) and value.is_floating_point():
+            rows.append(Row("step", _label(node), "not looked into: what it reads and puts out keeps its channels"))
+        if name not in ("conv", "linear") or axis is None or not isinstance(bounds[node], Bounds):
+            continue
+        empty = (affine(steps.module(node))[0].flatten(1) == 0).all(1).cpu()
+        constant = empty | ~uniform(bounds[node], axis.dim).isnan()
+        reasons = Counter(_reason(channels, int(number), carried) for number in axis.numbers[constant])
+        for reason, count in reasons.items():
+            rows.append(Row("channels", str(node.target), f"{count} of {len(axis.numbers)} are constant, but {reason}"))
+    return rows
+
+
+def _label(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def _reason(channels: Channels, number: int, carried: set[int]) -> str:
+    pins = {channels.groups.find(pinned): reason for pinned, reason in channels.groups.pins.items()}
+    if number in pins:
+        return f"tied to {pins[number]}, which is not looked into"
+    if number in carried:
+        return "not zero where a convolution pads with zeros"
+    return "added to channels that vary, or tied to them by a depthwise convolution"

@@ -1,0 +1,208 @@
+"""What the steps of a traced graph are, by one name for a module, a function and a method that do the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
+
+ACTIVATIONS: Mapping[str, tuple[float, ...]] = {
+    "relu": (),
+    "relu6": (),
+    "leaky_relu": (0.0,),
+    "prelu": (0.0,),
+    "hardtanh": (),
+    "hardsigmoid": (),
+    "sigmoid": (),
+    "tanh": (),
+    "elu": (),
+    "selu": (),
+    "celu": (),
+    "softplus": (),
+    "softsign": (),
+    "logsigmoid": (),
+    "clamp": (),
+    "gelu": (-0.7517915246935645, -0.7524614220710162),  # exact, and by tanh
+    "silu": (-1.278464542761074,),
+    "mish": (-1.1924058,),
+    "hardswish": (-1.5,),
+    "identity": (),
+}
+"""Functions of one value, with the points where they turn: between these they are monotone."""
+
+_MOVES = """
+    flatten view reshape permute transpose swapaxes movedim contiguous getitem squeeze unsqueeze expand cat stack chunk
+    split unbind pad clone narrow t flip
+"""
+MOVES = frozenset(_MOVES.split())
+"""Steps that only place values elsewhere, or repeat them, or put constants beside them."""
+
+_POOLS = """
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+"""
+POOLS = frozenset(_POOLS.split())
+"""Monotone steps within a channel, which is dimension 1."""
+
+REDUCTIONS = frozenset(["mean", "sum", "amax", "amin"])
+PAIRS = frozenset(["index_add", "add", "sub", "mul", "truediv", "maximum", "minimum"])
+SHAPES = frozenset(["size", "dim", "getattr", "ndimension", "numel", "len"])
+
+_MODULES: Mapping[str, str] = {
+    "ReLU": "relu",
+    "ReLU6": "relu6",
+    "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
+    "Hardtanh": "hardtanh",
+    "Hardsigmoid": "hardsigmoid",
+    "Hardswish": "hardswish",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "ELU": "elu",
+    "SELU": "selu",
+    "CELU": "celu",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "LogSigmoid": "logsigmoid",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Mish": "mish",
+    "Identity": "identity",
+    "Flatten": "flatten",
+    "Upsample": "interpolate",
+    **{f"{kind}Pool{n}d": f"{name}_pool{n}d" for kind, name in (("Max", "max"), ("Avg", "avg")) for n in (1, 2, 3)},
+    **{f"AdaptiveAvgPool{n}d": f"adaptive_avg_pool{n}d" for n in (1, 2, 3)},
+    **{f"AdaptiveMaxPool{n}d": f"adaptive_max_pool{n}d" for n in (1, 2, 3)},
+}
+_SAME = {
+    "swish": "silu",
+    "concat": "cat",
+    "concatenate": "cat",
+    "swapdims": "swapaxes",
+    "multiply": "mul",
+    "div": "truediv",
+    "true_divide": "truediv",
+    "divide": "truediv",
+    "subtract": "sub",
+    "clamp_min": "clamp",
+    "clip": "clamp",
+    "float": "identity",
+    "detach": "identity",
+    "_adaptive_avg_pool2d": "adaptive_avg_pool2d",
+}
+
+
+_RANDOM = frozenset(
+    ["dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "stochastic_depth"]
+)
+"""Functions that do nothing if they are told that this is no training."""
+
+
+class Steps:
+    """The steps of a graph by name, and their modules.
+
+    Args:
+        traced: The graph.
+
+    Example:
+        >>> from reflow_lightning.depth.tracing import trace
+        >>> traced = trace(nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.ReLU()))
+        >>> steps = Steps(traced)
+        >>> [steps.name(node) for node in traced.graph.nodes]
+        ['placeholder', 'linear', 'identity', 'relu', 'output']
+    """
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        self.traced = traced
+        self.modules = dict(traced.named_modules())
+        self._calls = Counter(node.target for node in traced.graph.nodes if node.op in ("call_module", "get_attr"))
+        held = [id(p) for module in traced.modules() for p in module._parameters.values() if p is not None]
+        self._holders = Counter(held)
+
+    def module(self, node: fx.Node) -> Any:
+        """The module that a step calls."""
+        return self.modules[str(node.target)]
+
+    def value(self, node: fx.Node) -> Any:
+        """The parameter, buffer or other attribute that a step gets."""
+        found: Any = self.traced
+        for part in str(node.target).split("."):
+            found = getattr(found, part)
+        return found
+
+    def name(self, node: fx.Node) -> str:
+        """What a step does; ``"opaque"`` for what is not understood, used several times or shares its parameters."""
+        if node.op == "call_module":
+            return self._of_module(self.module(node), node)
+        if node.op == "call_function":
+            name = str(getattr(node.target, "__name__", "opaque")).lstrip("_")
+            if name in _RANDOM:
+                return (
+                    "identity"
+                    if any(value is False for value in (*node.args, node.kwargs.get("training")))
+                    else "opaque"
+                )
+            return _known(_SAME.get(name, name))
+        if node.op == "call_method":
+            return _known(_SAME.get(str(node.target), str(node.target)))
+        return node.op
+
+    def function(self, node: fx.Node) -> Callable[..., Any]:
+        """What runs a step, given its arguments."""
+        if node.op == "call_module":
+            found: Callable[..., Any] = self.module(node)
+            return found
+        if callable(node.target):
+            return node.target
+        name = str(node.target)
+        return lambda first, *rest, **kwargs: getattr(first, name)(*rest, **kwargs)
+
+    def is_shared(self, node: fx.Node) -> bool:
+        """Whether other steps call the same module or get the same attribute."""
+        return self._calls[node.target] > 1
+
+    def _of_module(self, module: Any, node: fx.Node) -> str:
+        own = [p for p in module._parameters.values() if p is not None]
+        if own and (self.is_shared(node) or any(self._holders[id(p)] > 1 for p in own)):
+            return "opaque"
+        if "parametrizations" in module._modules or _has_hooks(module):
+            return "opaque"
+        if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+            return "conv"
+        if type(module) is nn.Linear:
+            return "linear"
+        if type(module).__name__ == "StochasticDepth":
+            return "identity"
+        if not type(module).__module__.startswith("torch.nn"):
+            return "opaque"
+        if isinstance(module, _DropoutNd):
+            return "identity"
+        if isinstance(module, _BatchNorm):
+            return "opaque" if module.running_var is None else "batchnorm"
+        return _MODULES.get(type(module).__name__, "opaque")
+
+
+def _known(name: str) -> str:
+    known = name in ACTIVATIONS or name in MOVES or name in POOLS or name in REDUCTIONS or name in PAIRS
+    return name if known or name in SHAPES else "opaque"
+
+
+def _has_hooks(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_weighted(module: Any) -> bool:
+    """Whether a module multiplies by weights: convolution or linear."""
+    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+
+
+def broadcast(*values: Tensor) -> list[Tensor]:
+    """Views of tensors at the shape that they have together."""
+    return cast("list[Tensor]", torch.broadcast_tensors(*values))  # type: ignore[no-untyped-call]

@@ -1,0 +1,108 @@
+"""Rounds of pruning and training, each of which takes a share of the weights that are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reflow_lightning.schedules.progress import Length, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iterative:
+    """Train, prune, train, prune, ...: each pruning takes the same share of the weights that are left.
+
+    Round r = 1, 2, ... begins at epoch ``r * every_n_epochs`` with the sparsity ``1 - (1 - amount)^r``, or `Reflow`'s
+    ``sparsity`` if that is lower, which then is trained with until the end. The epochs before round 1 train the dense
+    network. This is the loop of iterative magnitude pruning without rewinding, and of *Layer Collapse Can be Induced
+    by Unstructured Pruning* (arXiv 2404.16890).
+
+    With ``stop_on_drop`` every round is judged when its last epoch is over, or when the training ends, by the best of
+    its validations. If that is worse than the best one of the dense network by more than the drop, the training ends.
+    In any case it ends with the network of the best validation of the last round that was good enough, be it the dense
+    one: its weights, its buffers, its masks. That happens after the last validation and checkpoint of an epoch, which
+    are still those of the network that was trained last. Without ``stop_on_drop`` nothing is judged, and the network
+    stays as it was trained.
+
+    A learning rate that decays over the whole training leaves the last rounds little to recover with: let it start
+    anew every ``every_n_epochs`` epochs, as `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts` does.
+
+    Args:
+        amount: Share of the weights that are left which each round prunes, in (0, 1).
+        every_n_epochs: Epochs of a round, and of the dense training before the first.
+        stop_on_drop: Largest drop of the metric that is good enough, in its unit: 0.01 of an accuracy is one point.
+            ``None``: never stop.
+        monitor: The metric, as it is logged in the validation.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is.
+        final: The sparsity at which it is complete; `Reflow` puts its own in.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> schedule = Iterative(amount=0.5, every_n_epochs=10, final=0.8)
+        >>> [0.8 * schedule.share(Progress(step=0, epoch=epoch, fraction=None)) for epoch in (9, 10, 20, 30)]
+        [0.0, 0.5, 0.75, 0.8]
+    """
+
+    amount: float = 0.5
+    every_n_epochs: int = 1
+    stop_on_drop: float | None = None
+    monitor: str = "val/accuracy"
+    mode: str = "max"
+    final: float = field(default=1.0, repr=False)
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.amount) or not 0 < self.amount < 1:
+            raise ValueError(f"Iterative(amount={self.amount!r}) must be a share of the weights in (0, 1)")
+        every = self.every_n_epochs
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(f"Iterative(every_n_epochs={every!r}) must be a whole number of at least 1")
+        if self.stop_on_drop is not None and not (_is_number(self.stop_on_drop) and self.stop_on_drop >= 0):
+            raise ValueError(
+                f"Iterative(stop_on_drop={self.stop_on_drop!r}) must be a number of at least 0, or None to never stop"
+            )
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"Iterative(mode={self.mode!r}) must be 'max' or 'min'")
+
+    def check(self, length: Length) -> None:
+        """Raise a ValueError if the first round never comes, or without ``stop_on_drop`` the last."""
+        if length.epochs is None:
+            return
+        if self.every_n_epochs >= length.epochs:
+            raise ValueError(
+                f"{self}: the first round begins at epoch {self.every_n_epochs}, beyond the last one, "
+                f"{length.epochs - 1}: lower every_n_epochs, or train longer"
+            )
+        reached = self._reached(length.epochs - 1)
+        if self.stop_on_drop is None and not self._is_final(reached):
+            raise ValueError(
+                f"{self} gets to sparsity {reached:.4g} in {length.epochs} epochs, and not to {self.final:.4g}: raise "
+                "amount, lower every_n_epochs, or train longer"
+            )
+
+    def due(self, now: Progress, last: Progress | None) -> bool:
+        """Whether a new round begins."""
+        begun = 0 if last is None else self._round(last.epoch)
+        return self._round(now.epoch) > begun and not self.finished(last)
+
+    def share(self, now: Progress) -> float:
+        """``1 - (1 - amount)^r`` in units of the final sparsity, at most 1."""
+        reached = self._reached(now.epoch)
+        return 1.0 if self._is_final(reached) else reached / self.final
+
+    def finished(self, last: Progress | None) -> bool:
+        """Whether the last pruning reached the final sparsity."""
+        return last is not None and self._is_final(self._reached(last.epoch))
+
+    def _round(self, epoch: int) -> int:
+        return epoch // self.every_n_epochs
+
+    def _reached(self, epoch: int) -> float:
+        return 1 - (1 - self.amount) ** self._round(epoch)
+
+    def _is_final(self, sparsity: float) -> bool:
+        return sparsity >= self.final - 1e-9  # two prunings of 0.2 are 0.36 but for rounding
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
