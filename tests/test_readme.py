@@ -14,7 +14,7 @@ SWEEPS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DO
 
 
 def test_there_are_examples():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -36,7 +36,9 @@ def test_overrides_exist(line):
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)]+)\)", README))
 def test_links_lead_somewhere(path):
-    assert (ROOT / path).exists()
+    titles = re.findall(r"^#+ (.*)$", README, flags=re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert path in anchors or (ROOT / path).exists()
 
 
 def test_the_arguments_of_the_callback_are_explained():
