@@ -243,7 +243,7 @@ class Reflow(Pruner, pl.Callback):
             )
 
     def _return(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        masks = self._judge.end(pl_module, self.masks)
+        masks = self._judge.end(trainer, pl_module, self.masks)
         if masks is not self.masks:
             self._settle()  # what the last event did is gone
             self.masks = masks

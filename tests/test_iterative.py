@@ -267,6 +267,13 @@ def test_the_last_event_cannot_be_undone_once_the_network_is_another():
     assert runner.callback_metrics["sparsity/global"] == QUARTERS[1] / SIZE
 
 
+@pytest.mark.parametrize(("values", "value"), [([0.9, 0.9, 0.8, 0.85, 0.1, 0.1], 0.85), ([0.9, 0.9, 0.85, 0.8], 0.85)])
+def test_the_metric_in_the_end_is_that_of_the_network_that_is_returned_to(values, value):
+    runner = trainer(iterative(), max_epochs=len(values))
+    runner.fit(Scripted(values), Resumable(), loader(32, shuffle=False))
+    assert float(runner.callback_metrics["val/accuracy"]) == pytest.approx(value)
+
+
 # -- before anything is changed
 
 
@@ -385,3 +392,14 @@ def test_other_schedules_have_no_rounds():
     callback = reflow(OneShot())
     fit(Deterministic(), callback)
     assert (callback.rounds, callback.returned, callback.state_dict()["rounds"]) == ((), None, None)
+
+
+def test_a_loss_that_is_to_be_high_is_pointed_out():
+    with pytest.warns(UserWarning, match="keeps the highest loss"):
+        Iterative(monitor="val_loss", stop_on_drop=0.1).check(Length(steps=None, epochs=9, known=True))
+
+
+def test_rounds_that_may_go_on_for_ever_are_refused():
+    with pytest.raises(ValueError, match="would never end"):
+        Iterative(stop_on_drop=0.1).check(Length(steps=None, epochs=None, known=False))
+    Iterative().check(Length(steps=None, epochs=None, known=False))

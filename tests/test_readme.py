@@ -14,7 +14,7 @@ SWEEPS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DO
 
 
 def test_there_are_examples():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,10 @@ from reflow_lightning.pruning.layerwise import apportion
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.processes import gather
 from reflow_lightning.signal.layer_entropy import RectifierStates
 from reflow_lightning.signal.neurons import Zeros, check_zeros, layer_entropy
+from reflow_lightning.signal.rectifiers import owning_layer
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class EntropyBudget:
 
     A layer that is asked for more than it has above its floor gives all of that, and the others share the rest anew.
     What they can't give comes from the layers that no rectifier follows, or whose rectifier no longer switches, in
-    proportion to the weights that they have left.
+    proportion to the weights that they have left. The paper prunes a fraction of the weights of the switching layers
+    only; here the sparsity that is asked for is always reached.
 
     Attributes:
         zeros: What a pre-activation of exactly zero counts as, ``"ignore"`` (don't care) or ``"off"``.
@@ -57,19 +61,26 @@ class EntropyBudget:
         """See `DataAllocation`.
 
         Raises:
-            ValueError: If none of the weights belongs to a layer that a rectifier follows.
+            ValueError: If none of the weights belongs to a layer that a rectifier follows, or one puts out NaN.
         """
-        states = RectifierStates(model)
+        states, read = RectifierStates(model), 0
         with only_training(model, ()), torch.no_grad():
             for batch in batches:
                 with states.counting(model):
                     forward(model, batch)
+                read += 1
         layers = {
             layer: layer_entropy(counts, zeros=self.zeros, saturated=self.saturated)
             for layer, (_, counts) in states.counts().items()
         }
-        entropies = {name: layers[layer] for name in weights if (layer := name.rpartition(".")[0]) in layers}
-        if not entropies:
+        entropies = {name: layers[layer] for name in weights if (layer := owning_layer(name)) in layers}
+        unknown = [name for name, entropy in entropies.items() if math.isnan(entropy)]
+        if unknown:
+            raise ValueError(
+                f"allocation {self} finds NaN before the rectifier after '{unknown[0]}': look at the batches and at "
+                "BatchNorm's statistics"
+            )
+        if not entropies and sum(gather(read)):  # without any batch, that is what the caller says
             raise ValueError(
                 f"allocation {self} finds no rectifier after any selected layer of {type(model).__name__}: look at "
                 "forward, include and exclude, or use 'global', 'uniform' or 'erk'"

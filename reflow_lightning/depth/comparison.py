@@ -78,7 +78,7 @@ _TITLES = {
     "parameters": "parameters",
     "multiply_adds": "multiply-adds",
     "peak_bytes": "peak memory",
-    "file_bytes": "file",
+    "file_bytes": "file of the weights",
 }
 
 

@@ -24,7 +24,7 @@ LARGEST_DIFFERENCE = 1e-4
 _HINT = "ONNX needs further packages: python -m pip install 'reflow-lightning[onnx]'"
 
 
-def save_program(model: nn.Module, example_input: Tensor, path: Path) -> None:
+def save_program(model: nn.Module, example_input: Tensor, path: str | Path) -> None:
     """Save what a network computes in eval mode, as `torch.export.save` does; by custom, the file ends with ``.pt2``.
 
     ``torch.export.load(path).module()`` runs it, without the code of the network and without this package. The number
@@ -49,10 +49,10 @@ def save_program(model: nn.Module, example_input: Tensor, path: Path) -> None:
     buffer = io.BytesIO()
     with _quiet():
         torch.export.save(export_program(model, example_input), buffer)
-    write_whole(path, buffer.getbuffer())
+    write_whole(Path(path), buffer.getbuffer())
 
 
-def export_onnx(model: nn.Module, example_input: Tensor, path: Path) -> None:
+def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> None:
     """Save what a network computes in eval mode as ONNX.
 
     The number of samples is free where the network allows that, else that of the example. Beyond two gigabytes, the
@@ -79,13 +79,13 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path) -> None:
         program.save(str(path))
 
 
-def check_onnx(path: Path, model: nn.Module, inputs: Tensor) -> float:
+def check_onnx(model: nn.Module, inputs: Tensor, path: str | Path) -> float:
     """Run an ONNX file in onnxruntime, on the CPU, and compare with the network that it was made of.
 
     Args:
-        path: The file.
         model: The network, run in eval mode.
         inputs: A batch (N, ...).
+        path: The file.
 
     Returns:
         The largest difference between the outputs, over the largest absolute value of the network's.
@@ -100,7 +100,7 @@ def check_onnx(path: Path, model: nn.Module, inputs: Tensor) -> float:
         raise ImportError(_HINT) from error
     with isolated_rng(), only_training(model, ()), torch.no_grad():
         expected = model(inputs.to(device_of(model)))
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
     outputs = session.run(None, {session.get_inputs()[0].name: inputs.detach().cpu().numpy()})
     difference = relative_difference(expected, [torch.from_numpy(output) for output in outputs])
     if difference > LARGEST_DIFFERENCE:

@@ -51,7 +51,7 @@ class Latency:
         low, high = self.speedup_range
         return (
             f"{1e3 * self.before:.3g} ms before, {1e3 * self.after:.3g} ms after: {self.speedup:.2f} times as fast "
-            f"({low:.2f} to {high:.2f}; batch of {self.batch_size}, {self.device}, {self.rounds} rounds)"
+            f"(median of pairs; {low:.2f} to {high:.2f}; batch of {self.batch_size}, {self.device}, {self.rounds} rounds)"
         )
 
 
@@ -132,7 +132,7 @@ def paired_latency(
         stack.enter_context(isolated_rng())
         for model in models.values():
             stack.enter_context(only_training(model, ()))
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())  # what a network keeps of inference_mode it can't be trained with
         runs = {name: _run(model, example_input) for name, model in models.items()}
         for run in runs.values():
             run(warmup)

@@ -50,11 +50,12 @@ def collapse_network(
     except Exception as error:
         return {"error": describe_error(error)}, f"not collapsed: {describe_error(error)}"
     metric = _test(cfg, tester, module, collapsed, data)
-    if not tester.is_global_zero:
-        return {}, ""
     net.to(example.device), collapsed.to(example.device)  # the test leaves what it tested on the CPU
-    report, comparison = collapse_report(collapsed), compare(net, collapsed, example)
-    files, notes = _write(collapsed, example, folder)
+    with together("comparing the collapsed network"):
+        if not tester.is_global_zero:
+            return {}, ""
+        report, comparison = collapse_report(collapsed), compare(net, collapsed, example)
+        files, notes = _write(collapsed, example, folder)
     section = {
         **report.as_dict(),
         "comparison": comparison.as_dict(),
@@ -92,7 +93,7 @@ def _write(net: fx.GraphModule, example: Tensor, folder: Path) -> tuple[dict[str
         notes.append(f"no {PROGRAM}: {describe_error(error)}")
     try:
         export_onnx(net, example, folder / ONNX)
-        files["onnx"] = {"file": ONNX, "largest_difference": check_onnx(folder / ONNX, net, example)}
+        files["onnx"] = {"file": ONNX, "largest_difference": check_onnx(net, example, folder / ONNX)}
     except Exception as error:
         (folder / ONNX).unlink(missing_ok=True)
         notes.append(f"no {ONNX}: {error if isinstance(error, ImportError) else describe_error(error)}")

@@ -43,6 +43,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         RuntimeError: If the training ended before anything was pruned.
     """
     start = time.perf_counter()
+    if not isinstance(cfg.collapse, bool):
+        raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)

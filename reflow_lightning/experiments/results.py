@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -115,6 +115,19 @@ def print_table(report: Mapping[str, Any]) -> None:
             row.append(f"{published[stage]:.4f}" if published.get(stage) is not None else "")
         table.add_row(*row, f"{details['sparsity']:.4f}", "" if seconds is None else f"{seconds:.2f}")
     Console().print(table)
+    if report.get("rounds"):
+        Console().print(_table_of_rounds(report["rounds"]))
+
+
+def _table_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="rounds, by their best validation", title_justify="left")
+    for column in ("round", "epoch", "sparsity", "validation", "good enough"):
+        table.add_column(column, justify="right")
+    for row in rounds:
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        cells = (row["number"], row["epoch"], f"{row['sparsity']:.4f}", value, "yes" if row["kept"] else "no")
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    return table
 
 
 def _short(count: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
@@ -36,8 +37,8 @@ class NoJudge:
     def judge(self, trainer: pl.Trainer, now: Progress, last: Progress | None) -> None:
         """End the training if the next round would begin now, and must not."""
 
-    def end(self, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
-        """The training has ended: return to the network that was chosen, if rounds are judged.
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
+        """The training has ended: return to the network that was chosen, if rounds are judged, and to its metric.
 
         Returns:
             Its masks; those that were given if the network stays as it is.
@@ -101,7 +102,7 @@ class Judge(NoJudge):
         if not self.rounds.is_done and self.schedule.due(now, last) and not self.rounds.judge():
             trainer.should_stop = True
 
-    def end(self, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
         """See `NoJudge`; the last round ends with the training."""
         if self.schedule.stop_on_drop is None or self.rounds.over or not self.rounds.rows:
             return masks
@@ -111,6 +112,8 @@ class Judge(NoJudge):
             with together("returning to the network of a round"):
                 kept.put_back(module)
             masks = kept.masks
+        if (back := self.rounds.returned) is not None and back.value is not None:
+            trainer.callback_metrics[self.schedule.monitor] = torch.tensor(back.value)
         rank_zero_info(_summary(self.rounds, self.schedule.monitor))
         return masks
 

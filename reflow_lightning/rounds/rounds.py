@@ -95,6 +95,8 @@ class Rounds:
         winner = self._winner
         self._accepted = self._best = None
         self.over = self.stop_on_drop is not None
+        if self.over and winner is None:  # as after rounds that were trained without stop_on_drop, and resumed with it
+            self.rows = tuple(replace(row, kept=False) for row in self.rows)
         return winner
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from reflow_lightning.running.processes import warn
 from reflow_lightning.schedules.progress import Length, Progress
 
 
@@ -65,19 +66,26 @@ class Iterative:
             raise ValueError(f"Iterative(mode={self.mode!r}) must be 'max' or 'min'")
 
     def check(self, length: Length) -> None:
-        """Raise a ValueError if the first round never comes, or without ``stop_on_drop`` the last."""
+        """Raise a ValueError if the first round never comes, without ``stop_on_drop`` the last, or there is no end."""
+        if self.stop_on_drop is not None and self.mode == "max" and "loss" in self.monitor:
+            warn(f"Iterative(monitor={self.monitor!r}, mode='max') keeps the highest loss: mode='min' keeps the lowest")
+        if self.stop_on_drop is not None and not length.known:
+            raise ValueError(
+                f"{self} would never end if every round is good enough, since the last lasts as long as the training: "
+                "set Trainer(max_epochs=...) or max_steps"
+            )
         if length.epochs is None:
             return
         if self.every_n_epochs >= length.epochs:
             raise ValueError(
                 f"{self}: the first round begins at epoch {self.every_n_epochs}, beyond the last one, "
-                f"{length.epochs - 1}: lower every_n_epochs, or train longer"
+                f"{length.epochs - 1}: lower every_n_epochs, or train longer (finetune_epochs in the application)"
             )
         reached = self._reached(length.epochs - 1)
         if self.stop_on_drop is None and not self._is_final(reached):
             raise ValueError(
                 f"{self} gets to sparsity {reached:.4g} in {length.epochs} epochs, and not to {self.final:.4g}: raise "
-                "amount, lower every_n_epochs, or train longer"
+                "amount, lower every_n_epochs, or train longer (finetune_epochs in the application)"
             )
 
     def due(self, now: Progress, last: Progress | None) -> bool:

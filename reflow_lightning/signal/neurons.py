@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from reflow_lightning.signal.signs import signs
+from reflow_lightning.signal.statistics import by_channel
 
 Zeros = Literal["ignore", "off"]
 """What a pre-activation of exactly zero counts as: nothing, since every rectifier maps it alike, or off."""
@@ -34,7 +35,8 @@ class NeuronCounts(NamedTuple):
 def neuron_states(values: Tensor, dim: int = 1, ceiling: float = math.inf) -> Tensor:
     """Number of values of each neuron in each state of `NeuronCounts`.
 
-    A neuron is a channel: its values are those of all samples and positions, or tokens.
+    A neuron is a channel: its values are those of all samples and positions, or tokens. Of one that is NaN somewhere
+    nothing is known, and all numbers are NaN.
 
     Args:
         values: Pre-activations, any floating type.
@@ -51,7 +53,8 @@ def neuron_states(values: Tensor, dim: int = 1, ceiling: float = math.inf) -> Te
     positive, negative = signs(values, dim)
     above = torch.zeros_like(positive) if ceiling == math.inf else signs(values - ceiling, dim)[0]
     total = values.numel() / max(1, len(positive))
-    return torch.stack([positive - above, negative, total - positive - negative, above])
+    unknown = by_channel(values, dim).sum((0, 2)).isnan().to(positive.device)  # much faster than a look at each value
+    return torch.stack([positive - above, negative, total - positive - negative, above]).masked_fill(unknown, math.nan)
 
 
 class NeuronStates(Metric):
@@ -122,13 +125,16 @@ def layer_entropy(counts: NeuronCounts, *, zeros: Zeros = "ignore", saturated: b
         zeros: See `neuron_entropy`.
         saturated: Count the neurons of entropy 0 too. Without them it is 0 only if there are no others.
 
+    Returns:
+        The mean; NaN if that of a neuron is.
+
     Example:
         >>> counts = NeuronCounts(*torch.tensor([[2.0, 4.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
         >>> layer_entropy(counts), layer_entropy(counts, saturated=False)
         (0.5, 1.0)
     """
     entropy = neuron_entropy(counts, zeros)
-    chosen = entropy if saturated else entropy[entropy > 0]
+    chosen = entropy if saturated else entropy[entropy != 0]
     return float(chosen.mean()) if len(chosen) else 0.0
 
 

@@ -23,6 +23,7 @@ _PRODUCTS = frozenset(_CONVOLUTIONS).union(
     ("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"),
 )
 _PERMUTATIONS = frozenset(("transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "adjoint"))
+_PERMUTED = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH"))  # attributes, all of one name
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class _Watch(TorchFunctionMode):
         self.weights: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                self.weights[parameter] = _owner(name)
+                self.weights[parameter] = owning_layer(name)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -144,7 +145,7 @@ class _Watch(TorchFunctionMode):
         if known:
             source = max(known, key=lambda x: self.origins[x].depth)  # the first on ties
             layer, depth, dim = self.origins[source]
-            permuted = name in _PERMUTATIONS and args and source is args[0]
+            permuted = (name in _PERMUTATIONS or func in _PERMUTED) and args and source is args[0]
             for output in outputs:
                 after = _permuted(func, args, kwargs, dim) if permuted else moved_dim(dim, source.shape, output.shape)
                 self.origins[output] = _Origin(layer, depth, after)
@@ -153,8 +154,13 @@ class _Watch(TorchFunctionMode):
                 self.weights[output] = owner
 
 
-def _owner(parameter: str) -> str:
-    """Name of the module that a parameter belongs to, though a parametrization may hold it."""
+def owning_layer(parameter: str) -> str:
+    """Name of the module that a parameter belongs to, though a parametrization may hold it.
+
+    Example:
+        >>> owning_layer("layer1.conv.weight"), owning_layer("fc.parametrizations.weight.original1")
+        ('layer1.conv', 'fc')
+    """
     within = parameter.split("parametrizations.")[0]
     return within.rstrip(".") if within != parameter else parameter.rpartition(".")[0]
 

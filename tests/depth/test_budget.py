@@ -7,6 +7,7 @@ from helpers import Module, everything, images, loader, small_net, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from reflow_lightning import Gradual, Masks, Reflow, find_sparsity, measure_signal, prune
 from reflow_lightning.depth import EntropyBudget, EntropyShares
@@ -182,6 +183,31 @@ def test_it_needs_batches_and_a_rectifier():
         prune(small_net(), 0.5, allocation="entropy", batches=BATCHES, max_batches=4, include="9.weight")
     with pytest.raises(ValueError, match=r"zeros='on' must be 'ignore' or 'off'"):
         EntropyBudget(zeros="on")
+
+
+def test_without_any_batch_it_is_said_so():
+    def none():
+        yield from ()
+
+    for empty in ([], none()):
+        with pytest.raises(ValueError, match=r"gave no batch for allocation: pass a loader that is not empty"):
+            prune(small_net(), 0.5, allocation="entropy", batches=empty)
+
+
+def test_nan_before_a_rectifier_is_an_error_and_no_layer_to_take_from():
+    model = small_net()
+    model[1].running_var[0] = math.nan
+    before = everything(model)
+    with pytest.raises(ValueError, match=r"finds NaN before the rectifier after '0\.weight': look at the batches"):
+        prune(model, 0.5, allocation="entropy", batches=BATCHES, max_batches=4)
+    assert str(everything(model)) == str(before)
+
+
+def test_a_parametrized_weight_that_is_named_in_full_belongs_to_its_layer():
+    model = nn.Sequential(weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
+    name = "0.parametrizations.weight.original1"
+    found = EntropyBudget().estimate(model, {name: torch.ones(8, 4)}, [torch.randn(32, 4)], nn.Module.__call__)
+    assert 0 < found.entropies[name] <= 1
 
 
 def test_it_is_known_by_name_and_as_an_object():

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -115,6 +116,15 @@ def test_neurons_of_other_widths_are_neurons_of_their_own():
 
     (row,) = rows(Joined(), torch.randn(5, 2))
     assert (row.neurons, row.kind) == (9, "relu")
+
+
+def test_a_layer_that_puts_out_nan_is_not_said_to_be_linear():
+    model = biased(100.0, math.nan)
+    (row,) = rows(model, torch.ones(3, 2))
+    assert not row.linear
+    assert (row.saturated, row.always_on, row.always_off) == (0.5, 0.5, 0)
+    assert math.isnan(row.entropy)
+    assert math.isnan(row.switching_entropy)
 
 
 def test_a_network_without_rectifiers_is_an_error():

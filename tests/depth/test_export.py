@@ -80,7 +80,7 @@ def test_onnx_gives_the_same_on_any_number_of_samples(kind, tmp_path):
     model, path = MODELS[kind](), tmp_path / "net.onnx"
     export_onnx(model, IMAGES[:1], path)
     for number in (1, 2, 9):
-        assert check_onnx(path, model, torch.randn(number, 1, 8, 8)) < 1e-5
+        assert check_onnx(model, torch.randn(number, 1, 8, 8), path) < 1e-5
     assert b"resnet.py" not in path.read_bytes()
 
 
@@ -90,12 +90,12 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     with torch.no_grad():
         model.linear.bias += 0.01
     with pytest.raises(ValueError, match=r"more than 0\.0001: do not use it"):
-        check_onnx(path, model, IMAGES)
+        check_onnx(model, IMAGES, path)
 
 
 def test_a_network_for_a_fixed_number_of_samples_keeps_it(tmp_path):
     export_onnx(FixedBatch(), IMAGES, tmp_path / "net.onnx")
-    assert check_onnx(tmp_path / "net.onnx", FixedBatch(), IMAGES) == 0
+    assert check_onnx(FixedBatch(), IMAGES, tmp_path / "net.onnx") == 0
     program = export_program(FixedBatch(), IMAGES).module()
     assert torch.equal(program(IMAGES), FixedBatch()(IMAGES))
 
@@ -118,7 +118,7 @@ def test_the_model_is_as_before_and_nothing_is_said(tmp_path, capfd, recwarn, ca
     caplog.set_level(logging.INFO)
     save_program(model, IMAGES, tmp_path / "net.pt2")
     export_onnx(model, IMAGES, tmp_path / "net.onnx")
-    check_onnx(tmp_path / "net.onnx", model, IMAGES)
+    check_onnx(model, IMAGES, tmp_path / "net.onnx")
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
     assert not caplog.records
@@ -133,7 +133,7 @@ def test_the_model_is_as_before_and_nothing_is_said(tmp_path, capfd, recwarn, ca
 def test_without_the_packages_it_says_what_to_install(package, tmp_path, monkeypatch):
     def export_and_check():
         export_onnx(nn.ReLU(), IMAGES, tmp_path / "net.onnx")
-        check_onnx(tmp_path / "net.onnx", nn.ReLU(), IMAGES)
+        check_onnx(nn.ReLU(), IMAGES, tmp_path / "net.onnx")
 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"python -m pip install 'reflow-lightning\[onnx\]'"):
@@ -145,4 +145,4 @@ def test_a_network_on_a_gpu_is_exported_alike(tmp_path):
     model = resnet().cuda()
     save_program(model, IMAGES, tmp_path / "net.pt2")
     export_onnx(model, IMAGES, tmp_path / "net.onnx")
-    assert check_onnx(tmp_path / "net.onnx", model, IMAGES) < 1e-4
+    assert check_onnx(model, IMAGES, tmp_path / "net.onnx") < 1e-4

@@ -16,7 +16,7 @@ class Sleeping(nn.Module):
 
     def forward(self, x):
         self.passes.append(self.name)
-        self.states = self.training, torch.is_inference_mode_enabled(), torch.get_num_threads()
+        self.states = self.training, torch.is_grad_enabled(), torch.get_num_threads()
         time.sleep(self.seconds)
         return x
 
@@ -58,7 +58,7 @@ def test_networks_run_in_eval_mode_without_gradients_and_are_as_before():
     model[1].eval()
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     measure_latency(model, model, torch.zeros(1, 2), rounds=2, threads=1)
-    assert model[0].states == (False, True, 1)
+    assert model[0].states == (False, False, 1)
     assert [module.training for module in model.modules()] == [True, True, False, True]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.equal(state, torch.get_rng_state())
@@ -93,3 +93,19 @@ def test_a_gpu_is_waited_for():
     latency = measure_latency(large, small, torch.randn(4096, 4096), rounds=5)
     assert latency.device == "cuda:0"
     assert 4 < latency.speedup < 12
+
+
+def test_a_network_that_keeps_a_tensor_can_be_trained_afterwards():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.scale = nn.Linear(4, 4), None
+
+        def forward(self, x):
+            self.scale = torch.linspace(0, 1, 4) if self.scale is None else self.scale
+            return self.fc(x) * self.scale
+
+    model = Keeping()
+    measure_latency(model, model, torch.zeros(2, 4), rounds=1, warmup=1)
+    model(torch.zeros(2, 4)).sum().backward()
+    assert model.fc.bias.grad is not None

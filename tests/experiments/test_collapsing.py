@@ -109,7 +109,7 @@ def test_the_files_hold_a_network_with_the_same_output(collapsed, pruned):
     program = torch.export.load(folder / report["collapse"]["program"]["file"]).module()
     with torch.no_grad():
         torch.testing.assert_close(program(images), pruned(images), rtol=1e-4, atol=1e-4)
-    assert check_onnx(folder / report["collapse"]["onnx"]["file"], pruned, images) < 1e-4
+    assert check_onnx(pruned, images, folder / report["collapse"]["onnx"]["file"]) < 1e-4
     assert report["collapse"]["onnx"]["largest_difference"] < 1e-4
 
 

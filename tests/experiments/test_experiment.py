@@ -134,11 +134,17 @@ def test_with_mode_min_the_lowest_validation_loss_is_chosen(checkpoint, tmp_path
     assert run(cfg, tmp_path)["stages"]["final"]["step"] == 20
 
 
-def test_rounds_that_stop_leave_the_network_that_is_returned_to(tmp_path):
+def test_collapse_is_a_switch(tmp_path):
+    with pytest.raises(ValueError, match="collapse='maybe' must be true or false"):
+        run(configuration("collapse=maybe"), tmp_path)
+
+
+def test_rounds_that_stop_leave_the_network_that_is_returned_to(tmp_path, capsys):
     rounds = ("schedule=iterative", "schedule.amount=0.9", "schedule.stop_on_drop=0.02", "scheduler=restarts")
     cfg = configuration("epochs=2", "finetune_epochs=4", *rounds, "sparsity=0.995", "repair=none")
     report = run(cfg, tmp_path)
     assert [row["number"] for row in report["rounds"]] == list(range(len(report["rounds"])))
+    assert "rounds, by their best validation" in capsys.readouterr().out
     assert not report["rounds"][-1]["kept"]  # a hundredth of the weights does not learn that fast
     returned = [row for row in report["rounds"] if row["kept"]][-1]
     assert report["stages"]["final"]["step"] == returned["step"]

@@ -95,6 +95,18 @@ def test_what_comes_after_the_end_is_not_heard():
     assert rounds.end() is None
 
 
+def test_rounds_of_which_no_network_was_kept_are_not_returned_to():
+    free, judged = Rounds(None), Rounds(0.1)
+    free.begin(0.0)
+    free.validated(0.9, epoch=0, step=0, keep=lambda: pytest.fail("nothing is kept"))
+    judged.load_state_dict(free.state_dict())
+    judged.begin(0.5)
+    judged.validated(0.5, epoch=1, step=10, keep=lambda: network(1))
+    assert not judged.judge()
+    assert judged.end() is None
+    assert judged.returned is None
+
+
 def test_only_better_networks_are_copied():
     rounds, copied = Rounds(0.1), []
     rounds.begin(0.0)

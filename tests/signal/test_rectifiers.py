@@ -170,6 +170,8 @@ class Transposed(nn.Module):
         (lambda x: x.permute(0, 2, 3, 1), 3),
         (lambda x: x.movedim(1, -1), 3),
         (lambda x: x.transpose(1, 3), 3),
+        (lambda x: x[:, :, 0].mT, 2),
+        (lambda x: x[:, :, 0, 0].T, 0),
         (lambda x: x.flatten(2), 1),
         (lambda x: x.flatten(1), 1),
         (lambda x: x.mean((2, 3)), 1),
