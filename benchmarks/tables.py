@@ -58,21 +58,35 @@ def _cell(value: Any) -> str:
 
 def publish(name: str, rows: Sequence[Row], seed: int, document: str = "README.md") -> None:
     """Write ``results/<name>.json`` and the table of that name in the document, between its two marks."""
-    results = ROOT / "benchmarks" / "results" / f"{name}.json"
-    results.parent.mkdir(exist_ok=True)
-    content = {"environment": environment(), "date": date.today().isoformat(), "seed": seed, "rows": list(rows)}
-    results.write_text(json.dumps(content, indent=1) + "\n")
+    content = record(name, rows, seed)
     page = ROOT / document
     page.write_text(with_table(page.read_text(), name, content))
     print(markdown(rows))
 
 
+def record(name: str, rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """Write ``results/<name>.json``, and return what stands in it."""
+    results = ROOT / "benchmarks" / "results" / f"{name}.json"
+    results.parent.mkdir(exist_ok=True)
+    content = {"environment": environment(), "date": date.today().isoformat(), "seed": seed, "rows": list(rows)}
+    results.write_text(json.dumps(content, indent=1) + "\n")
+    return content
+
+
 def with_table(text: str, name: str, content: Mapping[str, Any]) -> str:
     """The text with the table put between ``<!-- table: name -->`` and ``<!-- end -->``."""
-    begin, end = f"<!-- table: {name} -->", "<!-- end -->"
-    before, mark, rest = text.partition(begin)
-    if not mark or end not in rest:
+    return put(text, name, f"{markdown(content['rows'])}\n\n{caption(name, content)}")
+
+
+def caption(name: str, content: Mapping[str, Any]) -> str:
+    """Where, when and how the numbers were measured."""
+    return f"{content['environment']}, seed {content['seed']}, {content['date']}: `python benchmarks/{name}.py`"
+
+
+def put(text: str, mark: str, block: str) -> str:
+    """The text with the block put between ``<!-- table: mark -->`` and ``<!-- end -->``."""
+    begin, end = f"<!-- table: {mark} -->", "<!-- end -->"
+    before, found, rest = text.partition(begin)
+    if not found or end not in rest:
         raise SystemExit(f"there is no place for a table: {begin} ... {end}")
-    caption = f"{content['environment']}, seed {content['seed']}, {content['date']}: `python benchmarks/{name}.py`"
-    after = rest[rest.index(end) :]
-    return f"{before}{mark}\n{markdown(content['rows'])}\n\n{caption}\n{after}"
+    return f"{before}{begin}\n{block}\n{rest[rest.index(end) :]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from reflow_lightning.depth.bounds import Bounds, BoundsInterpreter
-from reflow_lightning.depth.channels import ChannelInterpreter, Channels
-from reflow_lightning.depth.exactness import Inputs
+from reflow_lightning.depth.bounds import BoundsInterpreter
+from reflow_lightning.depth.channels import ChannelInterpreter
+from reflow_lightning.depth.exactness import Inputs, undisturbed
+from reflow_lightning.depth.groups import Channels
+from reflow_lightning.depth.intervals import Bounds
 from reflow_lightning.depth.steps import ACTIVATIONS, Steps
-from reflow_lightning.running.isolation import isolated_rng
 
 
 class Analysis:
@@ -42,14 +44,13 @@ class Analysis:
 
     @cached_property
     def values(self) -> dict[fx.Node, Any]:
-        """What each step puts out for one sample, if the graph runs on one; else for the whole example."""
+        """What each step puts out for one sample, if the graph does the same on one; else for the whole example."""
         example = self.inputs[0]
-        whole = record(self.traced, example)
+        values = record(self.traced, example)
         first = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, example)
-        try:
-            values = record(self.traced, first)
-        except Exception:  # whatever a step raises that can't do with one
-            values = whole
+        with contextlib.suppress(Exception):  # whatever a step raises that can't do with one
+            of_one = record(self.traced, first)
+            values = of_one if all(_is_alike(values[node], of_one[node]) for node in values) else values
         for node, value in values.items():
             node.meta["ndim"] = value.ndim if isinstance(value, Tensor) else None
         return values
@@ -74,8 +75,16 @@ class Analysis:
             value = self.values[node]
             if self.steps.name(node) in ACTIVATIONS and isinstance(value, Tensor) and value.ndim:
                 axis = channels.axis(node)
-                found[node] = axis.dim if axis is not None else 1 if value.ndim in (2, 4, 5) else value.ndim - 1
+                before = self.steps.name(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else ""
+                convolved = before in ("conv", "batchnorm") or (before != "linear" and value.ndim in (2, 4, 5))
+                found[node] = axis.dim if axis is not None else 1 if convolved else value.ndim - 1
         return found
+
+
+def _is_alike(some: Any, one: Any) -> bool:
+    """Whether outputs differ at most in the size of the first dimension."""
+    pairs = zip(tree_leaves(some), tree_leaves(one), strict=True)
+    return all(a.shape[1:] == b.shape[1:] for a, b in pairs if isinstance(a, Tensor))
 
 
 class _Recorder(fx.Interpreter):
@@ -107,14 +116,9 @@ def record(traced: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
     def keep(node: fx.Node, value: Any) -> None:
         values[node] = tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), value)
 
-    with isolated_rng():
-        _Recorder(traced, keep).run(*inputs, *_unused(traced, inputs))
+    with undisturbed(traced):
+        _Recorder(traced, keep).run(*inputs)
     return values
-
-
-def _unused(traced: fx.GraphModule, inputs: Inputs) -> list[None]:
-    """Values for the placeholders of arguments that keep their defaults."""
-    return [None] * (sum(node.op == "placeholder" for node in traced.graph.nodes) - len(inputs))
 
 
 @torch.no_grad()
@@ -139,9 +143,11 @@ def observe(traced: fx.GraphModule, inputs: Sequence[Inputs], dims: Mapping[fx.N
         low, high = value.amin(others, keepdim=True).double().cpu(), value.amax(others, keepdim=True).double().cpu()
         if node in found:
             low, high = low.minimum(found[node].low), high.maximum(found[node].high)
-        found[node] = Bounds(low.nan_to_num(-math.inf), high.nan_to_num(math.inf))
+        found[node] = Bounds(
+            low.nan_to_num(-math.inf, math.inf, -math.inf), high.nan_to_num(math.inf, math.inf, -math.inf)
+        )
 
     for given in inputs:
-        with isolated_rng():
-            _Recorder(traced, take_in).run(*given, *_unused(traced, given))
+        with undisturbed(traced):
+            _Recorder(traced, take_in).run(*given)
     return found

@@ -6,39 +6,19 @@ give new numbers, whatever moves values moves numbers, and where two meet, as in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from reflow_lightning.depth.bounds import Bounds, uniform
-from reflow_lightning.depth.groups import Axis, Groups, along, spread
+from reflow_lightning.depth.apart import constant_in_one
+from reflow_lightning.depth.groups import Axis, Channels, Groups, along, is_numbers, labels_of, spread
+from reflow_lightning.depth.sizes import is_computed_with, names_places, pad_along, size_at
 from reflow_lightning.depth.steps import ACTIVATIONS, MOVES, PAIRS, POOLS, REDUCTIONS, SHAPES, Steps, broadcast
 
 _MOST = 1 << 20  # elements of a parameter that is used by itself, beyond which its channels are not followed
-
-
-@dataclass
-class Channels:
-    """What is known of the channels of a graph.
-
-    Attributes:
-        groups: Which are the same.
-        labels: The number of each element's channel, by step.
-        apart: Channels of one operand of an addition that may be missing there, since they are constant.
-    """
-
-    groups: Groups = field(default_factory=Groups)
-    labels: dict[fx.Node, Any] = field(default_factory=dict)
-    apart: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
-
-    def axis(self, node: fx.Node) -> Axis | None:
-        """The channel dimension of a step's output, if there is one."""
-        numbers = self.labels.get(node)
-        return along(self.groups.find_all(numbers)) if isinstance(numbers, Tensor) else None
 
 
 class ChannelInterpreter(fx.Interpreter):
@@ -92,25 +72,25 @@ class ChannelInterpreter(fx.Interpreter):
         value = self.values[node]
         if name == "get_attr":
             return self._attribute(node, value)
-        if name in SHAPES or not _labels((args, kwargs)):
+        if name in SHAPES and is_numbers(args[0]) and self._counts(node, args[0]):
+            return self._opaque(args, kwargs, value, node.name)
+        if (name in SHAPES and not isinstance(value, Tensor)) or not labels_of((args, kwargs)):
             return self._pinned(value, "the input") if name == "placeholder" else self._pinned(value, node.name)
         if name in ("conv", "linear"):
             return self._weighted(node, name, args[0], value)
         if name == "batchnorm" or (name == "prelu" and node.op == "call_module"):
             return self._channelwise(args[0], value, node.name)
-        if name in ACTIVATIONS and isinstance(value, Tensor):
-            return args[0] if args else kwargs["input"]
-        if name in POOLS and isinstance(value, Tensor):
+        if name in ACTIVATIONS and isinstance(value, Tensor) and len(given := labels_of((args, kwargs))) == 1:
+            return given[0]
+        if name in POOLS and isinstance(value, Tensor) and (name == "interpolate" or value.ndim == int(name[-2]) + 2):
             return self._channelwise(args[0], value, node.name)
         if name in REDUCTIONS:
             return self._reduced(node, args, kwargs, value)
         if name in MOVES:
             return self._moved(node, name, args, kwargs, value)
-        if name == "index_add" and isinstance(node.args[2], fx.Node):
-            index = self.steps.value(node.args[2]).cpu()
-            self.groups.unite(args[0].index_select(args[1], index), args[3])
-            return args[0]
-        if name in PAIRS and not kwargs and len(args) == 2:
+        if name == "index_add" and not kwargs and along(self.groups.find_all(args[0])) is not None:
+            return self._index_added(node, args, value)
+        if name in PAIRS and name != "index_add" and not kwargs and len(args) == 2:
             return self._paired(node, name, args, value)
         return self._opaque(args, kwargs, value, "the network's output" if name == "output" else node.name)
 
@@ -121,6 +101,19 @@ class ChannelInterpreter(fx.Interpreter):
             return self._pinned(value, node.name)
         return self.groups.new(value.numel()).view(value.shape)
 
+    def _counts(self, node: fx.Node, numbers: Tensor) -> bool:
+        """Whether the number of channels goes into a computation."""
+        axis = along(self.groups.find_all(numbers))
+        return axis is not None and is_computed_with(self.steps, self.values, node, axis.dim, numbers.ndim)
+
+    def _index_added(self, node: fx.Node, args: Any, value: Any) -> Any:
+        """Of an addition that was taken apart."""
+        where, axis = node.args[2], along(self.groups.find_all(args[0]))
+        if axis is None or axis.dim != args[1] or not isinstance(where, fx.Node) or where.op != "get_attr":
+            return self._opaque(args, {}, value, node.name)
+        self.groups.unite(args[0].index_select(args[1], self.steps.value(where).cpu()), args[3])
+        return args[0]
+
     def _pinned(self, value: Any, reason: str) -> Any:
         """A number for everything, which stays."""
         number = int(self.groups.new(1))
@@ -128,7 +121,7 @@ class ChannelInterpreter(fx.Interpreter):
         return tree_map_only(Tensor, lambda t: torch.full(t.shape, number, dtype=torch.int64), value)
 
     def _opaque(self, args: Any, kwargs: Any, value: Any, reason: str) -> Any:
-        for numbers in _labels((args, kwargs)):
+        for numbers in labels_of((args, kwargs)):
             self.groups.pin(numbers, reason)
         return self._pinned(value, reason)
 
@@ -146,11 +139,11 @@ class ChannelInterpreter(fx.Interpreter):
         dim = 1 if name == "conv" else given.ndim - 1
         batched = name == "linear" or value.ndim == given.ndim == module.weight.ndim
         numbers = self._axis(given, dim, node.name) if batched else None
-        if numbers is None:
-            return self._opaque((given,), {}, value, node.name)
         groups = getattr(module, "groups", 1)
+        if not batched or (numbers is None and groups > 1):
+            return self._opaque((given,), {}, value, node.name)
         out = self.groups.new(value.shape[dim])
-        if groups > 1:  # the channels of one group go or stay together
+        if numbers is not None and groups > 1:  # the channels of one group go or stay together
             for ins, outs in zip(numbers.chunk(groups), out.chunk(groups), strict=True):
                 self.groups.unite(ins, ins[:1].expand_as(ins))
                 self.groups.unite(outs, ins[:1].expand_as(outs))
@@ -179,8 +172,11 @@ class ChannelInterpreter(fx.Interpreter):
             return self._opaque(args, kwargs, value, node.name)
         if name == "pad":
             return self._padded(node, args, kwargs, value)
-        before = [along(self.groups.find_all(numbers)) for numbers in _labels((args, kwargs))]
-        moved = self.steps.function(node)(*args, **kwargs)
+        before = [along(self.groups.find_all(numbers)) for numbers in labels_of((args, kwargs))]
+        if name in ("narrow", "getitem", "view", "reshape", "expand") and names_places(name, node):
+            return self._opaque(args, kwargs, value, node.name)
+        whole = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))  # which a view needs
+        moved = self.steps.function(node)(*whole[0], **whole[1])
         if not isinstance(moved, Tensor) or moved.shape != value.shape:
             return self._opaque(args, kwargs, value, node.name)
         if name == "cat" and before[0] is not None and along(self.groups.find_all(moved)) is None:
@@ -191,7 +187,7 @@ class ChannelInterpreter(fx.Interpreter):
         if after is None and any(axis is not None for axis in before):
             return self._opaque(args, kwargs, value, node.name)
         lengths = [len(axis.numbers) for axis in (*before, after) if axis is not None]
-        if name in ("getitem", "narrow") and len(set(lengths)) > 1:  # some of the channels are picked by number
+        if name == "getitem" and len(set(lengths)) > 1:  # some of the channels are picked by number
             return self._opaque(args, kwargs, value, node.name)
         return moved
 
@@ -211,6 +207,15 @@ class ChannelInterpreter(fx.Interpreter):
         both = [a for a in args if isinstance(a, Tensor)]
         if len(both) == 1:
             return both[0] if both[0].shape == value.shape else self._opaque(args, {}, value, node.name)
+        for big, small in (both, both[::-1]):
+            axis = along(self.groups.find_all(big))
+            if (
+                axis is not None
+                and big.shape == value.shape
+                and len(axis.numbers) > size_at(small, axis.dim - big.ndim)
+            ):
+                self.groups.pin(small, node.name)  # it serves all channels
+                return big
         first, second = broadcast(*both)
         apart = torch.zeros(first.shape, dtype=torch.bool)
         if name == "add" and both[0].shape == both[1].shape:
@@ -222,48 +227,14 @@ class ChannelInterpreter(fx.Interpreter):
 
     def _apart(self, node: fx.Node) -> Tensor:
         """Elements of the channels that are constant in the operand that has more of them, and not in the other."""
-        nowhere = torch.zeros(self.values[node].shape, dtype=torch.bool)
+        shape = self.values[node].shape
         operands = [n for n in node.args if isinstance(n, fx.Node)]
-        found = []
-        for operand in operands:
-            axis, bounds = along(self.groups.find_all(self.found.labels[operand])), self.bounds.get(operand)
-            if axis is None or not isinstance(bounds, Bounds):
-                return nowhere
-            found.append((axis, uniform(bounds, axis.dim)))
-        (axis, constants), (other_axis, other_constants) = found
-        if axis.dim != other_axis.dim or operands[0] is operands[1]:
-            return nowhere
-        only = [~constants.isnan() & other_constants.isnan(), ~other_constants.isnan() & constants.isnan()]
-        index = int(only[1].sum() > only[0].sum())
-        if only[index].double().mean() < _WORTH_IT:
-            return nowhere
+        axes = [along(self.groups.find_all(self.found.labels[n])) for n in operands]
+        found = (
+            constant_in_one(axes, [self.bounds.get(n) for n in operands]) if operands[0] is not operands[1] else None
+        )
+        if found is None:
+            return torch.zeros(shape, dtype=torch.bool)
+        index, apart = found
         self.found.apart[node] = (operands[index],)
-        return spread(Axis(axis.dim, only[index]), nowhere.shape)
-
-
-_WORTH_IT = 0.25  # share of an operand's channels that must be constant before an addition is taken apart
-
-
-def pad_along(amounts: Sequence[int], ndim: int, dim: int) -> tuple[int, int]:
-    """How much `torch.nn.functional.pad` adds before and after in a dimension.
-
-    Example:
-        >>> pad_along((1, 1, 2, 3), ndim=4, dim=2), pad_along((1, 1, 2, 3), ndim=4, dim=1)
-        ((2, 3), (0, 0))
-    """
-    start = 2 * (ndim - 1 - dim)
-    return (amounts[start], amounts[start + 1]) if start + 1 < len(amounts) else (0, 0)
-
-
-def is_numbers(value: Any) -> bool:
-    """Whether a value is a tensor of channel numbers."""
-    return isinstance(value, Tensor) and value.dtype == torch.int64 and value.device.type == "cpu"
-
-
-def _labels(value: Any) -> list[Tensor]:
-    """The numbers among nested arguments."""
-    if is_numbers(value):
-        return [value]
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    return [found for part in value for found in _labels(part)] if isinstance(value, (tuple, list)) else []
+        return spread(apart, shape)

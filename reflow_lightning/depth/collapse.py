@@ -7,14 +7,14 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
-from reflow_lightning.depth.exactness import Inputs, random_like
-from reflow_lightning.depth.merging import fold_batchnorm
-from reflow_lightning.depth.tracing import trace
+from reflow_lightning.depth.exactness import Expected, Inputs, random_like
+from reflow_lightning.depth.tracing import NotTraceableError, evaluated, trace
 from reflow_lightning.depth.work import Work, drop_identities
 from reflow_lightning.running.batches import device_of, move
-from reflow_lightning.running.forward import batch_input
+from reflow_lightning.running.forward import Forward, batch_input
 
 
 @torch.no_grad()
@@ -24,6 +24,7 @@ def collapse(
     *,
     batches: Iterable[Any] | None = None,
     max_batches: int = 10,
+    forward: Forward | None = None,
     tolerance: float = 1e-4,
 ) -> fx.GraphModule:
     """Remove from a pruned network what makes no difference to its output.
@@ -41,6 +42,8 @@ def collapse(
         batches: Real data on which rectifiers are observed too. Without any, one counts as always on, or always off,
             only if that follows from the weights. With them it may hold on these data only: test the result.
         max_batches: At most so many.
+        forward: ``(model, batch) -> anything`` for batches that the default does not understand; see
+            `reflow_lightning.calibrate`. By default a network of several arguments gets the first of the batch's.
         tolerance: Largest allowed difference of an output, relative to the largest of that output.
 
     Returns:
@@ -49,7 +52,8 @@ def collapse(
 
     Raises:
         NotTraceableError: If the model's forward pass can't be traced.
-        ValueError: If the tolerance is not positive, or the model does not run on the example.
+        ValueError: If the tolerance or the number of batches is not positive, there is no batch, or the model does not
+            run on the example or on a batch.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -61,15 +65,74 @@ def collapse(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance!r} must be positive: 1e-4 allows for rounding")
+    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
+        raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least 1")
     given: Inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    given = move(given, device_of(model))
-    inputs = [given, random_like(given)]
-    if batches is not None:
-        inputs += [(batch_input(move(batch, device_of(model))),) for batch in islice(batches, max_batches)]
-    work = Work(trace(model, len(given)), inputs, tolerance)
+    original = evaluated(model)
+    dtype = _reduced(original)
+    original = original if dtype is None else original.float()
+    read = [] if batches is None else list(islice(batches, max_batches))
+    if batches is not None and not read:
+        raise ValueError("batches gave no batch: pass a loader that can be read again, or batches=None")
+    calls = [given, random_like(given), *(_arguments(original, batch, len(given), forward) for batch in read)]
+    inputs = [_prepared(call, original, dtype) for call in calls]
+    try:
+        expected = Expected(original, inputs)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} does not run on example_input, or on a batch ({error})") from error
+    work = Work(_traced(original, expected, len(given), tolerance), expected, tolerance)
     work.attempt("identity", drop_identities)
-    work.attempt("batchnorm", lambda analysis: fold_batchnorm(analysis.steps, analysis.values))
     work.simplify("proved by the weights")
     if batches is not None:
-        work.simplify(f"on {len(inputs)} batches", observes=True)
-    return work.finish()
+        work.simplify(f"on {len(read)} batches", observes=True)
+    collapsed = work.finish()
+    return collapsed if dtype is None else collapsed.to(dtype)
+
+
+def _traced(original: nn.Module, expected: Expected, arguments: int, tolerance: float) -> fx.GraphModule:
+    """The graph of a model, which must do the same."""
+    traced = trace(original, arguments)
+    try:
+        deviation = expected.deviation(traced)
+    except Exception as error:
+        raise NotTraceableError(f"the graph of {type(original).__name__} does not run ({error})") from error
+    if deviation > tolerance:
+        raise NotTraceableError(
+            f"the graph of {type(original).__name__} does something else than the model, by {deviation:.1e} of the "
+            "largest output: hooks of the model itself, or writing into a view? Collapse its parts"
+        )
+    return traced
+
+
+def _reduced(model: nn.Module) -> torch.dtype | None:
+    """The type of a model in half precision, in which rounding would hide what a step changes."""
+    dtypes = {p.dtype for p in model.parameters()}
+    return next(iter(dtypes)) if dtypes in ({torch.float16}, {torch.bfloat16}) else None
+
+
+def _arguments(model: nn.Module, batch: Any, count: int, forward: Forward | None) -> Inputs:
+    """What the network is called with on a batch."""
+    if forward is not None:
+        forward(called := _Called(model), batch)
+        return called.arguments
+    return (batch_input(batch),) if count == 1 else tuple(batch[:count])
+
+
+class _Called(nn.Module):
+    """Runs a network, and notes what it is called with."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.arguments: Inputs = ()
+
+    def forward(self, *arguments: Any) -> Any:
+        self.arguments = arguments
+        return self.model(*arguments)
+
+
+def _prepared(inputs: Inputs, model: nn.Module, dtype: torch.dtype | None) -> Inputs:
+    """On the model's device, and as precise."""
+    moved: Inputs = move(inputs, device_of(model))
+    precise: Inputs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, moved)
+    return precise

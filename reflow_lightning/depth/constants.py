@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from reflow_lightning.depth.bounds import Bounds, uniform
 from reflow_lightning.depth.edits import Row, bypass, new_buffer, tidy
+from reflow_lightning.depth.intervals import Bounds, uniform
 from reflow_lightning.depth.steps import Steps, is_weighted
+from reflow_lightning.running.batches import device_of
 
 
 def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: Mapping[fx.Node, Any]) -> list[Row]:
@@ -20,15 +21,21 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
         What was removed, by addition.
     """
     rows = []
-    like = next(steps.traced.parameters())
+    varying = _after_inputs(steps.traced)
+    device = device_of(steps.traced)
     for node in list(steps.traced.graph.nodes):
         if steps.name(node) != "add" or len(node.args) != 2 or node.kwargs:
             continue
         for operand, other in (node.args, node.args[::-1]):
-            if not isinstance(operand, fx.Node) or not isinstance(other, fx.Node) or operand.op == "get_attr":
+            if not isinstance(operand, fx.Node) or other not in varying or operand.op == "get_attr":
                 continue
             constant = _constant(bounds.get(operand))
-            if constant is None or other not in values or values[other].shape != values[node].shape:
+            whole, rest = values[node], values.get(other)
+            if (
+                constant is None
+                or not isinstance(rest, Tensor)
+                or (rest.shape, rest.dtype) != (whole.shape, whole.dtype)
+            ):
                 continue
             rows.append(
                 Row("branch", _layers(steps, operand), f"constant: step {node.name} needs no computation of it")
@@ -37,9 +44,7 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
                 bypass(node, other)
             else:
                 with steps.traced.graph.inserting_before(node):
-                    name = new_buffer(
-                        steps.traced, f"constant_{node.name}", constant.to(like.device, values[node].dtype)
-                    )
+                    name = new_buffer(steps.traced, f"constant_{node.name}", constant.to(device, values[node].dtype))
                     shift = steps.traced.graph.get_attr(name)
                     total = steps.traced.graph.call_function(operator.add, (other, shift))
                 bypass(node, total)
@@ -47,6 +52,15 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
     if rows:
         tidy(steps.traced)
     return rows
+
+
+def _after_inputs(traced: fx.GraphModule) -> set[fx.Node]:
+    """The steps that have to do with an input: only these put out one value a sample."""
+    found: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _constant(bounds: Any) -> Tensor | None:

@@ -28,11 +28,14 @@ def parameter_like(values: Tensor, like: Tensor) -> nn.Parameter:
 
 
 @torch.no_grad()
-def set_affine(module: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a convolution or a linear layer other values, in its own type; its sizes follow."""
+def set_affine(module: Any, weight: Tensor, bias: Tensor) -> None:
+    """Give a convolution or a linear layer other values, in its own type; its sizes follow.
+
+    One without a bias gets none if that would be zero.
+    """
     like: Tensor = module.weight
     module.weight = parameter_like(weight, like)
-    if bias is not None:
+    if module.bias is not None or bool(bias.any()):
         module.bias = parameter_like(bias, like)
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
@@ -88,6 +91,11 @@ def owner(traced: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
     """The module that holds an attribute, and the attribute's own name."""
     path, _, name = target.rpartition(".")
     return traced.get_submodule(path), name
+
+
+def label(node: fx.Node) -> str:
+    """What a report calls a step: the name of the module that it calls, else its own."""
+    return str(node.target) if node.op == "call_module" else node.name
 
 
 def is_fed_by_one(node: fx.Node) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.depth.difference import relative_difference
@@ -46,27 +47,48 @@ class Expected:
         inputs: What it is called with.
 
     Example:
-        >>> expected = Expected(torch.nn.Linear(2, 2), [(torch.ones(1, 2),)])
-        >>> expected.deviation(expected.model)
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> Expected(layer, [(torch.ones(1, 2),)]).deviation(layer)
         0.0
     """
 
-    def __init__(self, model: Callable[..., Any], inputs: Sequence[Inputs]) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, inputs: Sequence[Inputs]) -> None:
         self.inputs = list(inputs)
-        self.expected = [_run(model, given) for given in self.inputs]
+        self.outputs = [_run(model, given) for given in self.inputs]
 
-    def deviation(self, other: Callable[..., Any]) -> float:
+    def deviation(self, other: nn.Module) -> float:
         """The largest `relative_difference` of an output.
 
         Raises:
             ValueError: If the outputs have other shapes.
         """
-        pairs = zip(self.expected, self.inputs, strict=True)
+        pairs = zip(self.outputs, self.inputs, strict=True)
         return max(relative_difference(expected, _run(other, given)) for expected, given in pairs)
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Leave the buffers of a model and the random state as they were before the block.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with undisturbed(norm):
+        ...     _ = norm(torch.randn(4, 2))
+        >>> norm.running_mean.tolist()
+        [0.0, 0.0]
+    """
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        with isolated_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, values in buffers:
+                module._buffers[name] = buffer.copy_(values)
+
+
 @torch.no_grad()
-def _run(model: Callable[..., Any], inputs: Inputs) -> Any:
-    with isolated_rng():
-        return model(*inputs)
+def _run(model: nn.Module, inputs: Inputs) -> Any:
+    call = model.forward if isinstance(model, fx.GraphModule) else model  # whose call prints what fails
+    with undisturbed(model):
+        return tree_map_only(Tensor, torch.clone, call(*tree_map_only(Tensor, torch.clone, inputs)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 
 class Groups:
@@ -76,8 +77,10 @@ def along(numbers: Tensor) -> Axis | None:
         >>> along(torch.tensor([[[1, 1], [2, 2]]])).dim, along(torch.tensor([[1, 2], [3, 4]]))
         (1, None)
     """
+    if not numbers.numel():
+        return None
     varies = [d for d in range(numbers.ndim) if bool((numbers != numbers.narrow(d, 0, 1)).any())]
-    if len(varies) != 1 or not numbers.numel():
+    if len(varies) != 1:
         return None
     (dim,) = varies
     return Axis(dim, numbers.movedim(dim, 0).reshape(numbers.shape[dim], -1)[:, 0])
@@ -94,3 +97,37 @@ def distinct(numbers: Tensor) -> Tensor:
     """Each of the numbers once."""
     found: Tensor = torch.unique(numbers)
     return found
+
+
+@dataclass
+class Channels:
+    """What is known of the channels of a graph.
+
+    Attributes:
+        groups: Which are the same.
+        labels: The number of each element's channel, by step.
+        apart: Channels of one operand of an addition that may be missing there, since they are constant.
+    """
+
+    groups: Groups = field(default_factory=Groups)
+    labels: dict[fx.Node, Any] = field(default_factory=dict)
+    apart: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
+
+    def axis(self, node: fx.Node) -> Axis | None:
+        """The channel dimension of a step's output, if there is one."""
+        numbers = self.labels.get(node)
+        return along(self.groups.find_all(numbers)) if isinstance(numbers, Tensor) else None
+
+
+def is_numbers(value: Any) -> bool:
+    """Whether a value is a tensor of channel numbers."""
+    return isinstance(value, Tensor) and value.dtype == torch.int64 and value.device.type == "cpu"
+
+
+def labels_of(value: Any) -> list[Tensor]:
+    """The numbers among nested arguments."""
+    if is_numbers(value):
+        return [value]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return [found for part in value for found in labels_of(part)] if isinstance(value, (tuple, list)) else []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from torch import Tensor, fx
+from torch import Tensor
 
 from reflow_lightning.depth.analysis import Analysis
-from reflow_lightning.depth.bounds import Bounds, uniform
-from reflow_lightning.depth.channels import Channels
-from reflow_lightning.depth.edits import Row, affine
+from reflow_lightning.depth.edits import Row, affine, label
+from reflow_lightning.depth.groups import Channels
+from reflow_lightning.depth.intervals import Bounds, uniform
 from reflow_lightning.depth.removal import find_reads
 
 
@@ -27,7 +27,7 @@ def leftovers(analysis: Analysis) -> list[Row]:
         name, axis = steps.name(node), channels.axis(node)
         value = analysis.values[node]
         if name == "opaque" and isinstance(value, Tensor) and value.is_floating_point():
-            rows.append(Row("step", _label(node), "not looked into: what it reads and puts out keeps its channels"))
+            rows.append(Row("step", label(node), "not looked into: what it reads and puts out keeps its channels"))
         if name not in ("conv", "linear") or axis is None or not isinstance(bounds[node], Bounds):
             continue
         empty = (affine(steps.module(node))[0].flatten(1) == 0).all(1).cpu()
@@ -38,12 +38,10 @@ def leftovers(analysis: Analysis) -> list[Row]:
     return rows
 
 
-def _label(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.name
-
-
 def _reason(channels: Channels, number: int, carried: set[int]) -> str:
     pins = {channels.groups.find(pinned): reason for pinned, reason in channels.groups.pins.items()}
+    if pins.get(number) == "the network's output":
+        return "they are the network's output"
     if number in pins:
         return f"tied to {pins[number]}, which is not looked into"
     if number in carried:

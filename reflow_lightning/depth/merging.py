@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from reflow_lightning.depth.bounds import affine_of_batchnorm
-from reflow_lightning.depth.edits import Row, affine, as_rows, bypass, is_fed_by_one, set_affine, tidy
+from reflow_lightning.depth.edits import Row, affine, as_rows, bypass, is_fed_by_one, parameter_like, set_affine, tidy
+from reflow_lightning.depth.intervals import affine_of_batchnorm
 from reflow_lightning.depth.steps import Steps
 
 
@@ -63,6 +63,10 @@ def merge_layers(steps: Steps, values: Mapping[fx.Node, Any]) -> tuple[list[Row]
         if together > separate:
             left.append(Row("merge", names, f"one layer would need {together / separate:.2f} times the multiply-adds"))
             continue
+        growth = _parameters(layer) / (_parameters(one) + _parameters(two))
+        if growth > 1:
+            left.append(Row("merge", names, f"one layer would have {growth:.2f} times the parameters"))
+            continue
         steps.traced.set_submodule(str(node.target), layer)
         node.args = first.args
         done.append(Row("merge", names, f"one layer with {together / separate:.2f} times the multiply-adds"))
@@ -74,6 +78,10 @@ def merge_layers(steps: Steps, values: Mapping[fx.Node, Any]) -> tuple[list[Row]
 def _multiply_adds(layer: Any, output: Tensor) -> int:
     channels = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
     return output.numel() // channels * int(layer.weight.numel())
+
+
+def _parameters(layer: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in layer.parameters())
 
 
 def merge(one: nn.Module, two: nn.Module) -> nn.Module | str:
@@ -98,7 +106,8 @@ def merge(one: nn.Module, two: nn.Module) -> nn.Module | str:
 
 def _linear(weight: Tensor, bias: Tensor, like: nn.Linear) -> nn.Linear:
     merged = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    merged.weight, merged.bias = nn.Parameter(weight.to(like.weight), False), nn.Parameter(bias.to(like.weight), False)
+    merged.weight = parameter_like(weight, like.weight)
+    merged.bias = parameter_like(bias, like.weight) if bias.any() else None  # type: ignore[assignment]
     return merged.eval()
 
 
@@ -140,8 +149,9 @@ def _convolution(one: Any, two: Any, weight: Tensor, bias: Tensor, weight2: Tens
         dilation=tuple(dilation),
         device="meta",
     )
-    layer.weight = nn.Parameter(merged.to(one.weight), False)
-    layer.bias = nn.Parameter((weight2.flatten(2).sum(2) @ bias + bias2).to(one.weight), False)
+    layer.weight = parameter_like(merged, one.weight)
+    total = weight2.flatten(2).sum(2) @ bias + bias2
+    layer.bias = parameter_like(total, one.weight) if total.any() else None
     merged_layer: nn.Module = layer.eval()
     return merged_layer
 

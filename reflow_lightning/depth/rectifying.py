@@ -9,8 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from reflow_lightning.depth.bounds import Bounds, affine_of_batchnorm
-from reflow_lightning.depth.edits import Row, affine, as_rows, bypass, is_fed_by_one, parameter_like, set_affine, tidy
+from reflow_lightning.depth.edits import (
+    Row,
+    affine,
+    as_rows,
+    bypass,
+    is_fed_by_one,
+    label,
+    parameter_like,
+    set_affine,
+    tidy,
+)
+from reflow_lightning.depth.intervals import Bounds, affine_of_batchnorm
 from reflow_lightning.depth.steps import Steps
 
 
@@ -116,16 +126,16 @@ def straighten(
         if line is None:
             continue
         if line.is_identity:
-            done.append(Row("rectifier", node.name, f"always on ({found}): replaced by the identity"))
+            done.append(Row("rectifier", label(node), f"always on ({found}): replaced by the identity"))
             bypass(node, given)
         elif _scale(steps, given, line):
             done.append(
-                Row("rectifier", node.name, f"a straight line in each channel ({found}): folded into {given.name}")
+                Row("rectifier", label(node), f"a straight line in each channel ({found}): folded into {label(given)}")
             )
             bypass(node, given)
         elif bool((line.slope != 0).any()):
-            why = "its input is also used elsewhere" if len(given.users) > 1 else f"its input comes from {given.name}"
-            left.append(Row("rectifier", node.name, f"a straight line in each channel ({found}), but {why}"))
+            why = "its input is also used elsewhere" if len(given.users) > 1 else f"its input comes from {label(given)}"
+            left.append(Row("rectifier", label(node), f"a straight line in each channel ({found}), but {why}"))
     if done:
         tidy(steps.traced)
     return done, left

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from reflow_lightning.depth.bounds import Bounds, uniform
-from reflow_lightning.depth.channels import Channels, is_numbers
-from reflow_lightning.depth.groups import distinct
+from reflow_lightning.depth.groups import Channels, distinct, is_numbers
+from reflow_lightning.depth.intervals import Bounds, uniform
 from reflow_lightning.depth.steps import Steps
 
 
@@ -82,8 +81,15 @@ def _pads_zeros(module: Any) -> bool:
     return padding != "valid" if isinstance(padding, str) else any(padding)
 
 
-def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]) -> Removal:
-    """The channels that can go without a change of the network's output."""
+def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any], only: str | None = None) -> Removal:
+    """The channels that can go without a change of the network's output.
+
+    Args:
+        steps: The graph.
+        channels: Its channels.
+        bounds: Bounds by step.
+        only: The layer to whose channels this is limited.
+    """
     removal = Removal(reads=find_reads(steps, channels, bounds))
     axes = {node: axis.numbers for node in steps.traced.graph.nodes if (axis := channels.axis(node)) is not None}
     everything = [
@@ -91,15 +97,41 @@ def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]
     ]
     pinned = {channels.groups.find(number) for number in channels.groups.pins}
     numbers = {int(n) for found in axes.values() for n in found} - pinned
+    if only is not None:
+        numbers &= {int(n) for node, found in axes.items() if str(node.target) == only for n in found}
     reading = {node: _reading(steps.module(node)) for node in removal.reads}
+    parts = [(axes[part], axes[node]) for node, (part,) in channels.apart.items() if node in axes and part in axes]
     while True:
-        before = len(removal.numbers)
-        needed = _needed(reading, axes, removal)
-        removal.numbers = _leaving_one(numbers - needed.keys(), everything)
-        if len(removal.numbers) == before:
+        needed = _needed_in_the_end(reading, axes, parts, numbers, removal)
+        emptied = {min(here) for here in everything if here and here <= removal.numbers}
+        if not emptied:
             break
+        numbers -= emptied  # for an activation with no channel at all can't be
     _carry(removal, numbers, needed, everything)
     return removal
+
+
+_Needed = dict[int, list[tuple[fx.Node, int]]]
+
+
+def _needed_in_the_end(
+    reading: Mapping[fx.Node, Tensor],
+    axes: Mapping[fx.Node, Tensor],
+    parts: Sequence[tuple[Tensor, Tensor]],
+    numbers: set[int],
+    removal: Removal,
+) -> _Needed:
+    """Let all of these channels go that nobody needs once the others are gone; the places where the rest is needed."""
+    removal.numbers = set()
+    while True:
+        needed = _needed(reading, axes, removal)
+        for part, whole in parts:  # an operand has no channel that the sum lacks
+            for number in whole[removal.keeps(part)].tolist():
+                needed.setdefault(number, [])
+        gone = numbers - needed.keys()
+        if gone == removal.numbers:
+            return needed
+        removal.numbers = gone
 
 
 def _reading(module: Any) -> Tensor:
@@ -108,11 +140,9 @@ def _reading(module: Any) -> Tensor:
     return (weight != 0).flatten(2).any(2).cpu() if weight.ndim > 2 else (weight != 0).cpu()
 
 
-def _needed(
-    reading: Mapping[fx.Node, Tensor], axes: Mapping[fx.Node, Tensor], removal: Removal
-) -> dict[int, list[tuple[fx.Node, int]]]:
+def _needed(reading: Mapping[fx.Node, Tensor], axes: Mapping[fx.Node, Tensor], removal: Removal) -> _Needed:
     """The places where a channel is read and no bias can take its place, by number."""
-    needed: dict[int, list[tuple[fx.Node, int]]] = {}
+    needed: _Needed = {}
     for node, read in removal.reads.items():
         rows = reading[node][removal.keeps(axes[node])] if node in axes else reading[node]
         for place in (rows.any(0) & ~read.folds).nonzero().flatten().tolist():
@@ -120,19 +150,11 @@ def _needed(
     return needed
 
 
-def _leaving_one(numbers: set[int], everything: Iterable[set[int]]) -> set[int]:
-    """Without those that would leave an activation with no channel at all."""
-    for here in everything:
-        if here and here <= numbers:
-            numbers = numbers - {min(here)}
-    return numbers
-
-
 def _carry(
     removal: Removal,
     numbers: set[int],
-    needed: Mapping[int, list[tuple[fx.Node, int]]],
-    everything: Iterable[set[int]],
+    needed: _Needed,
+    everything: Sequence[set[int]],
 ) -> None:
     """Of the constants that one padded convolution reads, let one stay and carry the others: all vanish at the border.
 
@@ -140,8 +162,7 @@ def _carry(
     """
     by_reader: dict[fx.Node, list[tuple[int, int]]] = {}
     for number, places in needed.items():
-        constant = all(not bool(removal.reads[node].values[place].isnan()) for node, place in places)
-        if len(places) == 1 and constant:
+        if len(places) == 1 and not bool(removal.reads[places[0][0]].values[places[0][1]].isnan()):
             node, place = places[0]
             by_reader.setdefault(node, []).append((number, place))
     for node, found in by_reader.items():

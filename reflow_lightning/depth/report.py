@@ -10,7 +10,7 @@ from torch import nn
 
 from reflow_lightning.depth.edits import Row
 
-_KEY = "collapse"
+_KEY = "_collapse_report"
 _MOST_NAMES = 3
 
 
@@ -59,11 +59,13 @@ def _names(names: Sequence[str]) -> str:
 
 def attach(module: Any, report: CollapseReport) -> None:
     """Keep a report with a module, in plain types, so that it can be saved and loaded without this package."""
-    module.meta[_KEY] = {
+    kept = {
         "removed": [tuple(row) for row in report.removed],
         "left": [tuple(row) for row in report.left],
         "deviation": report.deviation,
     }
+    module.meta[_KEY] = kept  # which copies keep
+    setattr(module, _KEY, kept)  # which files keep
 
 
 def collapse_report(collapsed: nn.Module) -> CollapseReport:
@@ -79,9 +81,9 @@ def collapse_report(collapsed: nn.Module) -> CollapseReport:
         >>> print(collapse_report(collapse(model, torch.ones(1, 2))).removed[0])
         Row(what='merge', where='0 and 1', why='one layer with 0.50 times the multiply-adds')
     """
-    kept = getattr(module := collapsed, "meta", {}).get(_KEY)
+    kept = getattr(collapsed, "meta", {}).get(_KEY, getattr(collapsed, _KEY, None))
     if kept is None:
-        raise ValueError(f"{type(module).__name__} carries no report: pass what collapse(...) returned")
+        raise ValueError(f"{type(collapsed).__name__} carries no report: pass what collapse(...) returned")
     return CollapseReport(
         tuple(Row(*r) for r in kept["removed"]), tuple(Row(*r) for r in kept["left"]), kept["deviation"]
     )

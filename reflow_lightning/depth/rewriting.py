@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from reflow_lightning.depth.bounds import uniform
-from reflow_lightning.depth.channels import Channels, pad_along
 from reflow_lightning.depth.edits import Row, affine, new_buffer, owner, parameter_like, set_affine, tidy
-from reflow_lightning.depth.groups import Axis
+from reflow_lightning.depth.groups import Axis, Channels
+from reflow_lightning.depth.intervals import uniform
 from reflow_lightning.depth.removal import Read, Removal
+from reflow_lightning.depth.sizes import pad_along
 from reflow_lightning.depth.steps import Steps
 
 
@@ -70,8 +70,7 @@ def _weighted(node: fx.Node, module: Any, axis: Axis | None, removal: Removal) -
     if groups > 1:
         module.groups = int(outs.sum()) // (len(weight) // groups)
     outs = outs.to(weight.device)
-    needs_bias = module.bias is not None or bool(bias.any())
-    set_affine(module, weight[outs], bias[outs] if needs_bias else None)
+    set_affine(module, weight[outs], bias[outs])
     gone = int((~outs).sum())
     if not gone:
         return []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -21,9 +24,9 @@ ACTIVATIONS: Mapping[str, tuple[float, ...]] = {
     "hardsigmoid": (),
     "sigmoid": (),
     "tanh": (),
-    "elu": (),
+    "elu": (0.0,),
     "selu": (),
-    "celu": (),
+    "celu": (0.0,),
     "softplus": (),
     "softsign": (),
     "logsigmoid": (),
@@ -38,7 +41,7 @@ ACTIVATIONS: Mapping[str, tuple[float, ...]] = {
 
 _MOVES = """
     flatten view reshape permute transpose swapaxes movedim contiguous getitem squeeze unsqueeze expand cat stack chunk
-    split unbind pad clone narrow t flip
+    split unbind pad clone narrow t flip detach
 """
 MOVES = frozenset(_MOVES.split())
 """Steps that only place values elsewhere, or repeat them, or put constants beside them."""
@@ -47,6 +50,7 @@ _POOLS = """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    pad1d pad2d pad3d
 """
 POOLS = frozenset(_POOLS.split())
 """Monotone steps within a channel, which is dimension 1."""
@@ -54,6 +58,7 @@ POOLS = frozenset(_POOLS.split())
 REDUCTIONS = frozenset(["mean", "sum", "amax", "amin"])
 PAIRS = frozenset(["index_add", "add", "sub", "mul", "truediv", "maximum", "minimum"])
 SHAPES = frozenset(["size", "dim", "getattr", "ndimension", "numel", "len"])
+"""Steps that tell a size, if what they put out is no tensor."""
 
 _MODULES: Mapping[str, str] = {
     "ReLU": "relu",
@@ -78,6 +83,11 @@ _MODULES: Mapping[str, str] = {
     "Flatten": "flatten",
     "Upsample": "interpolate",
     **{f"{kind}Pool{n}d": f"{name}_pool{n}d" for kind, name in (("Max", "max"), ("Avg", "avg")) for n in (1, 2, 3)},
+    **{
+        f"{kind}Pad{n}d": f"pad{n}d"
+        for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular")
+        for n in (1, 2, 3)
+    },
     **{f"AdaptiveAvgPool{n}d": f"adaptive_avg_pool{n}d" for n in (1, 2, 3)},
     **{f"AdaptiveMaxPool{n}d": f"adaptive_max_pool{n}d" for n in (1, 2, 3)},
 }
@@ -93,16 +103,17 @@ _SAME = {
     "subtract": "sub",
     "clamp_min": "clamp",
     "clip": "clamp",
-    "float": "identity",
-    "detach": "identity",
     "_adaptive_avg_pool2d": "adaptive_avg_pool2d",
 }
 
 
-_RANDOM = frozenset(
-    ["dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "stochastic_depth"]
-)
-"""Functions that do nothing if they are told that this is no training."""
+_RANDOM: Mapping[str, int] = {
+    **dict.fromkeys(["dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d"], 2),
+    "stochastic_depth": 3,
+}
+"""Functions that do nothing if they are told that this is no training, and where among their arguments that stands."""
+
+_OWNERS = (operator, builtins, torch, functional, torch._C._nn)
 
 
 class Steps:
@@ -124,7 +135,8 @@ class Steps:
         self.modules = dict(traced.named_modules())
         self._calls = Counter(node.target for node in traced.graph.nodes if node.op in ("call_module", "get_attr"))
         held = [id(p) for module in traced.modules() for p in module._parameters.values() if p is not None]
-        self._holders = Counter(held)
+        got = [id(self.value(node)) for node in traced.graph.nodes if node.op == "get_attr"]
+        self._holders = Counter([*held, *got])
 
     def module(self, node: fx.Node) -> Any:
         """The module that a step calls."""
@@ -142,14 +154,7 @@ class Steps:
         if node.op == "call_module":
             return self._of_module(self.module(node), node)
         if node.op == "call_function":
-            name = str(getattr(node.target, "__name__", "opaque")).lstrip("_")
-            if name in _RANDOM:
-                return (
-                    "identity"
-                    if any(value is False for value in (*node.args, node.kwargs.get("training")))
-                    else "opaque"
-                )
-            return _known(_SAME.get(name, name))
+            return _of_function(node)
         if node.op == "call_method":
             return _known(_SAME.get(str(node.target), str(node.target)))
         return node.op
@@ -165,11 +170,14 @@ class Steps:
         return lambda first, *rest, **kwargs: getattr(first, name)(*rest, **kwargs)
 
     def is_shared(self, node: fx.Node) -> bool:
-        """Whether other steps call the same module or get the same attribute."""
-        return self._calls[node.target] > 1
+        """Whether other steps call the same module or get the same attribute, by this name or another."""
+        held_twice = node.op == "get_attr" and self._holders[id(self.value(node))] > 2  # here, and where it belongs
+        return self._calls[node.target] > 1 or held_twice
 
     def _of_module(self, module: Any, node: fx.Node) -> str:
         own = [p for p in module._parameters.values() if p is not None]
+        if node.kwargs or len(node.args) != 1 or any(not p.is_floating_point() for p in own):
+            return "opaque"
         if own and (self.is_shared(node) or any(self._holders[id(p)] > 1 for p in own)):
             return "opaque"
         if "parametrizations" in module._modules or _has_hooks(module):
@@ -178,15 +186,36 @@ class Steps:
             return "conv"
         if type(module) is nn.Linear:
             return "linear"
-        if type(module).__name__ == "StochasticDepth":
-            return "identity"
         if not type(module).__module__.startswith("torch.nn"):
             return "opaque"
         if isinstance(module, _DropoutNd):
             return "identity"
         if isinstance(module, _BatchNorm):
             return "opaque" if module.running_var is None else "batchnorm"
+        if getattr(module, "mode", None) == "bicubic" or getattr(module, "return_indices", False):
+            return "opaque"  # neither is monotone
         return _MODULES.get(type(module).__name__, "opaque")
+
+
+def _of_function(node: fx.Node) -> str:
+    """The name of a function, if it is torch's or Python's; a user's may do something else under the same name."""
+    own = str(getattr(node.target, "__name__", "opaque"))
+    name = own.lstrip("_")
+    if not any(getattr(owner, own, None) is node.target for owner in _OWNERS):
+        known = name in _RANDOM and str(getattr(node.target, "__module__", "")).startswith("torchvision.")
+        if not known:
+            return "opaque"
+    if name in _RANDOM:
+        position = _RANDOM[name]
+        positional = node.args[position] if len(node.args) > position else None
+        told = node.kwargs.get("training", node.kwargs.get("train", positional))
+        return "identity" if told is False else "opaque"
+    if (
+        name == "interpolate"
+        and node.kwargs.get("mode", node.args[3] if len(node.args) > 3 else "nearest") == "bicubic"
+    ):
+        return "opaque"
+    return _known(_SAME.get(name, name))
 
 
 def _known(name: str) -> str:

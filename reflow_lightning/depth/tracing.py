@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from typing import Any
 
-import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize, prune
 
+from reflow_lightning.depth.writing import out_of_place
 from reflow_lightning.running.copying import dense_copy
 
 
@@ -52,26 +52,71 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
         >>> [node.op for node in graph.graph.nodes]
         ['placeholder', 'call_module', 'call_module', 'output']
     """
-    copy = dense_copy(model).eval()
-    for parameter in copy.parameters():
-        parameter.requires_grad_(False)
     opaque: set[str] = set()
     while True:
-        tracer = _Tracer(opaque)
+        copy = evaluated(model)
+        buffers, tracer = _versions(copy), _Tracer(opaque)
         try:
             graph = tracer.trace(copy, concrete_args=_defaults(copy, arguments))
-            break
         except Exception as error:
             if tracer.failed is None or tracer.failed in opaque:
                 raise NotTraceableError(
-                    f"the forward pass of {type(model).__name__} can't be traced by torch.fx ({error}): collapse its "
-                    "parts, or move what branches on values into a module of its own, which is then left as it is"
+                    f"the forward pass of {type(model).__name__} can't be traced by torch.fx ({error}): {_REMEDY}"
                 ) from error
             opaque.add(tracer.failed)
-    traced = fx.GraphModule(copy, graph, type(model).__name__)
-    traced.eval()
-    _out_of_place(traced)
-    return traced
+            continue
+        written = {name.rpartition(".")[0] for name, version in _versions(copy).items() if buffers.get(name) != version}
+        graph._tracer_cls = fx.Tracer  # which a saved graph names: it shall load without this package
+        traced = fx.GraphModule(copy, graph, type(model).__name__)
+        written |= out_of_place(traced)
+        if not written - opaque:
+            return traced.eval()
+        if "" in written:
+            raise NotTraceableError(
+                f"the forward pass of {type(model).__name__} writes into a buffer or a view, which its graph would not "
+                f"show: {_REMEDY}"
+            )
+        opaque |= written
+
+
+_REMEDY = (
+    "collapse its parts, or move what branches on values or writes into tensors into a module of its own, which is "
+    "then left as it is"
+)
+
+
+def evaluated(model: nn.Module) -> nn.Module:
+    """A copy of a model in eval mode, whose parameters take no gradients, and none is computed from others.
+
+    The masks of `torch.nn.utils.prune` and parametrizations such as weight normalisation are carried out.
+
+    Example:
+        >>> evaluated(nn.Dropout()).training
+        False
+    """
+    copy = dense_copy(model).eval()
+    for module in list(copy.modules()):
+        for hook in [h for h in module._forward_pre_hooks.values() if isinstance(h, prune.BasePruningMethod)]:
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+        if parametrize.is_parametrized(module):
+            _settle(module)
+    for parameter in copy.parameters():
+        parameter.requires_grad_(False)
+    return copy
+
+
+def _settle(module: Any) -> None:
+    """Keep what parametrizations put out as parameters; torch's own function would change the class of all copies."""
+    values = {name: getattr(module, name).detach() for name in module.parametrizations}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """What changes when something writes to a buffer."""
+    return {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
 
 
 def _defaults(model: nn.Module, arguments: int) -> dict[str, Any]:
@@ -81,53 +126,3 @@ def _defaults(model: nn.Module, arguments: int) -> dict[str, Any]:
         for p in parameters[arguments:]
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is not p.empty
     }
-
-
-_OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
-
-
-def _out_of_place(traced: fx.GraphModule) -> None:
-    """Let every step make a new tensor, and give it to those that would have seen the changed one."""
-    for module in traced.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    order = {node: position for position, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        if _make_new(node) and node.args and isinstance(node.args[0], fx.Node):
-            node.args[0].replace_all_uses_with(node, lambda user, node=node: order[user] > order[node])  # type: ignore[misc]
-    traced.recompile()
-
-
-def _make_new(node: fx.Node) -> bool:
-    """Replace a step that changes its argument by one that does not; whether it was such a step."""
-    if node.op == "call_method" and isinstance(node.target, str):
-        if not node.target.endswith("_") or node.target.endswith("__"):
-            return False
-        node.target = node.target[:-1]
-        return True
-    if node.op != "call_function" or not callable(node.target):
-        return False
-    name = getattr(node.target, "__name__", "")
-    if node.target in _OUT_OF_PLACE:
-        node.target = _OUT_OF_PLACE[node.target]
-        return True
-    if name.endswith("_") and not name.endswith("__") and hasattr(torch, name[:-1]):
-        node.target = getattr(torch, name[:-1])
-        return True
-    return _without_flag(node)
-
-
-def _without_flag(node: fx.Node) -> bool:
-    """Set ``inplace=False`` where it is True, given by name or by position."""
-    if node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
-        return True
-    try:
-        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # a builtin function
-        return False
-    position = names.index("inplace") if "inplace" in names else len(node.args)
-    if position >= len(node.args) or node.args[position] is not True:
-        return False
-    node.args = (*node.args[:position], False, *node.args[position + 1 :])
-    return True

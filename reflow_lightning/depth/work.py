@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 from torch import fx, nn
 
 from reflow_lightning.depth.analysis import Analysis
 from reflow_lightning.depth.constants import drop_constant_branches
 from reflow_lightning.depth.edits import Row, bypass, tidy
-from reflow_lightning.depth.exactness import Expected, Inputs
+from reflow_lightning.depth.exactness import Expected
 from reflow_lightning.depth.leftovers import leftovers
-from reflow_lightning.depth.merging import merge_layers
+from reflow_lightning.depth.merging import fold_batchnorm, merge_layers
 from reflow_lightning.depth.rectifying import straighten
 from reflow_lightning.depth.removal import find_removal
 from reflow_lightning.depth.report import CollapseReport, attach
 from reflow_lightning.depth.rewriting import remove_channels
 from reflow_lightning.depth.steps import is_weighted
+from reflow_lightning.running.copying import dense_copy
 
 Change = Callable[[Analysis], list[Row]]
 """Changes a graph and says how; an empty list if there was nothing to change."""
@@ -30,15 +32,14 @@ class Work:
 
     Args:
         traced: The network.
-        inputs: What each step is checked on.
+        expected: What each step is checked against.
         tolerance: Largest difference of an output, relative to the largest of that output.
     """
 
-    def __init__(self, traced: fx.GraphModule, inputs: Sequence[Inputs], tolerance: float) -> None:
+    def __init__(self, traced: fx.GraphModule, expected: Expected, tolerance: float) -> None:
         self.traced = traced
         self.tolerance = tolerance
-        self.inputs = inputs
-        self.expected = Expected(copy.deepcopy(traced).forward, inputs)
+        self.expected = expected
         self.widths = _widths(traced)
         self.done: list[Row] = []
         self.refused: dict[str, Row] = {}
@@ -49,19 +50,19 @@ class Work:
         """Take a step if the network does the same after it; whether it was taken."""
         if what in self.refused:
             return False
-        candidate = copy.deepcopy(self.traced)
+        candidate = _copy(self.traced)
         try:
-            rows = change(Analysis(candidate, self.inputs, self._observes))
+            rows = change(Analysis(candidate, self.expected.inputs, self._observes))
             if not rows:
                 return False
             candidate.recompile()
-            deviation = self.expected.deviation(candidate.forward)
+            deviation = self.expected.deviation(candidate)
             reason = f"would change an output by {deviation:.1e} of the largest" if deviation > self.tolerance else None
         except Exception as error:  # a step that does not fit what the network does: it is not taken
             message = next(iter(str(error).splitlines()), "")
             reason = f"does not fit this network ({type(error).__name__}: {message})"
         if reason is not None:
-            self.refused[what] = Row(what, "the whole step", reason)
+            self.refused[what] = Row(what, what if what in self.widths else "the whole step", reason)
             return False
         self.traced = candidate
         self.done += rows
@@ -76,6 +77,7 @@ class Work:
         """
         self._found, self._observes = found, observes
         changes: dict[str, Change] = {
+            "batchnorm": lambda a: fold_batchnorm(a.steps, a.values),
             "branch": lambda a: drop_constant_branches(a.steps, a.bounds, a.values),
             "rectifier": lambda a: straighten(a.steps, a.bounds, a.dims, found)[0],
             "channels": _remove_channels,
@@ -83,18 +85,20 @@ class Work:
         }
         for _ in range(_MOST_ROUNDS):
             taken = [self.attempt(what, change) for what, change in changes.items()]
+            if "channels" in self.refused:  # together; by themselves some may fit
+                taken += [self.attempt(name, partial(_remove_channels, only=name)) for name in _widths(self.traced)]
             if not any(taken):
                 break
 
     def finish(self) -> fx.GraphModule:
         """The network as it is now, with its report."""
-        analysis = Analysis(copy.deepcopy(self.traced), self.inputs, self._observes)
+        analysis = Analysis(_copy(self.traced), self.expected.inputs, self._observes)
         left = leftovers(analysis)
         left += straighten(analysis.steps, analysis.bounds, analysis.dims, self._found)[1]
         left += merge_layers(analysis.steps, analysis.values)[1]
         removed = [row for row in self.done if row.what != "channels"] + self._narrowed()
-        left += self.refused.values()
-        deviation = self.expected.deviation(self.traced.forward)
+        left += [Row("channels" if what in self.widths else what, *row[1:]) for what, row in self.refused.items()]
+        deviation = self.expected.deviation(self.traced)
         attach(self.traced, CollapseReport(tuple(removed), tuple(left), deviation))
         return self.traced
 
@@ -111,7 +115,7 @@ class Work:
 def drop_identities(analysis: Analysis) -> list[Row]:
     """Remove dropout and other steps that do nothing in eval mode."""
     nodes = [node for node in analysis.traced.graph.nodes if analysis.steps.name(node) == "identity"]
-    nodes = [node for node in nodes if node.args and isinstance(node.args[0], fx.Node)]
+    nodes = [node for node in nodes if node.args and isinstance(node.args[0], fx.Node)]  # not by name
     for node in nodes:
         bypass(node, node.args[0])
     if nodes:
@@ -119,11 +123,15 @@ def drop_identities(analysis: Analysis) -> list[Row]:
     return [Row("identity", str(node.target), "does nothing in eval mode") for node in nodes]
 
 
-def _remove_channels(analysis: Analysis) -> list[Row]:
-    removal = find_removal(analysis.steps, analysis.channels, analysis.bounds)
+def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:
+    removal = find_removal(analysis.steps, analysis.channels, analysis.bounds, only)
     if not removal.numbers:
         return []
     return remove_channels(analysis.steps, analysis.channels, analysis.bounds, removal)
+
+
+def _copy(traced: fx.GraphModule) -> fx.GraphModule:
+    return cast("fx.GraphModule", dense_copy(traced))
 
 
 def _widths(traced: nn.Module) -> dict[str, int]:
