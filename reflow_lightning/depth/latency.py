@@ -51,7 +51,7 @@ class Latency:
         low, high = self.speedup_range
         return (
             f"{1e3 * self.before:.3g} ms before, {1e3 * self.after:.3g} ms after: {self.speedup:.2f} times as fast, "
-            f"the median of pairs ({low:.2f} to {high:.2f}); batch of {self.batch_size}, {self.device}, {self.rounds} rounds"
+            f"the median of {self.rounds} pairs ({low:.2f} to {high:.2f}); batch of {self.batch_size}, {self.device}"
         )
 
 
