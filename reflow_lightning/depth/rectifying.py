@@ -118,12 +118,13 @@ def straighten(
     """
     done: list[Row] = []
     left: list[Row] = []
-    for node in list(steps.traced.graph.nodes):
-        given = node.args[0] if node.args else None
-        if node not in dims or not isinstance(given, fx.Node) or not isinstance(bounds[given], Bounds):
+    read = {node: node.args[0] for node in dims if node.args}  # as the graph is now, of which the bounds are
+    for node, before in read.items():
+        if not isinstance(before, fx.Node) or not isinstance(bounds[before], Bounds):
             continue
-        line = line_of(steps, node, bounds[given], dims[node])
-        if line is None:
+        line = line_of(steps, node, bounds[before], dims[node])
+        given = node.args[0]
+        if line is None or not isinstance(given, fx.Node):
             continue
         if line.is_identity:
             done.append(Row("rectifier", label(node), f"always on ({found}): replaced by the identity"))

@@ -125,7 +125,7 @@ def test_it_can_be_copied_saved_trained_and_exported(tmp_path):
 def test_an_example_whose_first_dimension_is_no_batch_is_taken_as_a_whole():
     """Of one step of time a padded convolution would see nothing but border."""
     torch.manual_seed(0)
-    layers = {"embed": nn.Linear(3, 6), "conv": nn.Conv1d(6, 4, 3, padding=1), "head": nn.Conv1d(4, 2, 3)}
+    layers = {"embed": nn.Linear(3, 6), "conv": nn.Conv1d(6, 4, 3, padding=1), "head": nn.Conv1d(4, 2, 1)}
     model = Forward(lambda m, x: m.head(m.conv(m.embed(x).relu().permute(1, 2, 0)).relu()), **layers)
     with torch.no_grad():
         model.embed.weight[:4], model.embed.bias[:4] = 0, 1.0

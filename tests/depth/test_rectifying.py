@@ -127,6 +127,13 @@ def test_a_line_is_folded_into_batchnorm_too():
     assert len(done) == 1
 
 
+def test_one_line_after_the_other_is_folded():
+    layer = shifted(nn.Linear(4, 3), [-2.0, 2.0, -3.0])
+    function = nn.Sequential(nn.LeakyReLU(-0.3), nn.LeakyReLU(-0.5), nn.ReLU())
+    done, _, _ = straightened(Into(layer, function), torch.randn(5, 4))
+    assert len(done) == 3
+
+
 def test_a_line_stays_if_others_read_what_goes_in():
     layer = shifted(nn.Linear(4, 3), [-2.0, 2.0, -3.0])
     done, left, _ = straightened(Into(layer, lambda x: functional.leaky_relu(x) + x), torch.randn(5, 4))
