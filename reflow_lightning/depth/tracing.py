@@ -94,7 +94,7 @@ def evaluated(model: nn.Module) -> nn.Module:
         >>> evaluated(nn.Dropout()).training
         False
     """
-    copy = dense_copy(model).eval()
+    copy = dense_copy(getattr(model, "_orig_mod", model)).eval()  # of a compiled module the one that was compiled
     for module in list(copy.modules()):
         for hook in [h for h in module._forward_pre_hooks.values() if isinstance(h, prune.BasePruningMethod)]:
             prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]

@@ -315,3 +315,9 @@ def test_odd_batches_are_read_by_the_forward_that_is_given():
     )
     assert any("on 1 batches" in row.why for row in collapse_report(collapsed).removed)
     assert sum(isinstance(module, nn.Linear) for module in collapsed.modules()) == 1
+
+
+def test_of_a_compiled_network_the_one_that_was_compiled_is_collapsed():
+    model = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+    collapsed = collapse(torch.compile(model, backend="eager"), torch.ones(1, 2))
+    assert same(model, collapsed, (torch.randn(5, 2),)) < 1e-5

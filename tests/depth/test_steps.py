@@ -31,29 +31,31 @@ def of(run, **layers):
 
 @pytest.mark.parametrize(
     ("name", "ways"),
-    {
-        "relu": [nn.ReLU(), torch.relu, functional.relu, lambda x: x.relu()],
-        "gelu": [nn.GELU(), functional.gelu],
-        "silu": [nn.SiLU(), functional.silu],
-        "hardtanh": [nn.Hardtanh(), functional.hardtanh],
-        "flatten": [nn.Flatten(), torch.flatten, lambda x: x.flatten()],
-        "max_pool2d": [nn.MaxPool2d(2), lambda x: functional.max_pool2d(x, 2)],
-        "interpolate": [nn.Upsample(scale_factor=2), lambda x: functional.interpolate(x, scale_factor=2)],
-        "identity": [nn.Identity(), nn.Dropout(), lambda x: functional.dropout(x, training=False)],
-        "add": [lambda x: x + 1, lambda x: torch.add(x, 1), lambda x: x.add(1)],
-        "truediv": [lambda x: x / 2, lambda x: x.div(2), lambda x: torch.true_divide(x, 2)],
-        "opaque": [
-            lambda x: relu(x),
-            lambda x: dropout(x, False),
-            lambda x: functional.dropout(x, 0.5, True, False),
-            nn.Softmax(1),
-            nn.MaxPool2d(2, return_indices=True),
-            nn.Upsample(scale_factor=2, mode="bicubic"),
-            lambda x: functional.interpolate(x, None, 2, "bicubic"),
-            nn.BatchNorm2d(3, track_running_stats=False),
-            nn.Linear(2, 2, dtype=torch.complex64),
-        ],
-    }.items(),
+    list(
+        {
+            "relu": [nn.ReLU(), torch.relu, functional.relu, lambda x: x.relu()],
+            "gelu": [nn.GELU(), functional.gelu],
+            "silu": [nn.SiLU(), functional.silu],
+            "hardtanh": [nn.Hardtanh(), functional.hardtanh],
+            "flatten": [nn.Flatten(), torch.flatten, lambda x: x.flatten()],
+            "max_pool2d": [nn.MaxPool2d(2), lambda x: functional.max_pool2d(x, 2)],
+            "interpolate": [nn.Upsample(scale_factor=2), lambda x: functional.interpolate(x, scale_factor=2)],
+            "identity": [nn.Identity(), nn.Dropout(), lambda x: functional.dropout(x, training=False)],
+            "add": [lambda x: x + 1, lambda x: torch.add(x, 1), lambda x: x.add(1)],
+            "truediv": [lambda x: x / 2, lambda x: x.div(2), lambda x: torch.true_divide(x, 2)],
+            "opaque": [
+                lambda x: relu(x),
+                lambda x: dropout(x, False),
+                lambda x: functional.dropout(x, 0.5, True, False),
+                nn.Softmax(1),
+                nn.MaxPool2d(2, return_indices=True),
+                nn.Upsample(scale_factor=2, mode="bicubic"),
+                lambda x: functional.interpolate(x, None, 2, "bicubic"),
+                nn.BatchNorm2d(3, track_running_stats=False),
+                nn.Linear(2, 2, dtype=torch.complex64),
+            ],
+        }.items()
+    ),
 )
 def test_a_step_has_one_name_however_it_is_written_and_a_users_function_is_not_taken_for_torchs(name, ways):
     for way in ways:
