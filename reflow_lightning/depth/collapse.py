@@ -38,7 +38,9 @@ def collapse(
 
     Args:
         model: Any module that `torch.fx` can trace; parts that it can't are left as they are. It is not changed.
-        example_input: What the network is called with: a tensor, or a tuple of all positional arguments.
+        example_input: What the network is called with: a tensor, or a tuple of all positional arguments. The number of
+            samples is free afterwards, not so the size of images or the length of series: what is constant, and the
+            borders that padding makes, are worked out for those of the example.
         batches: Real data on which rectifiers are observed too. Without any, one counts as always on, or always off,
             only if that follows from the weights. With them it may hold on these data only: test the result.
         max_batches: At most so many.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -38,7 +39,11 @@ def relative_difference(before: Any, after: Any) -> float:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [leaf.detach().cpu().double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [_real(leaf.detach().cpu()) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _real(values: Tensor) -> Tensor:
+    return (torch.view_as_real(values) if values.is_complex() else values).double()
 
 
 def _difference(before: Tensor, after: Tensor) -> float:

@@ -36,3 +36,7 @@ def test_of_several_tensors_it_is_the_largest():
 def test_outputs_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"shapes \[\(2,\)\] and \[\(3,\)\] can't be compared"):
         relative_difference(torch.zeros(2), torch.zeros(3))
+
+
+def test_imaginary_parts_count():
+    assert relative_difference(torch.tensor([4.0 + 1.0j]), torch.tensor([4.0 + 2.0j])) == 0.25

@@ -61,7 +61,7 @@ def test_one_convolution_does_what_two_do_border_included_or_is_refused(pair, si
         assert difference(one, two, merged, image) < 1e-12
 
 
-@pytest.mark.parametrize("biases", itertools.product([True, False], repeat=2))
+@pytest.mark.parametrize("biases", list(itertools.product([True, False], repeat=2)))
 def test_one_linear_layer_does_what_two_do(biases):
     one, two = nn.Linear(4, 5, bias=biases[0]).double(), nn.Linear(5, 3, bias=biases[1]).double()
     merged = merge(one, two)
