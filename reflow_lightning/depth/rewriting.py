@@ -179,7 +179,7 @@ def _add(
     assert whole is not None
     has, wants = removal.keeps(own.numbers), removal.keeps(whole.numbers)
     if bool((has & ~wants).any()):
-        raise MismatchError(node.name)
+        raise MismatchError(f"{node.name} would add channels that its result lacks: they stay")
     if bool((has == wants).all()):
         return
     missing = wants & ~has
