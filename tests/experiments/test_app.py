@@ -171,5 +171,6 @@ def test_an_unknown_metric_is_an_error_that_names_the_known(tmp_path):
 
 def test_help_shows_groups_keys_and_examples(tmp_path):
     text = run(tmp_path, "--help")
-    for part in ("schedule: after_training, gradual, iterative, one_shot", "sparsity: 0.9", "reflow-lightning -m sparsity"):
+    schedules = "schedule: after_training, gradual, iterative, one_shot"
+    for part in (schedules, "sparsity: 0.9", "reflow-lightning -m sparsity"):
         assert part in text
