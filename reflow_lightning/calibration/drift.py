@@ -79,8 +79,8 @@ def check_drift(
 
     Args:
         model: The dense network, before it is pruned.
-        batches: The batches to calibrate on; labels are looked at if they are the second of a tuple, or under
-            ``"label"`` or ``"target"``.
+        batches: The batches to calibrate on; labels are looked at if they are the second of a tuple or list, or under
+            ``"y"``, ``"label"``, ``"labels"``, ``"target"`` or ``"targets"`` of a dict.
         forward: As for `calibrate`.
         max_batches: At most so many batches.
 

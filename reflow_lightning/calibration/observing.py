@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reflow_lightning.calibration.batchnorm import batchnorm_layers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.labels import batch_labels
 from reflow_lightning.running.processes import gather, together
 from reflow_lightning.signal.statistics import by_channel, merge_moments, moments
 
@@ -21,7 +22,6 @@ Change = Callable[[Tensor], Tensor]
 """Changes the input of the first layer."""
 
 _FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_LABELS = ("y", "label", "labels", "target", "targets")
 
 
 class Entry(NamedTuple):
@@ -75,23 +75,6 @@ def sample_moments(values: Tensor, centre: Tensor) -> Tensor:
     return torch.stack([moments(means), moments(squares)]).cpu()
 
 
-def batch_labels(batch: Any) -> Tensor | None:
-    """The class indices of a batch: the second of a tuple or list, or ``batch["label"]`` and the like of a dict.
-
-    Example:
-        >>> batch_labels((torch.zeros(2, 3), torch.tensor([4, 5])))
-        tensor([4, 5])
-    """
-    found = None
-    if isinstance(batch, Mapping):
-        found = next((batch[key] for key in _LABELS if key in batch), None)
-    elif isinstance(batch, (tuple, list)) and len(batch) > 1:
-        found = batch[1]
-    if not isinstance(found, Tensor) or found.ndim != 1 or found.is_floating_point() or found.is_complex():
-        return None
-    return found.detach().cpu().long()
-
-
 @torch.no_grad()
 def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: Change | None = None) -> Observation:
     """Run the model in evaluation mode and watch; on all processes together. The model is left unchanged.
@@ -120,7 +103,7 @@ def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: 
             here.batches += 1
             labels = batch_labels(batch)
             if labels is not None:
-                here.labels.append(labels)
+                here.labels.append(labels.cpu())
                 if isinstance(output, Tensor) and output.ndim == 2:
                     here.classes = output.shape[1]
     return _merged(gather(here))

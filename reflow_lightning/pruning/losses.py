@@ -8,16 +8,16 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from reflow_lightning.running.labels import batch_targets
+
 Loss = Callable[[Any, Any], Tensor]
 """``(output, batch) -> scalar``: what the model gave for a batch, and the batch; a mean over its samples."""
-
-_LABEL_KEYS = ("y", "label", "labels", "target")
 
 
 def label_cross_entropy(output: Any, batch: Any) -> Tensor:
     """Mean cross entropy of logits with the labels of a batch.
 
-    The labels are the second element of a tuple or list, or ``batch["y" | "label" | "labels" | "target"]`` of a dict.
+    The labels are `reflow_lightning.running.labels.batch_targets`.
 
     Args:
         output: Logits of shape (N, classes, ...).
@@ -31,11 +31,7 @@ def label_cross_entropy(output: Any, batch: Any) -> Tensor:
         >>> round(label_cross_entropy(torch.zeros(4, 2), ("images", torch.tensor([0, 1, 1, 0]))).item(), 4)
         0.6931
     """
-    labels: Any = None
-    if isinstance(batch, (tuple, list)) and len(batch) > 1:
-        labels = batch[1]
-    elif isinstance(batch, Mapping):
-        labels = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
+    labels = batch_targets(batch)
     if not isinstance(labels, Tensor) or not isinstance(output, Tensor):
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
         raise ValueError(

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from reflow_lightning.signal.statistics import exact_device, merge_moments, merge_positions
-
-_LABEL_KEYS = ("y", "label", "labels", "target")
-
-
-def batch_labels(batch: Any) -> Tensor | None:
-    """One class a sample, if the batch tells.
-
-    The second element of a tuple or list, or ``batch["y" | "label" | "labels" | "target"]`` of a dict, if that is a
-    tensor of whole numbers of shape (N,) or (N, 1).
-
-    Example:
-        >>> batch_labels((torch.zeros(2, 3), torch.tensor([4, 1]))), batch_labels(torch.zeros(2, 3))
-        (tensor([4, 1]), None)
-    """
-    labels = None
-    if isinstance(batch, (tuple, list)) and len(batch) > 1:
-        labels = batch[1]
-    elif isinstance(batch, Mapping):
-        labels = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        return None
-    labels = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    return labels.long() if labels.ndim == 1 else None
 
 
 def class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

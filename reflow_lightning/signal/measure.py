@@ -13,9 +13,9 @@ from reflow_lightning.names import Patterns
 from reflow_lightning.running.batches import Batches, device_of, move
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.labels import batch_labels
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
-from reflow_lightning.signal.classes import batch_labels
 from reflow_lightning.signal.measurement import Measurement
 from reflow_lightning.signal.probe import signal_layers
 from reflow_lightning.signal.report import SignalReport
@@ -40,7 +40,8 @@ def measure_signal(
     Args:
         model: Any module.
         batches: Any iterable of batches. If they hold the samples' classes (second of a tuple or list, or ``"y"``,
-            ``"label"``, ``"labels"`` or ``"target"`` of a dict), the rows tell how well the signal separates them.
+            ``"label"``, ``"labels"``, ``"target"`` or ``"targets"`` of a dict), the rows tell how well the signal
+            separates them.
         reference: The dense network, with layers of the same names: adds ratios of variance, the cosine and CKA to it.
         max_batches: At most so many batches.
         forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.

@@ -18,7 +18,7 @@ from torch.nn import functional
 from reflow_lightning import calibrate
 from reflow_lightning.calibration.batchnorm import population_statistics
 from reflow_lightning.calibration.drift import DriftReport, check_drift, population_drift, warn_of_drift
-from reflow_lightning.calibration.observing import batch_labels, merged, sample_moments
+from reflow_lightning.calibration.observing import merged, sample_moments
 from reflow_lightning.running.forward import default_forward
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -240,13 +240,6 @@ def test_sample_moments_are_those_of_numpy_whatever_the_split(seed, sizes, shape
     for place, each in enumerate((flat.mean(2), ((flat - centre.numpy()[:, None]) ** 2).mean(2))):
         expected = np.stack([np.full(3, len(values)), each.mean(0), each.var(0) * len(values)])
         np.testing.assert_allclose(found[place].numpy(), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_labels_are_whole_numbers_one_a_sample():
-    images, labels = torch.zeros(2, 3), torch.tensor([1, 2])
-    assert batch_labels((images, labels)) is not None
-    assert batch_labels({"target": labels}) is not None
-    assert all(batch_labels(batch) is None for batch in (images, (images,), (images, images), {"x": images}, None))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,3 @@
-from collections import namedtuple
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_lightning.signal import ClassShare
-from reflow_lightning.signal.classes import batch_labels
 
 
 def by_numpy(values, labels):
@@ -63,30 +60,3 @@ def test_known_values():
 def test_the_state_grows_with_the_classes_alone():
     batch = (torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
     assert share(*[batch] * 9).sums[0].shape == (3, 3)
-
-
-@pytest.mark.parametrize("key", ["y", "label", "labels", "target"])
-def test_labels_are_found_by_their_name(key):
-    assert batch_labels({"x": torch.ones(2, 3), key: torch.tensor([1, 0])}).tolist() == [1, 0]
-
-
-def test_labels_are_found_by_their_place():
-    found = (torch.ones(2, 3), torch.tensor([[1], [0]]))
-    assert batch_labels(found).tolist() == batch_labels(list(found)).tolist() == [1, 0]
-    assert batch_labels(namedtuple("Batch", "image label")(*found)).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        torch.ones(2, 3),
-        (torch.ones(2, 3),),
-        {"x": torch.ones(2, 3)},
-        (torch.ones(2, 3), torch.ones(2)),  # values to regress
-        (torch.ones(2, 3), torch.ones(2, 5)),  # soft labels
-        (torch.ones(2, 3, 4), torch.ones(2, 3, 4).long()),  # a class for each pixel
-        (torch.ones(2, 3), ["cat", "dog"]),
-    ],
-)
-def test_what_is_no_class_a_sample_is_not_taken_for_labels(batch):
-    assert batch_labels(batch) is None
