@@ -295,6 +295,15 @@ def test_a_training_whose_rounds_cannot_be_judged_is_refused(options, callbacks,
     fit(module, iterative(drop=None), *callbacks, max_epochs=6, **options)
 
 
+def test_a_dense_network_that_no_round_can_be_compared_with_is_pointed_out_once():
+    callback = iterative()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert ended([float("nan")] * 2 + [0.9, 0.8, 0.1, 0.2], callback) == (5, 6)
+    said = [str(warning.message) for warning in caught if "good enough" in str(warning.message)]
+    assert said == ["the dense network never had a metric but NaN: every round will count as good enough"]
+
+
 def test_a_metric_that_is_missing_is_an_error_after_the_first_validation():
     module = Scripted([0.9] * 6)
     with pytest.raises(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from reflow_lightning.depth.analysis import Analysis
 from reflow_lightning.depth.edits import Row, affine, label
-from reflow_lightning.depth.groups import Channels
 from reflow_lightning.depth.intervals import Bounds, uniform
 from reflow_lightning.depth.removal import find_reads
 
@@ -22,6 +22,7 @@ def leftovers(analysis: Analysis) -> list[Row]:
     steps, channels, bounds = analysis.steps, analysis.channels, analysis.bounds
     reads = find_reads(steps, channels, bounds).values()
     carried = {int(n) for read in reads for n in read.numbers[~read.values.isnan() & (read.values != 0) & ~read.folds]}
+    pins = {channels.groups.find(number): reason for number, reason in channels.groups.pins.items()}
     rows = []
     for node in steps.traced.graph.nodes:
         name, axis = steps.name(node), channels.axis(node)
@@ -32,14 +33,13 @@ def leftovers(analysis: Analysis) -> list[Row]:
             continue
         empty = (affine(steps.module(node))[0].flatten(1) == 0).all(1).cpu()
         constant = empty | ~uniform(bounds[node], axis.dim).isnan()
-        reasons = Counter(_reason(channels, int(number), carried) for number in axis.numbers[constant])
+        reasons = Counter(_reason(number, pins, carried) for number in axis.numbers[constant].tolist())
         for reason, count in reasons.items():
             rows.append(Row("channels", str(node.target), f"{count} of {len(axis.numbers)} are constant, but {reason}"))
     return rows
 
 
-def _reason(channels: Channels, number: int, carried: set[int]) -> str:
-    pins = {channels.groups.find(pinned): reason for pinned, reason in channels.groups.pins.items()}
+def _reason(number: int, pins: Mapping[int, str], carried: set[int]) -> str:
     if pins.get(number) == "the network's output":
         return "they are the network's output"
     if number in pins:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import lightning.pytorch as pl
@@ -79,8 +80,10 @@ class Judge(NoJudge):
 
     def pruned(self, sparsity: float) -> None:
         """A round begins."""
-        if self.schedule.stop_on_drop is not None and self.rounds.rows[0].value is None:
-            warn("the dense network was not validated since the last checkpoint: no round can be judged")
+        dense = self.rounds.rows[0].value
+        if self.schedule.stop_on_drop is not None and len(self.rounds.rows) == 1 and (dense is None or isnan(dense)):
+            found = "was not validated since the last checkpoint" if dense is None else "never had a metric but NaN"
+            warn(f"the dense network {found}: every round will count as good enough")
         self.rounds.begin(sparsity)
 
     def validated(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> None:
