@@ -16,7 +16,17 @@ from torch.utils._pytree import tree_map_only
 from reflow_lightning.depth.apart import constant_in_one
 from reflow_lightning.depth.groups import Axis, Channels, Groups, along, is_numbers, labels_of, spread
 from reflow_lightning.depth.sizes import is_computed_with, names_places, pad_along, size_at
-from reflow_lightning.depth.steps import ACTIVATIONS, MOVES, PAIRS, POOLS, REDUCTIONS, SHAPES, Steps, broadcast
+from reflow_lightning.depth.steps import (
+    ACTIVATIONS,
+    MOVES,
+    PAIRS,
+    POOLS,
+    REDUCTIONS,
+    SHAPES,
+    Steps,
+    after_inputs,
+    broadcast,
+)
 
 _MOST = 1 << 20  # elements of a parameter that is used by itself, beyond which its channels are not followed
 
@@ -46,6 +56,7 @@ class ChannelInterpreter(fx.Interpreter):
         self.values = values
         self.bounds = bounds
         self.found = Channels()
+        self.varying = after_inputs(traced)
 
     def follow(self) -> Channels:
         """The channels of all steps."""
@@ -116,9 +127,9 @@ class ChannelInterpreter(fx.Interpreter):
 
     def _pinned(self, value: Any, reason: str) -> Any:
         """A number for everything, which stays."""
-        number = int(self.groups.new(1))
-        self.groups.pins[number] = reason
-        return tree_map_only(Tensor, lambda t: torch.full(t.shape, number, dtype=torch.int64), value)
+        number = self.groups.new(1)
+        self.groups.pin(number, reason)
+        return tree_map_only(Tensor, lambda t: number[0].expand(t.shape), value)
 
     def _opaque(self, args: Any, kwargs: Any, value: Any, reason: str) -> Any:
         for numbers in labels_of((args, kwargs)):
@@ -230,9 +241,9 @@ class ChannelInterpreter(fx.Interpreter):
         shape = self.values[node].shape
         operands = [n for n in node.args if isinstance(n, fx.Node)]
         axes = [along(self.groups.find_all(self.found.labels[n])) for n in operands]
-        found = (
-            constant_in_one(axes, [self.bounds.get(n) for n in operands]) if operands[0] is not operands[1] else None
-        )
+        found = None
+        if operands[0] is not operands[1] and self.varying.issuperset(operands):
+            found = constant_in_one(axes, [self.bounds.get(n) for n in operands])
         if found is None:
             return torch.zeros(shape, dtype=torch.bool)
         index, apart = found

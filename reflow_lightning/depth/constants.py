@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from reflow_lightning.depth.edits import Row, bypass, new_buffer, tidy
 from reflow_lightning.depth.intervals import Bounds, uniform
-from reflow_lightning.depth.steps import Steps, is_weighted
+from reflow_lightning.depth.steps import Steps, after_inputs, is_weighted
 from reflow_lightning.running.batches import device_of
 
 
@@ -21,7 +21,7 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
         What was removed, by addition.
     """
     rows = []
-    varying = _after_inputs(steps.traced)
+    varying = after_inputs(steps.traced)
     device = device_of(steps.traced)
     for node in list(steps.traced.graph.nodes):
         if steps.name(node) != "add" or len(node.args) != 2 or node.kwargs:
@@ -52,15 +52,6 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
     if rows:
         tidy(steps.traced)
     return rows
-
-
-def _after_inputs(traced: fx.GraphModule) -> set[fx.Node]:
-    """The steps that have to do with an input: only these put out one value a sample."""
-    found: set[fx.Node] = set()
-    for node in traced.graph.nodes:
-        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found
 
 
 def _constant(bounds: Any) -> Tensor | None:

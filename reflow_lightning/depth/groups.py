@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 
 class Groups:
-    """Numbers of channels, some of which are the same; a union-find structure.
+    """Numbers of channels, some of which are the same; a union-find structure over tensors, for there may be millions.
 
     Example:
         >>> groups = Groups()
@@ -21,14 +21,18 @@ class Groups:
     """
 
     def __init__(self) -> None:
-        self.pins: dict[int, str] = {}
-        self._parents = torch.zeros(0, dtype=torch.int64)
+        self._count = 0
+        self._parents = torch.zeros(0, dtype=torch.int64)  # the number that stands for all that are the same
+        self._pins = torch.zeros(0, dtype=torch.int64)  # of that number, the place of the reason, counted from 1, or 0
+        self._reasons: list[str] = []
 
     def new(self, count: int) -> Tensor:
         """New numbers."""
-        numbers = torch.arange(count) + len(self._parents)
-        self._parents = torch.cat([self._parents, numbers])
-        return numbers
+        start, self._count = self._count, self._count + count
+        if self._count > (size := len(self._parents)):  # twice as many as are needed, so that few calls copy
+            self._parents = torch.cat([self._parents, torch.arange(size, 2 * self._count)])
+            self._pins = torch.cat([self._pins, torch.zeros(2 * self._count - size, dtype=torch.int64)])
+        return torch.arange(start, self._count)
 
     def find(self, number: int) -> int:
         """The number that stands for all that are the same."""
@@ -40,14 +44,16 @@ class Groups:
 
     def unite(self, some: Tensor, others: Tensor) -> None:
         """Make each number and the other at its place the same."""
-        first, second = self._parents[some.reshape(-1)], self._parents[others.reshape(-1)]
-        differ, count = first != second, len(self._parents)
-        codes = distinct(first[differ] * count + second[differ])  # each pair once
-        for a, b in torch.stack([codes // count, codes % count], dim=1).tolist():
+        first, second = self.find_all(some.reshape(-1)), self.find_all(others.reshape(-1))
+        differ = first != second
+        if not bool(differ.any()):
+            return
+        codes = distinct(first[differ] * self._count + second[differ])  # each pair once
+        for a, b in torch.stack([codes // self._count, codes % self._count], dim=1).tolist():
             low, high = sorted((self._root(a), self._root(b)))
             self._parents[high] = low
-            if high in self.pins:
-                self.pins.setdefault(low, self.pins.pop(high))
+            if not self._pins[low]:
+                self._pins[low] = self._pins[high]
         while bool((self._parents != (roots := self._parents[self._parents])).any()):
             self._parents = roots  # so that every number points to the one that stands for it
 
@@ -58,8 +64,19 @@ class Groups:
 
     def pin(self, numbers: Tensor, reason: str) -> None:
         """Let these channels never be removed."""
-        for number in distinct(self.find_all(numbers)).tolist():
-            self.pins.setdefault(number, reason)
+        self._reasons.append(reason)
+        roots = self.find_all(numbers.reshape(-1))
+        pins = self._pins[roots]
+        self._pins[roots] = pins.where(pins > 0, len(self._reasons))
+
+    def is_pinned(self, numbers: Tensor) -> Tensor:
+        """Which of these channels are never removed."""
+        return self._pins[self.find_all(numbers)] > 0
+
+    def reason(self, number: int) -> str | None:
+        """Why a channel is never removed; the first reason that was given, if there is any."""
+        place = int(self._pins[self.find(number)])
+        return self._reasons[place - 1] if place else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -22,7 +21,6 @@ def leftovers(analysis: Analysis) -> list[Row]:
     steps, channels, bounds = analysis.steps, analysis.channels, analysis.bounds
     reads = find_reads(steps, channels, bounds).values()
     carried = {int(n) for read in reads for n in read.numbers[~read.values.isnan() & (read.values != 0) & ~read.folds]}
-    pins = {channels.groups.find(number): reason for number, reason in channels.groups.pins.items()}
     rows = []
     for node in steps.traced.graph.nodes:
         name, axis = steps.name(node), channels.axis(node)
@@ -33,17 +31,19 @@ def leftovers(analysis: Analysis) -> list[Row]:
             continue
         empty = (affine(steps.module(node))[0].flatten(1) == 0).all(1).cpu()
         constant = empty | ~uniform(bounds[node], axis.dim).isnan()
-        reasons = Counter(_reason(number, pins, carried) for number in axis.numbers[constant].tolist())
+        reasons = Counter(
+            _reason(number, channels.groups.reason(number), carried) for number in axis.numbers[constant].tolist()
+        )
         for reason, count in reasons.items():
             rows.append(Row("channels", str(node.target), f"{count} of {len(axis.numbers)} are constant, but {reason}"))
     return rows
 
 
-def _reason(number: int, pins: Mapping[int, str], carried: set[int]) -> str:
-    if pins.get(number) == "the network's output":
+def _reason(number: int, pinned_by: str | None, carried: set[int]) -> str:
+    if pinned_by == "the network's output":
         return "they are the network's output"
-    if number in pins:
-        return f"tied to {pins[number]}, which is not looked into"
+    if pinned_by is not None:
+        return f"tied to {pinned_by}, which is not looked into"
     if number in carried:
         return "not zero where a convolution pads with zeros"
     return "added to channels that vary, or tied to them by a depthwise convolution"

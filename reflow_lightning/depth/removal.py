@@ -92,11 +92,10 @@ def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]
     """
     removal = Removal(reads=find_reads(steps, channels, bounds))
     axes = {node: axis.numbers for node in steps.traced.graph.nodes if (axis := channels.axis(node)) is not None}
-    everything = [
-        set(distinct(channels.groups.find_all(x)).tolist()) for x in channels.labels.values() if is_numbers(x)
-    ]
-    pinned = {channels.groups.find(number) for number in channels.groups.pins}
-    numbers = {int(n) for found in axes.values() for n in found} - pinned
+    groups = channels.groups
+    activations = [x for x in channels.labels.values() if is_numbers(x) and not bool(groups.is_pinned(x).any())]
+    everything = [set(distinct(groups.find_all(x)).tolist()) for x in activations]
+    numbers = {n for found in axes.values() for n in found[~groups.is_pinned(found)].tolist()}
     if only is not None:
         numbers &= {int(n) for node, found in axes.items() if str(node.target) == only for n in found}
     reading = {node: _reading(steps.module(node)) for node in removal.reads}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from reflow_lightning.depth.edits import Row, affine, new_buffer, owner, parameter_like, set_affine, tidy
+from reflow_lightning.depth.edits import affine, new_buffer, owner, parameter_like, set_affine, tidy
 from reflow_lightning.depth.groups import Axis, Channels
 from reflow_lightning.depth.intervals import uniform
 from reflow_lightning.depth.removal import Read, Removal
@@ -21,21 +21,17 @@ class MismatchError(ValueError):
 
 
 @torch.no_grad()
-def remove_channels(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any], removal: Removal) -> list[Row]:
+def remove_channels(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any], removal: Removal) -> None:
     """Change the graph and its modules.
-
-    Returns:
-        What was removed, by layer.
 
     Raises:
         MismatchError: If an addition that was taken apart does not fit.
     """
-    rows = []
     axes = {node: channels.axis(node) for node in steps.traced.graph.nodes}  # before anything changes
     for node in list(steps.traced.graph.nodes):
         name, axis = steps.name(node), axes[node]
         if name in ("conv", "linear"):
-            rows += _weighted(node, steps.module(node), axis, removal)
+            _weighted(node, steps.module(node), axis, removal)
         elif axis is None:
             continue
         elif name == "batchnorm":
@@ -53,10 +49,9 @@ def remove_channels(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, A
         elif node in channels.apart:
             _add(steps, channels, bounds, node, axes, removal)
     tidy(steps.traced)
-    return rows
 
 
-def _weighted(node: fx.Node, module: Any, axis: Axis | None, removal: Removal) -> list[Row]:
+def _weighted(node: fx.Node, module: Any, axis: Axis | None, removal: Removal) -> None:
     weight, bias = affine(module)
     outs = torch.ones(len(weight), dtype=torch.bool) if axis is None else removal.keeps(axis.numbers)
     read, ins = removal.reads.get(node), None
@@ -65,16 +60,12 @@ def _weighted(node: fx.Node, module: Any, axis: Axis | None, removal: Removal) -
         weight, bias = _fold(weight, bias, read, ins, removal.carriers.get(node, {}))
         weight = weight[:, ins.to(weight.device)]
     if bool(outs.all()) and (ins is None or bool(ins.all())):
-        return []
+        return
     groups = getattr(module, "groups", 1)
     if groups > 1:
         module.groups = int(outs.sum()) // (len(weight) // groups)
     outs = outs.to(weight.device)
     set_affine(module, weight[outs], bias[outs])
-    gone = int((~outs).sum())
-    if not gone:
-        return []
-    return [Row("channels", str(node.target), f"{gone} of {len(outs)} channels are constant or read by nobody")]
 
 
 def _fold(

@@ -235,3 +235,12 @@ def is_weighted(module: Any) -> bool:
 def broadcast(*values: Tensor) -> list[Tensor]:
     """Views of tensors at the shape that they have together."""
     return cast("list[Tensor]", torch.broadcast_tensors(*values))  # type: ignore[no-untyped-call]
+
+
+def after_inputs(traced: fx.GraphModule) -> set[fx.Node]:
+    """The steps that have to do with an input: only these put out one value a sample."""
+    found: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found

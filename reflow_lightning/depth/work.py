@@ -22,7 +22,7 @@ from reflow_lightning.depth.steps import is_weighted
 from reflow_lightning.running.copying import dense_copy
 
 Change = Callable[[Analysis], list[Row]]
-"""Changes a graph and says how; an empty list if there was nothing to change."""
+"""Changes a graph and says how; an empty list if it changed nothing."""
 
 _MOST_ROUNDS = 100
 
@@ -45,15 +45,18 @@ class Work:
         self.refused: dict[str, Row] = {}
         self._observes = False
         self._found = ""
+        self._untouched: Analysis | None = None
 
     def attempt(self, what: str, change: Change) -> bool:
         """Take a step if the network does the same after it; whether it was taken."""
         if what in self.refused:
             return False
-        candidate = _copy(self.traced)
+        analysis, self._untouched = self._analysis(), None
+        candidate = analysis.traced
         try:
-            rows = change(Analysis(candidate, self.expected.inputs, self._observes))
+            rows = change(analysis)
             if not rows:
+                self._untouched = analysis  # what was worked out serves the next step
                 return False
             candidate.recompile()
             deviation = self.expected.deviation(candidate)
@@ -68,6 +71,10 @@ class Work:
         self.done += rows
         return True
 
+    def _analysis(self) -> Analysis:
+        """What is known of a copy of the network that no step has changed yet."""
+        return self._untouched or Analysis(_copy(self.traced), self.expected.inputs, self._observes)
+
     def simplify(self, found: str, observes: bool = False) -> None:
         """Remove, fold and merge until there is nothing more to do.
 
@@ -75,7 +82,7 @@ class Work:
             found: How it is known what rectifiers do, for the report.
             observes: Whether what was observed counts.
         """
-        self._found, self._observes = found, observes
+        self._found, self._observes, self._untouched = found, observes, None
         changes: dict[str, Change] = {
             "batchnorm": lambda a: fold_batchnorm(a.steps, a.values),
             "branch": lambda a: drop_constant_branches(a.steps, a.bounds, a.values),
@@ -92,7 +99,7 @@ class Work:
 
     def finish(self) -> fx.GraphModule:
         """The network as it is now, with its report."""
-        analysis = Analysis(_copy(self.traced), self.expected.inputs, self._observes)
+        analysis = self._analysis()
         left = leftovers(analysis)
         left += straighten(analysis.steps, analysis.bounds, analysis.dims, self._found)[1]
         left += merge_layers(analysis.steps, analysis.values)[1]
@@ -127,7 +134,8 @@ def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:
     removal = find_removal(analysis.steps, analysis.channels, analysis.bounds, only)
     if not removal.numbers:
         return []
-    return remove_channels(analysis.steps, analysis.channels, analysis.bounds, removal)
+    remove_channels(analysis.steps, analysis.channels, analysis.bounds, removal)
+    return [Row("channels", only or "all layers", f"{len(removal.numbers)} channels are constant or read by nobody")]
 
 
 def _copy(traced: fx.GraphModule) -> fx.GraphModule:

@@ -23,9 +23,7 @@ class Found:
         return None if axis is None else axis.numbers.tolist()
 
     def pinned(self, name):
-        pins = {self.channels.groups.find(n) for n in self.channels.groups.pins}
-        numbers = self.channels.groups.find_all(self.channels.labels[self.nodes[name]])
-        return set(numbers.flatten().tolist()) <= pins
+        return bool(self.channels.groups.is_pinned(self.channels.labels[self.nodes[name]]).all())
 
 
 def of(run, **layers):

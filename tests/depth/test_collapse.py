@@ -193,10 +193,9 @@ def test_one_layer_that_can_not_lose_channels_does_not_keep_the_others_from_it(m
         model[0].weight[:4], model[2].weight[:4] = 0, 0
 
     def remove(steps, channels, bounds, removal):
-        rows = remove_channels(steps, channels, bounds, removal)
+        remove_channels(steps, channels, bounds, removal)
         if len(steps.traced.get_submodule("2").weight) < 7:
             raise ValueError("no")
-        return rows
 
     remove_channels = work.remove_channels
     monkeypatch.setattr(work, "remove_channels", remove)

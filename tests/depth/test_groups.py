@@ -57,4 +57,11 @@ def test_a_pinned_number_pins_all_that_are_the_same():
     groups.new(3)
     groups.unite(torch.tensor([0]), torch.tensor([2]))
     groups.pin(torch.tensor([2]), "a reason")
-    assert {groups.find(n) for n in groups.pins} == {0}
+    groups.pin(torch.tensor([0, 1]), "another")
+    assert groups.is_pinned(torch.arange(3)).all()
+    assert [groups.reason(n) for n in range(3)] == ["a reason", "another", "a reason"]
+    groups.unite(groups.new(1), torch.tensor([1]))
+    assert groups.reason(3) == "another"
+    groups.unite(torch.tensor([3]), torch.tensor([0]))
+    assert groups.reason(1) == "a reason"
+    assert groups.reason(int(groups.new(1))) is None
