@@ -168,7 +168,7 @@ def _carry(
         values = removal.reads[node].values
         _, carrier = max(found, key=lambda pair: abs(float(values[pair[1]])))
         for number, place in found:
-            would_empty = any(here <= removal.numbers | {number} for here in everything)
+            would_empty = any(number in here and here <= removal.numbers | {number} for here in everything)
             if number in numbers and place != carrier and not would_empty:
                 removal.numbers.add(number)
                 removal.carriers.setdefault(node, {})[place] = carrier
