@@ -14,7 +14,7 @@ from scenarios import BATCHES, mine, network
 from torch import nn
 
 from reflow_lightning import find_sparsity
-from reflow_lightning.trials import Search
+from reflow_lightning.search import Search
 
 QUICK: dict[str, Any] = {"max_batches": 4, "coarse": (0.5, 0.9), "tolerance": 0.05, "progress": False}
 

@@ -29,8 +29,7 @@ from reflow_lightning.experiments.experiment import (
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.search_plot import plot_search
 from reflow_lightning.experiments.stages import Stages, copy_state
-from reflow_lightning.search import find_sparsity
-from reflow_lightning.trials import Search
+from reflow_lightning.search import Search, find_sparsity
 
 
 def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reflow_lightning.rounds.kept import Kept
-from reflow_lightning.trials import is_within
+from reflow_lightning.search import is_within
 
 
 @dataclass(frozen=True)

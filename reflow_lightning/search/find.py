@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.bisection import sparsest
 from reflow_lightning.calibration import AnyRepair, Snapshot, calibrate, resolve_repair
 from reflow_lightning.names import Patterns
 from reflow_lightning.pruning import Masks, check_model, prune
@@ -26,7 +25,8 @@ from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.processes import gather, rank, together, warn, world_size
-from reflow_lightning.trials import Search, Trial, is_within
+from reflow_lightning.search.bisection import sparsest
+from reflow_lightning.search.trials import Search, Trial, is_within
 
 COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reflow_lightning import calibrate, find_sparsity, prune
-from reflow_lightning.bisection import sparsest
-from reflow_lightning.search import COARSE
+from reflow_lightning.search.bisection import sparsest
+from reflow_lightning.search.find import COARSE
 
 BATCHES = list(images(64).split(16))
 QUICK = {"max_batches": 2, "coarse": (0.5, 0.9), "tolerance": 0.05, "progress": False}
@@ -107,7 +107,7 @@ def test_the_result_is_a_trial_within_the_drop_and_so_is_the_model(scores, max_d
         return given_for[s]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reflow_lightning.search.warn", lambda *_, **__: None)
+        patch.setattr("reflow_lightning.search.find.warn", lambda *_, **__: None)
         search = find_sparsity(model, BATCHES, evaluate, max_drop=max_drop, **QUICK | {"tolerance": tolerance})
     measured = {trial.sparsity: trial.score for trial in search.trials} | {0.0: search.dense_score}
     assert measured[search.sparsity] == search.score
@@ -349,7 +349,7 @@ def test_with_a_minimum_threshold_nothing_is_tried_that_it_rules_out():
 
 
 def test_the_table_tells_trials_in_order_and_what_was_found(caplog):
-    with caplog.at_level(logging.INFO, logger="reflow_lightning.search"):
+    with caplog.at_level(logging.INFO, logger="reflow_lightning.search.find"):
         search = find_sparsity(network(), BATCHES, falling, max_drop=0.6, **QUICK)
     lines = str(search).splitlines()
     assert lines[0].split() == ["sparsity", "score", "change", "within", "seconds"]
