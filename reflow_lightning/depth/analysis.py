@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from reflow_lightning.depth.arguments import Inputs, first_sample
 from reflow_lightning.depth.bounds import BoundsInterpreter
 from reflow_lightning.depth.channels import ChannelInterpreter
-from reflow_lightning.depth.exactness import Inputs, undisturbed
+from reflow_lightning.depth.exactness import undisturbed
 from reflow_lightning.depth.groups import Channels
 from reflow_lightning.depth.intervals import Bounds
 from reflow_lightning.depth.steps import ACTIVATIONS, Steps
@@ -47,9 +48,8 @@ class Analysis:
         """What each step puts out for one sample, if the graph does the same on one; else for the whole example."""
         example = self.inputs[0]
         values = record(self.traced, example)
-        first = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, example)
         with contextlib.suppress(Exception):  # whatever a step raises that can't do with one
-            of_one = record(self.traced, first)
+            of_one = record(self.traced, first_sample(example))
             values = of_one if all(_is_alike(values[node], of_one[node]) for node in values) else values
         for node, value in values.items():
             node.meta["ndim"] = value.ndim if isinstance(value, Tensor) else None

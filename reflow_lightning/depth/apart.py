@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from reflow_lightning.depth.groups import Axis
+from torch import fx
+
+from reflow_lightning.depth.groups import Axis, Channels
 from reflow_lightning.depth.intervals import Bounds, uniform
 
 _WORTH_IT = 0.25  # share of an operand's channels that must be constant before an addition is taken apart
+
+
+def part_of_sum(
+    node: fx.Node, channels: Channels, bounds: Mapping[fx.Node, Any], varying: Set[fx.Node]
+) -> tuple[fx.Node, Axis] | None:
+    """The operand of an addition of which only a part may be added, and for each of its channels whether it may go.
+
+    Args:
+        node: The addition of two steps.
+        channels: Those of both.
+        bounds: Bounds by step.
+        varying: The steps that have to do with an input; others may put out one value for all samples.
+    """
+    operands = [n for n in node.args if isinstance(n, fx.Node)]
+    if operands[0] is operands[1] or not varying >= set(operands):
+        return None
+    found = constant_in_one([channels.axis(n) for n in operands], [bounds.get(n) for n in operands])
+    return None if found is None else (operands[found[0]], found[1])
 
 
 def constant_in_one(axes: Sequence[Axis | None], bounds: Sequence[Any]) -> tuple[int, Axis] | None:

@@ -58,6 +58,7 @@ class BoundsInterpreter(fx.Interpreter):
         self.values = values
         self.observed = observed
         self.found: dict[fx.Node, Any] = {}
+        self._numbers: set[fx.Node] = set()  # that come from arguments: they may be others the next time
 
     @torch.no_grad()
     def find(self) -> dict[fx.Node, Any]:
@@ -85,7 +86,10 @@ class BoundsInterpreter(fx.Interpreter):
             known = isinstance(value, Tensor) and value.is_floating_point()
             value = value.cpu() if isinstance(value, Tensor) else value
             return Bounds(value.double(), value.double()) if known else value
-        if name in SHAPES or name == "output" or not _has_bounds((args, kwargs)):
+        numbers = not self._numbers.isdisjoint(node.all_input_nodes)
+        if not isinstance(self.values[node], Tensor) and (numbers or node.op == "placeholder"):
+            self._numbers.add(node)
+        if numbers or name in SHAPES or name == "output" or not _has_bounds((args, kwargs)):
             return nothing
         run = self.steps.function(node)
         if name in ("conv", "linear"):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from reflow_lightning.depth.apart import constant_in_one
+from reflow_lightning.depth.apart import part_of_sum
 from reflow_lightning.depth.groups import Axis, Channels, Groups, along, is_numbers, labels_of, spread
-from reflow_lightning.depth.sizes import is_computed_with, names_places, pad_along, size_at
+from reflow_lightning.depth.sizes import is_computed_with, names_places, pad_along, size_at, size_given_by
 from reflow_lightning.depth.steps import (
     ACTIVATIONS,
     MOVES,
@@ -155,9 +155,9 @@ class ChannelInterpreter(fx.Interpreter):
             return self._opaque((given,), {}, value, node.name)
         out = self.groups.new(value.shape[dim])
         if numbers is not None and groups > 1:  # the channels of one group go or stay together
-            for ins, outs in zip(numbers.chunk(groups), out.chunk(groups), strict=True):
-                self.groups.unite(ins, ins[:1].expand_as(ins))
-                self.groups.unite(outs, ins[:1].expand_as(outs))
+            ins, outs = numbers.view(groups, -1), out.view(groups, -1)
+            self.groups.unite(ins, ins[:, :1].expand_as(ins))
+            self.groups.unite(outs, ins[:, :1].expand_as(outs))
         return spread(Axis(dim, out), value.shape)
 
     def _channelwise(self, given: Tensor, value: Tensor, reason: str) -> Any:
@@ -200,7 +200,22 @@ class ChannelInterpreter(fx.Interpreter):
         lengths = [len(axis.numbers) for axis in (*before, after) if axis is not None]
         if name == "getitem" and len(set(lengths)) > 1:  # some of the channels are picked by number
             return self._opaque(args, kwargs, value, node.name)
+        if name in ("view", "reshape", "expand") and after is not None:
+            self._tie(node, after)
+            moved = self.groups.find_all(moved)
         return moved
+
+    def _tie(self, node: fx.Node, axis: Axis) -> None:
+        """Where the number of channels is given by the size of another tensor, these channels go together."""
+        told = size_given_by(self.steps, node, axis.dim)
+        if told is None:
+            return
+        source, dim = told
+        other = self.found.axis(source)
+        if other is not None and other.dim == dim and len(other.numbers) == len(axis.numbers):
+            self.groups.unite(other.numbers, axis.numbers)
+        else:
+            self.groups.pin(axis.numbers, node.name)
 
     def _padded(self, node: fx.Node, args: Any, kwargs: Any, value: Tensor) -> Any:
         axis = along(self.groups.find_all(args[0]))
@@ -229,23 +244,13 @@ class ChannelInterpreter(fx.Interpreter):
                 return big
         first, second = broadcast(*both)
         apart = torch.zeros(first.shape, dtype=torch.bool)
+        lead = first
         if name == "add" and both[0].shape == both[1].shape:
-            apart = self._apart(node)
+            found = part_of_sum(node, self.found, self.bounds, self.varying)
+            if found is not None:
+                part, channels = found
+                self.found.apart[node] = (part,)
+                apart = spread(channels, first.shape)
+                lead = second if part is node.args[0] else first
         self.groups.unite(first[~apart], second[~apart])
-        taken = self.found.apart.get(node)
-        lead = second if taken is not None and taken[0] is node.args[0] else first
         return lead.contiguous()
-
-    def _apart(self, node: fx.Node) -> Tensor:
-        """Elements of the channels that are constant in the operand that has more of them, and not in the other."""
-        shape = self.values[node].shape
-        operands = [n for n in node.args if isinstance(n, fx.Node)]
-        axes = [along(self.groups.find_all(self.found.labels[n])) for n in operands]
-        found = None
-        if operands[0] is not operands[1] and self.varying.issuperset(operands):
-            found = constant_in_one(axes, [self.bounds.get(n) for n in operands])
-        if found is None:
-            return torch.zeros(shape, dtype=torch.bool)
-        index, apart = found
-        self.found.apart[node] = (operands[index],)
-        return spread(apart, shape)

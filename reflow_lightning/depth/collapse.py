@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
+from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
+from torch import fx, nn
 
-from reflow_lightning.depth.exactness import Expected, Inputs, random_like
+from reflow_lightning.depth.arguments import arguments_of, as_arguments, cast, check_example
+from reflow_lightning.depth.exactness import Expected, random_like
+from reflow_lightning.depth.report import attach, collapse_report
 from reflow_lightning.depth.tracing import NotTraceableError, evaluated, trace
 from reflow_lightning.depth.work import Work, drop_identities
-from reflow_lightning.running.batches import device_of, move
-from reflow_lightning.running.forward import Forward, batch_input
+from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.forward import Forward
 
 
 @torch.no_grad()
@@ -38,8 +41,9 @@ def collapse(
 
     Args:
         model: Any module that `torch.fx` can trace; parts that it can't are left as they are. It is not changed.
-        example_input: What the network is called with: a tensor, or a tuple of all positional arguments. The number of
-            samples is free afterwards, not so the size of images or the length of series: what is constant, and the
+        example_input: What the network is called with: a tensor, or a tuple of all positional arguments. The network
+            that is returned takes these, no others; the rest keeps its defaults. The number of samples is free
+            afterwards, not so the size of images or the length of series: what is constant, and the
             borders that padding makes, are worked out for those of the example.
         batches: Real data on which rectifiers are observed too. Without any, one counts as always on, or always off,
             only if that follows from the weights. With them it may hold on these data only: test the result.
@@ -52,10 +56,13 @@ def collapse(
         A module in eval mode, made of ordinary layers; its parameters take no gradients until you ask for them.
         `collapse_report` tells what was removed, and why other things stayed.
 
+    A network in half precision is worked on in float32, where steps can be told from rounding, and cast in the end; the
+    difference that the report tells is then that of the two networks in half precision.
+
     Raises:
         NotTraceableError: If the model's forward pass can't be traced.
-        ValueError: If the tolerance or the number of batches is not positive, there is no batch, or the model does not
-            run on the example or on a batch.
+        ValueError: If the tolerance or the number of batches is not positive, the example is empty or holds NaN, there
+            is no batch, or the model does not run on the example or on a batch.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -65,30 +72,39 @@ def collapse(
         >>> smaller.get_submodule("0").weight.shape, smaller.get_submodule("2").weight.shape
         (torch.Size([2, 4]), torch.Size([2, 2]))
     """
-    if not tolerance > 0:
+    if not isinstance(tolerance, Real) or not tolerance > 0:
         raise ValueError(f"tolerance={tolerance!r} must be positive: 1e-4 allows for rounding")
     if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
         raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least 1")
-    given: Inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     original = evaluated(model)
+    given = as_arguments(example_input, device_of(original))
+    check_example(given)
     dtype = _reduced(original)
     original = original if dtype is None else original.float()
     read = [] if batches is None else list(islice(batches, max_batches))
     if batches is not None and not read:
         raise ValueError("batches gave no batch: pass a loader that can be read again, or batches=None")
-    calls = [given, random_like(given), *(_arguments(original, batch, len(given), forward) for batch in read)]
-    inputs = [_prepared(call, original, dtype) for call in calls]
+    calls = [given, random_like(given), *(arguments_of(original, batch, len(given), forward) for batch in read)]
+    inputs = [as_arguments(call, device_of(original)) for call in calls]
+    inputs = inputs if dtype is None else [cast(call, dtype, torch.float32) for call in inputs]
     try:
         expected = Expected(original, inputs)
     except Exception as error:
-        raise ValueError(f"{type(model).__name__} does not run on example_input, or on a batch ({error})") from error
+        copy = "" if dtype is None else f" as a copy in float32: collapse it before it is cast to {dtype}"
+        raise ValueError(
+            f"{type(model).__name__} does not run on example_input, or on a batch{copy} ({error})"
+        ) from error
     work = Work(_traced(original, expected, len(given), tolerance), expected, tolerance)
     work.attempt("identity", drop_identities)
     work.simplify("proved by the weights")
     if batches is not None:
         work.simplify(f"on {len(read)} batches", observes=True)
     collapsed = work.finish()
-    return collapsed if dtype is None else collapsed.to(dtype)
+    if dtype is not None:
+        expected = Expected(evaluated(model), [cast(call, torch.float32, dtype) for call in inputs])
+        deviation = expected.deviation(collapsed.to(dtype))
+        attach(collapsed, replace(collapse_report(collapsed), deviation=deviation))
+    return collapsed
 
 
 def _traced(original: nn.Module, expected: Expected, arguments: int, tolerance: float) -> fx.GraphModule:
@@ -110,31 +126,3 @@ def _reduced(model: nn.Module) -> torch.dtype | None:
     """The type of a model in half precision, in which rounding would hide what a step changes."""
     dtypes = {p.dtype for p in model.parameters()}
     return next(iter(dtypes)) if dtypes in ({torch.float16}, {torch.bfloat16}) else None
-
-
-def _arguments(model: nn.Module, batch: Any, count: int, forward: Forward | None) -> Inputs:
-    """What the network is called with on a batch."""
-    if forward is not None:
-        forward(called := _Called(model), batch)
-        return called.arguments
-    return (batch_input(batch),) if count == 1 else tuple(batch[:count])
-
-
-class _Called(nn.Module):
-    """Runs a network, and notes what it is called with."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.arguments: Inputs = ()
-
-    def forward(self, *arguments: Any) -> Any:
-        self.arguments = arguments
-        return self.model(*arguments)
-
-
-def _prepared(inputs: Inputs, model: nn.Module, dtype: torch.dtype | None) -> Inputs:
-    """On the model's device, and as precise."""
-    moved: Inputs = move(inputs, device_of(model))
-    precise: Inputs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, moved)
-    return precise

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.depth.arguments import Inputs, as_arguments, first_sample
 from reflow_lightning.depth.cost import measure_cost
 from reflow_lightning.depth.difference import relative_difference
 from reflow_lightning.depth.latency import Latency, measure_latency
@@ -85,7 +86,7 @@ _TITLES = {
 def compare(
     before: nn.Module,
     after: nn.Module,
-    example_input: Tensor,
+    example_input: Tensor | Inputs,
     *,
     rounds: int = 30,
     threads: int | None = None,
@@ -95,7 +96,8 @@ def compare(
     Args:
         before: The first network.
         after: The second, on the same device.
-        example_input: A batch (N, ...), moved to the networks' device. Latency and memory are those of the whole batch.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the networks' device. Latency
+            and memory are those of the whole batch.
         rounds: Runs of each for the latency.
         threads: Threads for the CPU, for the latency; ``None`` leaves their number as it is.
 
@@ -112,7 +114,7 @@ def compare(
         >>> found.largest_difference < 1e-5
         True
     """
-    inputs = example_input.to(device_of(before))
+    inputs = as_arguments(example_input, device_of(before))
     return Comparison(
         largest_difference=relative_difference(_output(before, inputs), _output(after, inputs)),
         before=measure_size(before, inputs),
@@ -121,19 +123,20 @@ def compare(
     )
 
 
-def measure_size(model: nn.Module, example_input: Tensor) -> Size:
+def measure_size(model: nn.Module, example_input: Tensor | Inputs) -> Size:
     """Measure the size of a network.
 
     Args:
         model: Any module.
-        example_input: A batch (N, ...), moved to the model's device.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
+            Multiply-adds are those of the first sample, for which tensors of another length than N are left whole.
 
     Example:
         >>> measure_size(nn.Linear(4, 2), torch.zeros(3, 4)).multiply_adds
         8
     """
-    inputs = example_input.to(device_of(model))
-    cost, memory = measure_cost(model, inputs[:1]), measure_memory(model, inputs)
+    inputs = as_arguments(example_input, device_of(model))
+    cost, memory = measure_cost(model, first_sample(inputs)), measure_memory(model, inputs)
     running = [layer.name for layer in cost.layers if layer.multiply_adds]
     return Size(
         layers=len(running),
@@ -145,9 +148,9 @@ def measure_size(model: nn.Module, example_input: Tensor) -> Size:
     )
 
 
-def _output(model: nn.Module, inputs: Tensor) -> Any:
+def _output(model: nn.Module, inputs: Inputs) -> Any:
     with isolated_rng(), only_training(model, ()), torch.no_grad():
-        return model(inputs)
+        return model(*inputs)
 
 
 def _channels(module: nn.Module) -> int:

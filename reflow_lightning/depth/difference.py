@@ -14,7 +14,7 @@ def relative_difference(before: Any, after: Any) -> float:
     """The largest absolute difference between two outputs, over the largest absolute value of the first.
 
     Args:
-        before: A tensor, or several, nested in tuples, lists and dictionaries.
+        before: A tensor or number, or several, nested in tuples, lists and dictionaries.
         after: The same of the other network.
 
     Returns:
@@ -39,7 +39,8 @@ def relative_difference(before: Any, after: Any) -> float:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [_real(leaf.detach().cpu()) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, (Tensor, bool, int, float, complex))]
+    return [_real(torch.as_tensor(leaf).detach().cpu()) for leaf in leaves]
 
 
 def _real(values: Tensor) -> Tensor:

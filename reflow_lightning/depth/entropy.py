@@ -77,7 +77,7 @@ def measure_entropy(
         progress: Show a bar in a terminal if it takes more than two seconds.
 
     Raises:
-        ValueError: If there is no batch, or no rectifier with a weighted layer before it.
+        ValueError: If there is no batch or no sample, or no rectifier with a weighted layer before it.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -93,7 +93,10 @@ def measure_entropy(
             with states.counting(model):
                 run(model, batch)
     moved.check()
-    rows = states.rows()
+    counts = states.counts()
+    if counts and not any(float(torch.stack(c).sum()) for _, c in counts.values()):
+        raise ValueError("the batches hold no sample: pass some that do")
+    rows = tuple(LayerEntropy.of(layer, kind, found) for layer, (kind, found) in counts.items())
     if not rows:
         raise ValueError(
             f"the batches reached no rectifier after a weighted layer of {type(model).__name__}: look at forward; "

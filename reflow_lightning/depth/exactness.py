@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
+from reflow_lightning.depth.arguments import Inputs, doubled, first_sample
 from reflow_lightning.depth.difference import relative_difference
 from reflow_lightning.running.isolation import isolated_rng
-
-Inputs = tuple[Any, ...]
-"""The positional arguments of one call of a network."""
 
 
 def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
@@ -42,6 +40,8 @@ def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
 class Expected:
     """The outputs of a network on some inputs, and how far those of another are from them.
 
+    They are compared on twice as many samples too, those of the first inputs, and on one, if the network runs on these.
+
     Args:
         model: The network, in eval mode.
         inputs: What it is called with.
@@ -54,7 +54,10 @@ class Expected:
 
     def __init__(self, model: nn.Module, inputs: Sequence[Inputs]) -> None:
         self.inputs = list(inputs)
-        self.outputs = [_run(model, given) for given in self.inputs]
+        self._pairs = [(given, _run(model, given)) for given in self.inputs]
+        for given in (doubled(self.inputs[0]), first_sample(self.inputs[0])):
+            with suppress(Exception):  # whatever a network raises that can't do with another number
+                self._pairs.append((given, _run(model, given)))
 
     def deviation(self, other: nn.Module) -> float:
         """The largest `relative_difference` of an output.
@@ -62,8 +65,7 @@ class Expected:
         Raises:
             ValueError: If the outputs have other shapes.
         """
-        pairs = zip(self.outputs, self.inputs, strict=True)
-        return max(relative_difference(expected, _run(other, given)) for expected, given in pairs)
+        return max(relative_difference(expected, _run(other, given)) for given, expected in self._pairs)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from reflow_lightning.depth.arguments import Inputs, as_arguments, doubled, map_samples, tensors_of
 from reflow_lightning.depth.difference import relative_difference
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.files import write_whole
@@ -24,7 +25,7 @@ LARGEST_DIFFERENCE = 1e-4
 _HINT = "ONNX needs further packages: python -m pip install 'reflow-lightning[onnx]'"
 
 
-def save_program(model: nn.Module, example_input: Tensor, path: str | Path) -> None:
+def save_program(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> None:
     """Save what a network computes in eval mode, as `torch.export.save` does; by custom, the file ends with ``.pt2``.
 
     ``torch.export.load(path).module()`` runs it, without the code of the network and without this package. The number
@@ -32,7 +33,8 @@ def save_program(model: nn.Module, example_input: Tensor, path: str | Path) -> N
 
     Args:
         model: Any module that `torch.export` takes. It is not changed.
-        example_input: A batch (N, ...); the file does not hold it.
+        example_input: A batch (N, ...), or a tuple of all positional arguments. The file does not hold its tensors;
+            what is no tensor is fixed.
         path: The file; its folder must exist.
 
     Raises:
@@ -52,7 +54,7 @@ def save_program(model: nn.Module, example_input: Tensor, path: str | Path) -> N
     write_whole(Path(path), buffer.getbuffer())
 
 
-def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> None:
+def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> None:
     """Save what a network computes in eval mode as ONNX.
 
     The number of samples is free where the network allows that, else that of the example. Beyond two gigabytes, the
@@ -60,7 +62,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
 
     Args:
         model: Any module that `torch.export` takes. It is not changed.
-        example_input: A batch (N, ...).
+        example_input: A batch (N, ...), or a tuple of all positional arguments. Its tensors are the inputs of the file,
+            in order; what is no tensor is fixed.
         path: The file; its folder must exist.
 
     Raises:
@@ -79,12 +82,12 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         program.save(str(path))
 
 
-def check_onnx(model: nn.Module, inputs: Tensor, path: str | Path) -> float:
+def check_onnx(model: nn.Module, inputs: Tensor | Inputs, path: str | Path) -> float:
     """Run an ONNX file in onnxruntime, on the CPU, and compare with the network that it was made of.
 
     Args:
         model: The network, run in eval mode.
-        inputs: A batch (N, ...).
+        inputs: A batch (N, ...), or a tuple of all positional arguments.
         path: The file.
 
     Returns:
@@ -92,16 +95,21 @@ def check_onnx(model: nn.Module, inputs: Tensor, path: str | Path) -> float:
 
     Raises:
         ImportError: If the package is missing.
-        ValueError: If the difference is larger than 1e-4.
+        ValueError: If the difference is larger than 1e-4, or the file takes another number of tensors.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise ImportError(_HINT) from error
     with isolated_rng(), only_training(model, ()), torch.no_grad():
-        expected = model(inputs.to(device_of(model)))
+        expected = model(*as_arguments(inputs, device_of(model)))
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-    outputs = session.run(None, {session.get_inputs()[0].name: inputs.detach().cpu().numpy()})
+    tensors = tensors_of(as_arguments(inputs, torch.device("cpu")))
+    names = [given.name for given in session.get_inputs()]
+    if len(names) != len(tensors):
+        raise ValueError(f"{path} takes {len(names)} tensors, not {len(tensors)}: pass what it was exported with")
+    feed = {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    outputs = session.run(None, feed)
     difference = relative_difference(expected, [torch.from_numpy(output) for output in outputs])
     if difference > LARGEST_DIFFERENCE:
         raise ValueError(
@@ -111,22 +119,24 @@ def check_onnx(model: nn.Module, inputs: Tensor, path: str | Path) -> float:
     return difference
 
 
-def export_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
+def export_program(model: nn.Module, example_input: Tensor | Inputs) -> ExportedProgram:
     """The program of a network in eval mode, with any number of samples where the network allows that.
 
     It holds neither the example nor the paths of source files.
 
     Args:
         model: Any module that `torch.export` takes.
-        example_input: A batch (N, ...), moved to the model's device.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
+            Samples are in the first tensor and in all that are as long as it; what is no tensor is fixed.
     """
-    inputs = example_input.to(device_of(model))
-    several = torch.cat([inputs, inputs])  # of one sample torch takes the 1 for fixed; and it writes on this tensor
+    inputs = as_arguments(example_input, device_of(model))
+    several = doubled(inputs)  # of one sample torch takes the 1 for fixed; and it writes on these tensors
+    free = map_samples(lambda _: {0: Dim.DYNAMIC}, inputs, otherwise=lambda _: None)
     with isolated_rng(), only_training(model, ()), torch.no_grad():
         try:
-            program = torch.export.export(model, (several,), dynamic_shapes=({0: Dim.DYNAMIC},))
+            program = torch.export.export(model, several, dynamic_shapes=free)
         except Exception:  # a network of a fixed number of samples, which torch says in several ways
-            program = torch.export.export(model, (inputs,))
+            program = torch.export.export(model, inputs)
     program.example_inputs = None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)

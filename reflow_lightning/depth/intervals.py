@@ -13,7 +13,7 @@ from torch.nn import functional
 from reflow_lightning.depth.steps import broadcast
 
 _ROUNDING = 1e-12
-_FAR = 1e6  # where every activation function has reached its limit, and none overflows
+_FAR = 1e100  # where every activation function has reached its limit, and none overflows in float64
 
 
 class Bounds(NamedTuple):

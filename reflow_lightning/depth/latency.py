@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.depth.arguments import Inputs, as_arguments, batch_size
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
@@ -58,7 +59,7 @@ class Latency:
 def measure_latency(
     before: nn.Module,
     after: nn.Module,
-    example_input: Tensor,
+    example_input: Tensor | Inputs,
     *,
     rounds: int = 30,
     warmup: int = 3,
@@ -71,7 +72,7 @@ def measure_latency(
     Args:
         before: The first network.
         after: The second.
-        example_input: A batch (N, ...), moved to each network's device.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to each network's device.
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes before anything is measured.
         threads: Threads for the CPU; ``None`` leaves their number as it is.
@@ -97,20 +98,20 @@ def measure_latency(
         speedup=speedup,
         speedup_range=(low, high),
         rounds=rounds,
-        batch_size=len(example_input),
+        batch_size=batch_size(as_arguments(example_input, device_of(after))),
         threads=used,
         device=str(device_of(after)),
     )
 
 
 def paired_latency(
-    models: Mapping[str, nn.Module], example_input: Tensor, *, rounds: int = 30, warmup: int = 3
+    models: Mapping[str, nn.Module], example_input: Tensor | Inputs, *, rounds: int = 30, warmup: int = 3
 ) -> dict[str, tuple[float, ...]]:
     """Time the forward passes of several networks, one after the other in every round.
 
     Args:
         models: Networks by name. They run in eval mode, without gradients.
-        example_input: A batch (N, ...), moved to each network's device.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to each network's device.
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes of each before anything is measured.
 
@@ -146,17 +147,17 @@ def paired_latency(
     return {name: tuple(values) for name, values in seconds.items()}
 
 
-def _run(model: nn.Module, example_input: Tensor) -> Callable[[int], float]:
+def _run(model: nn.Module, example_input: Tensor | Inputs) -> Callable[[int], float]:
     """A function that runs the model so often, and returns the seconds of one pass."""
     device = device_of(model)
-    inputs = example_input.to(device)
+    inputs = as_arguments(example_input, device)
     wait: Callable[[], Any] = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else _no_wait
 
     def run(repeats: int) -> float:
         wait()
         start = time.perf_counter()
         for _ in range(repeats):
-            model(inputs)
+            model(*inputs)
         wait()
         return (time.perf_counter() - start) / repeats
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reflow_lightning.depth.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
@@ -38,7 +39,7 @@ class Memory:
         return asdict(self)
 
 
-def measure_memory(model: nn.Module, example_input: Tensor) -> Memory:
+def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
     """Measure the memory of a forward pass in eval mode and without gradients, and what the network itself takes.
 
     On CUDA the peak is that of torch's allocator, whose own record of a peak is reset. Elsewhere it is the sum of the
@@ -46,7 +47,7 @@ def measure_memory(model: nn.Module, example_input: Tensor) -> Memory:
 
     Args:
         model: Any module.
-        example_input: A batch (N, ...), moved to the model's device.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(10, 100, bias=False), nn.Flatten(), nn.Linear(100, 10, bias=False))
@@ -58,28 +59,29 @@ def measure_memory(model: nn.Module, example_input: Tensor) -> Memory:
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     return Memory(
-        peak_bytes=_peak(model, example_input.to(device_of(model))),
+        peak_bytes=_peak(model, as_arguments(example_input, device_of(model))),
         parameter_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         file_bytes=buffer.getbuffer().nbytes,
     )
 
 
-def _peak(model: nn.Module, inputs: Tensor) -> int:
+def _peak(model: nn.Module, inputs: Inputs) -> int:
+    device = device_of(model)
     with isolated_rng(), only_training(model, ()), torch.no_grad(), _plain_attention():
-        if inputs.device.type == "cuda":
-            return _peak_of_allocator(model, inputs)
+        if device.type == "cuda":
+            return _peak_of_allocator(model, inputs, device)
         live = _LiveTensors()
         with live:
-            model(inputs)
+            model(*inputs)
         return live.peak
 
 
-def _peak_of_allocator(model: nn.Module, inputs: Tensor) -> int:
-    model(inputs)  # the first pass also makes what the libraries keep
-    torch.cuda.reset_peak_memory_stats(inputs.device)
-    before = torch.cuda.memory_allocated(inputs.device)
-    model(inputs)
-    return int(torch.cuda.max_memory_allocated(inputs.device) - before)
+def _peak_of_allocator(model: nn.Module, inputs: Inputs, device: torch.device) -> int:
+    model(*inputs)  # the first pass also makes what the libraries keep
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    model(*inputs)
+    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
 class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]

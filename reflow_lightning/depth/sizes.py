@@ -11,7 +11,7 @@ from reflow_lightning.depth.steps import MOVES, Steps
 
 
 def is_computed_with(steps: Steps, values: Mapping[fx.Node, Any], node: fx.Node, dim: int, ndim: int) -> bool:
-    """Whether a size goes into a computation, other than that of the sizes of a view.
+    """Whether a size is put out, or goes into a computation other than that of the sizes of a view.
 
     Args:
         steps: The graph.
@@ -24,7 +24,7 @@ def is_computed_with(steps: Steps, values: Mapping[fx.Node, Any], node: fx.Node,
     seen = set(waiting)
     while waiting:
         for user in waiting.pop().users:
-            if isinstance(values[user], Tensor) and steps.name(user) not in MOVES:
+            if user.op == "output" or (isinstance(values[user], Tensor) and steps.name(user) not in MOVES):
                 return True
             if user not in seen and _is_size(values[user]):
                 seen.add(user)
@@ -56,6 +56,41 @@ def names_places(name: str, node: fx.Node) -> bool:
         return name == "narrow" or bool(node.kwargs)
     index = node.args[1]
     return any(isinstance(part, (list, fx.Node)) for part in (index if isinstance(index, tuple) else (index,)))
+
+
+def size_given_by(steps: Steps, node: fx.Node, dim: int) -> tuple[fx.Node, int] | None:
+    """The tensor whose size a view names for a dimension, and which of its sizes that is; else ``None``.
+
+    Args:
+        steps: The graph.
+        node: The view.
+        dim: The dimension of its output.
+    """
+    given: Any = node.args[1:]
+    if len(given) == 1:
+        given = given[0]
+    if isinstance(given, (tuple, list)):
+        given = given[dim] if dim < len(given) else None
+        return _asked(steps, given) if isinstance(given, fx.Node) else None
+    return (given.all_input_nodes[0], dim) if isinstance(given, fx.Node) and _is_whole(steps, given) else None
+
+
+def _asked(steps: Steps, node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The tensor of whose sizes a step puts out one, and which."""
+    if steps.name(node) == "size" and len(node.args) == 2 and isinstance(node.args[1], int):
+        source, index = node.all_input_nodes[0], node.args[1]
+    elif steps.name(node) == "getitem" and _is_whole(steps, node.all_input_nodes[0]) and isinstance(node.args[1], int):
+        source, index = node.all_input_nodes[0].all_input_nodes[0], node.args[1]
+    else:
+        return None
+    ndim = source.meta["ndim"]
+    return None if ndim is None else (source, index % ndim)
+
+
+def _is_whole(steps: Steps, node: fx.Node) -> bool:
+    """Whether a step puts out all sizes of a tensor."""
+    is_shape = steps.name(node) == "getattr" and node.args[1:] == ("shape",)
+    return is_shape or (steps.name(node) == "size" and len(node.args) == 1 and not node.kwargs)
 
 
 def size_at(numbers: Tensor, dim: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils import parametrize, prune
 
+from reflow_lightning.depth.freezing import freeze, frozen_arguments, traceable
 from reflow_lightning.depth.writing import out_of_place
 from reflow_lightning.running.copying import dense_copy
 
@@ -42,7 +42,8 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
 
     Args:
         model: Any module.
-        arguments: How many positional arguments its forward pass gets; the others keep their defaults.
+        arguments: How many positional arguments its forward pass gets; the others are frozen at their defaults, and
+            the graph takes none for them.
 
     Raises:
         NotTraceableError: If the model's own forward pass can't be traced.
@@ -55,9 +56,10 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
     opaque: set[str] = set()
     while True:
         copy = evaluated(model)
+        frozen = frozen_arguments(copy, arguments)
         buffers, tracer = _versions(copy), _Tracer(opaque)
         try:
-            graph = tracer.trace(copy, concrete_args=_defaults(copy, arguments))
+            graph = tracer.trace(copy, concrete_args=traceable(frozen))
         except Exception as error:
             if tracer.failed is None or tracer.failed in opaque:
                 raise NotTraceableError(
@@ -66,6 +68,7 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
             opaque.add(tracer.failed)
             continue
         written = {name.rpartition(".")[0] for name, version in _versions(copy).items() if buffers.get(name) != version}
+        freeze(graph, frozen, arguments)
         graph._tracer_cls = fx.Tracer  # which a saved graph names: it shall load without this package
         traced = fx.GraphModule(copy, graph, type(model).__name__)
         written |= out_of_place(traced)
@@ -117,12 +120,3 @@ def _settle(module: Any) -> None:
 def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
     """What changes when something writes to a buffer."""
     return {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
-
-
-def _defaults(model: nn.Module, arguments: int) -> dict[str, Any]:
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    return {
-        p.name: p.default
-        for p in parameters[arguments:]
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is not p.empty
-    }

@@ -143,6 +143,28 @@ def test_entropies_are_those_of_the_rectifier_after_each_layer():
         assert set(found.entropies) == {"0.weight", "4.weight"}  # the last layer has no rectifier
 
 
+def test_layers_whose_channels_are_concatenated_have_entropies_of_their_own():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.norm, self.fc = (
+                nn.Conv2d(1, 3, 1),
+                nn.Conv2d(1, 5, 1),
+                nn.BatchNorm2d(8),
+                nn.Linear(8, 2),
+            )
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1))).mean((2, 3)))
+
+    model = Joined()
+    nn.init.constant_(model.b.bias, 100.0)
+    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    found = EntropyBudget().estimate(model, weights, BATCHES, nn.Module.__call__).entropies
+    assert found == {"a.weight": found["a.weight"], "b.weight": 0}  # the second never switches
+    assert found["a.weight"] > 0
+
+
 @pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("how", [{}, {"min_kept": 0.02}, {"criterion": "random"}, {"pattern": "2:4"}])
 def test_pruning_by_entropy_is_exact_and_a_function_of_the_data(sparsity, how):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from reflow_lightning.depth.collapse import collapse
 from reflow_lightning.depth.comparison import compare, measure_size
 from reflow_lightning.depth.cost import measure_cost
 from reflow_lightning.depth.memory import measure_memory
@@ -70,6 +71,36 @@ def test_a_layer_that_does_not_run_is_none():
 
     size = measure_size(Skipping(), torch.zeros(2, 4))
     assert (size.layers, size.channels, size.multiply_adds, size.parameters) == (1, 6, 24, 530)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x, y, scale):
+        return self.last(torch.relu(self.first(x) + self.second(y))) * scale
+
+
+def test_a_network_of_several_inputs_takes_them_as_a_tuple():
+    model, inputs = TwoInputs(), (torch.randn(8, 4), torch.randn(8, 5), 0.5)
+    with torch.no_grad():
+        for layer in (model.first, model.second):
+            layer.weight[:3] = 0
+    found = compare(model, collapse(model, inputs), inputs, rounds=1)
+    assert (found.before.multiply_adds, found.after.multiply_adds) == (6 * (4 + 5 + 2), 3 * (4 + 5 + 2))
+    assert (found.before.channels, found.after.channels) == (6 + 6 + 2, 3 + 3 + 2)
+    assert found.before.peak_bytes == measure_memory(model, inputs).peak_bytes
+    assert found.latency.batch_size == 8
+    assert found.largest_difference < 1e-5
+
+
+def test_multiply_adds_are_those_of_one_sample_with_what_all_samples_share():
+    class Masked(nn.Module):
+        def forward(self, x, mask):
+            return mask @ x
+
+    assert measure_size(Masked(), (torch.zeros(8, 3, 5), torch.zeros(3, 3))).multiply_adds == 3 * 3 * 5
 
 
 def test_neither_network_is_changed(pair):

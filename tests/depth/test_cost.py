@@ -100,6 +100,19 @@ def test_a_layer_that_is_used_twice_has_one_row():
     assert (row.name, row.weights, row.multiply_adds) == ("0", 16, 32)
 
 
+def test_a_network_of_several_inputs_takes_them_as_a_tuple():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 3), nn.Linear(5, 3)
+
+        def forward(self, x, y, scale):
+            return self.first(x) + self.second(y) * scale
+
+    cost = measure_cost(Sum(), (torch.zeros(1, 4), torch.zeros(1, 5), 2))
+    assert [(layer.name, layer.multiply_adds) for layer in cost.layers] == [("first", 12), ("second", 15)]
+
+
 def test_parameters_count_biases_and_norms():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     cost = measure_cost(model, torch.zeros(1, 3))

@@ -118,6 +118,72 @@ def test_neurons_of_other_widths_are_neurons_of_their_own():
     assert (row.neurons, row.kind) == (9, "relu")
 
 
+class Dense(nn.Module):
+    """Two layers that each see all channels before them, and a third that takes all (DenseNet, arXiv 1608.06993)."""
+
+    def __init__(self, growth=4):
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(6 + i * growth) for i in range(3))
+        self.convs = nn.ModuleList(nn.Conv2d(6 + i * growth, growth, 3, padding=1) for i in range(2))
+        self.last = nn.Linear(6 + 2 * growth, 3)
+        for norm in self.norms:
+            nn.init.normal_(norm.running_mean)
+            nn.init.normal_(norm.weight)
+
+    def forward(self, x):
+        return self.last(self.entering(x)[-1].relu().mean((2, 3)))
+
+    def entering(self, x):
+        """What enters each rectifier."""
+        found, features = [], [self.first(x)]
+        for i in range(3):
+            found.append(self.norms[i](torch.cat(features, 1)))
+            if i < 2:
+                features.append(self.convs[i](functional.relu(found[-1])))
+        return found
+
+
+def plain_row(layer, *values):
+    """The row of a layer with these values, of shape (N, C, H, W)."""
+    values = torch.cat([v.transpose(0, 1).flatten(1) for v in values], 1)
+    counts = ((values > 0).sum(1), (values < 0).sum(1), (values == 0).sum(1), torch.zeros(len(values)))
+    return LayerEntropy.of(layer, "relu", NeuronCounts(*counts))
+
+
+def test_of_concatenated_channels_each_layer_has_its_own():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 5, 1)
+
+        def forward(self, x):
+            return functional.relu(torch.cat([self.a(x), self.b(x)], 1))
+
+    model, x = Joined(), torch.cat(BATCHES)
+    with torch.no_grad():
+        assert rows(model) == (plain_row("a", model.a(x)), plain_row("b", model.b(x)))
+
+
+def test_all_layers_of_a_densely_connected_block_have_rows():
+    model = Dense().eval()
+    with torch.no_grad():
+        first, second, third = model.entering(torch.cat(BATCHES))
+    assert rows(model) == (
+        plain_row("first", first, second[:, :6], third[:, :6]),
+        plain_row("convs.0", second[:, 6:], third[:, 6:10]),
+        plain_row("convs.1", third[:, 10:]),
+    )
+
+
+@pytest.mark.slow
+def test_every_convolution_of_a_densenet_has_a_row():
+    model = pytest.importorskip("torchvision.models").densenet121()
+    found = {row.layer: row.neurons for row in rows(model, torch.randn(2, 3, 64, 64))}
+    convolutions = {name: m.out_channels for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert found == convolutions
+
+
 def test_a_layer_that_puts_out_nan_is_not_said_to_be_linear():
     model = biased(100.0, math.nan)
     (row,) = rows(model, torch.ones(3, 2))

@@ -22,6 +22,21 @@ torch.save(program(images), sys.argv[3])
 """
 
 
+class TwoInputs(nn.Module):
+    """Of two batches, a number, and a matrix that all samples share."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(5, 3)
+
+    def forward(self, x, scale, y, mixing):
+        return (self.first(x) * scale + self.second(y)) @ mixing
+
+
+def two_inputs(number):
+    return torch.randn(number, 4), 0.5, torch.randn(number, 5), torch.randn(3, 3)
+
+
 class FixedBatch(nn.Module):
     def forward(self, x):
         return x.reshape(4, -1).flip(1)
@@ -98,6 +113,42 @@ def test_a_network_for_a_fixed_number_of_samples_keeps_it(tmp_path):
     assert check_onnx(FixedBatch(), IMAGES, tmp_path / "net.onnx") == 0
     program = export_program(FixedBatch(), IMAGES).module()
     assert torch.equal(program(IMAGES), FixedBatch()(IMAGES))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_a_network_of_several_inputs_takes_them_as_a_tuple(samples, tmp_path):
+    model, path = TwoInputs(), tmp_path / "net.onnx"
+    save_program(model, two_inputs(samples), tmp_path / "net.pt2")
+    export_onnx(model, two_inputs(samples), path)
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    for number in (1, 2, 9):
+        inputs = two_inputs(number)
+        with torch.no_grad():
+            torch.testing.assert_close(program(*inputs), model(*inputs))
+        assert check_onnx(model, inputs, path) < 1e-5
+
+
+def test_several_inputs_keep_a_fixed_number_of_samples_too(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, x, y):
+            return x.view(4, 3) + y.flip(0)
+
+    inputs = torch.randn(4, 3), torch.randn(4, 3)
+    export_onnx(Fixed(), inputs, tmp_path / "net.onnx")
+    assert check_onnx(Fixed(), inputs, tmp_path / "net.onnx") == 0
+    assert torch.equal(export_program(Fixed(), inputs).module()(*inputs), Fixed()(*inputs))
+
+
+def test_inputs_that_the_file_does_not_take_are_refused(tmp_path):
+    class Adding(nn.Module):
+        def forward(self, x, y=0):
+            return x + y
+
+    inputs = torch.randn(4, 3), torch.randn(4, 3)
+    export_onnx(Adding(), inputs, tmp_path / "net.onnx")
+    assert check_onnx(Adding(), inputs, tmp_path / "net.onnx") == 0
+    with pytest.raises(ValueError, match="takes 2 tensors, not 1: pass what it was exported with"):
+        check_onnx(Adding(), inputs[0], tmp_path / "net.onnx")
 
 
 def test_a_network_that_can_not_be_exported_says_why_and_leaves_no_file(tmp_path):

@@ -87,6 +87,18 @@ def test_it_is_written_in_plain_types_and_words():
     assert "batch of 4, cpu" in str(latency)
 
 
+def test_a_network_of_several_inputs_takes_them_as_a_tuple():
+    class Two(Sleeping):
+        def forward(self, x, y, scale):
+            return super().forward(x + y * scale)
+
+    inputs = torch.zeros(4, 2), torch.zeros(4, 1), 2
+    latency = measure_latency(Two(0.02), Two(0.01), inputs, rounds=3)
+    assert latency.batch_size == 4
+    assert latency.speedup == pytest.approx(2, rel=0.3)
+    assert len(paired_latency({"a": Two()}, inputs, rounds=2)["a"]) == 2
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_waited_for():
     large = nn.Sequential(*(nn.Linear(4096, 4096) for _ in range(8))).cuda()

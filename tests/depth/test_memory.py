@@ -52,6 +52,15 @@ def test_views_and_changes_in_place_take_nothing():
     assert peak(InPlaceAndViews(), 10) == FLOAT * BATCH * 10
 
 
+def test_a_network_of_several_inputs_takes_them_as_a_tuple():
+    class Sum(nn.Module):
+        def forward(self, x, y, scale):
+            return (x + y) * scale
+
+    x, y = torch.randn(BATCH, 10), torch.randn(BATCH, 1)
+    assert measure_memory(Sum(), (x, y, 2)).peak_bytes == 2 * FLOAT * BATCH * 10
+
+
 def test_a_network_that_returns_its_input_takes_nothing():
     assert peak(nn.Identity(), 10) == 0
 

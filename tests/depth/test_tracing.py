@@ -108,8 +108,18 @@ def test_a_model_that_branches_on_values_itself_is_refused():
 def test_arguments_that_are_not_given_keep_their_defaults():
     traced = trace(Options())
     assert torch.equal(traced(X), X * 3)
-    with pytest.raises(AssertionError, match="specialized"):
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 4 were given"):
         traced(X, None, True)
+
+
+def test_so_do_collections_and_those_given_by_name_alone():
+    class Many(nn.Module):
+        def forward(self, x, mask_1, mask=None, sizes=(2, -1), *rest, twice=True, **others):
+            x = x.reshape(sizes) + mask_1
+            return 2 * x if twice and mask is None else x
+
+    traced = trace(Many(), 2)
+    assert torch.equal(traced(torch.ones(3, 4), torch.ones(2, 6)), torch.full((2, 6), 4.0))
 
 
 def test_the_model_is_not_touched():
