@@ -76,7 +76,8 @@ class RectifierStates:
     """The states of the neurons before every rectifier that a network runs.
 
     A layer whose output enters several rectifiers is counted once, with the values of all. Where these differ in the
-    number of channels, as after a concatenation, the neurons of each number are neurons of their own.
+    number of channels, as after a slice, the neurons of each number are neurons of their own. After a concatenation of
+    channels each layer is counted with its own.
 
     Args:
         model: The network.

@@ -1,4 +1,4 @@
-"""Rectifiers observed while a network runs, modules and functions alike, each named by the weighted layer before it."""
+"""Rectifiers observed while a network runs, modules and functions alike, named by the weighted layers before them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from reflow_lightning.signal.origins import Origin, joined, moved_dim
 
 _RECTIFIERS = frozenset(
     ("relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "gelu", "silu", "hardswish", "elu")
@@ -24,18 +26,20 @@ _PRODUCTS = frozenset(_CONVOLUTIONS).union(
 )
 _PERMUTATIONS = frozenset(("transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "adjoint"))
 _PERMUTED = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH"))  # attributes, all of one name
+_CONCATENATIONS = frozenset(("cat", "concat", "concatenate"))
 
 
 @dataclass(frozen=True)
 class Rectified:
-    """What enters one call of a rectifier.
+    """What enters one call of a rectifier, or the part of it that one layer made.
 
     Attributes:
         layer: Name of the module whose weight made it: the last one on the longest path from the input. So after a
             residual addition it is the last layer of the block, never the shortcut.
         kind: The rectifier, as its function is called: ``"relu"``, ``"relu6"``, ``"gelu"``. ``Hardtanh(0, 6)`` is
             ``"relu6"``.
-        values: The pre-activations, before an in-place rectifier overwrites them.
+        values: The pre-activations, before an in-place rectifier overwrites them. After a concatenation of channels,
+            those of the layer alone.
         dim: Their channel dimension.
         ceiling: The value above which the output is constant; infinite for most.
     """
@@ -49,14 +53,19 @@ class Rectified:
 
 @contextmanager
 def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None]) -> Iterator[None]:
-    """Call the listener before every rectifier that the model runs during the block.
+    """Call the listener before every rectifier that the model runs during the block, once for each layer it follows.
 
     Known are ReLU, ReLU6, ``Hardtanh(0, ...)``, LeakyReLU, PReLU, RReLU, GELU, SiLU, Hardswish and ELU, as modules and
-    as functions of torch. A rectifier that no weighted layer precedes is passed over, and so is what torch does not let
-    one see: within a scripted module, a recurrent layer, or an autograd function of one's own.
+    as functions of torch. A rectifier of a single number, or that no weighted layer precedes, is passed over, and so is
+    what torch does not let one see: within a scripted module, a recurrent layer, or an autograd function of one's own.
 
     The channel dimension is that of the layer's output, the last but for convolutions, and follows transposition,
     pooling and reshaping. Where a reshape splits or merges it, the part counts into which its first element falls.
+
+    Several layers precede a rectifier where channels are concatenated (``torch.cat``). They are told apart as long as
+    the channels stay whole and in order: through normalisation, pooling, dropout, rectifiers, permuted dimensions and
+    flattening. Where their number changes otherwise, as in a slice, all are the deepest layer's, and in a sum all are
+    those of the deepest term. An index that shuffles channels goes unnoticed.
 
     Modules compiled by `torch.compile` run eagerly meanwhile, and attention without its fast path.
 
@@ -78,21 +87,13 @@ def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None])
         yield
 
 
-class _Origin(NamedTuple):
-    """Where an activation comes from: its layer, the weighted layers on the longest path to it, its channels."""
-
-    layer: str
-    depth: int
-    dim: int
-
-
 class _Watch(TorchFunctionMode):
     """Follows which layer each tensor comes from; a tensor that is gone is forgotten."""
 
     def __init__(self, model: nn.Module, listener: Callable[[Rectified], None]) -> None:
         super().__init__()
         self.listener = listener
-        self.origins: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
+        self.origins: MutableMapping[Tensor, Origin] = WeakTensorKeyDictionary()
         self.weights: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -110,9 +111,10 @@ class _Watch(TorchFunctionMode):
         if outputs:
             inputs = list(_tensors((*args, *kwargs.values())))
             if name in _PRODUCTS and (layer := self._layer_of(inputs)) is not None:
-                depth = 1 + max((self.origins[x].depth for x in inputs if x in self.origins), default=0)
+                depth = 1 + max((self.origins[x].deepest.depth for x in inputs if x in self.origins), default=0)
                 for output in outputs:
-                    self.origins[output] = _Origin(layer, depth, max(0, output.ndim - 1 - _CONVOLUTIONS.get(name, 0)))
+                    dim = max(0, output.ndim - 1 - _CONVOLUTIONS.get(name, 0))
+                    self.origins[output] = Origin.of(layer, depth, dim, output.shape)
             else:
                 self._hand_on(func, name, args, kwargs, inputs, outputs)
         return out
@@ -124,8 +126,13 @@ class _Watch(TorchFunctionMode):
             lower, ceiling = _bounds(*args, **kwargs)
         if name == "relu6" or (lower, ceiling) == (0, 6):
             name, ceiling = "relu6", 6.0
-        if lower == 0 and isinstance(values, Tensor) and (origin := self.origins.get(values)) is not None:
-            self.listener(Rectified(origin.layer, name, values.detach(), origin.dim, float(ceiling)))
+        if lower != 0 or not isinstance(values, Tensor) or values.ndim == 0 or values not in self.origins:
+            return
+        pieces, dim, _ = self.origins[values]
+        parts = values.detach().split_with_sizes([piece.size for piece in pieces], dim)
+        for piece, part in zip(pieces, parts, strict=True):
+            if piece.layer is not None:
+                self.listener(Rectified(piece.layer, name, part, dim, float(ceiling)))
 
     def _layer_of(self, inputs: Iterable[Tensor]) -> str | None:
         """The layer that the last of the weights among the inputs belongs to; a query before it may be learned too."""
@@ -143,15 +150,26 @@ class _Watch(TorchFunctionMode):
         """Whatever is made of activations comes from the deepest of them, and what is made of weights is one."""
         known = [x for x in inputs if x in self.origins]
         if known:
-            source = max(known, key=lambda x: self.origins[x].depth)  # the first on ties
-            layer, depth, dim = self.origins[source]
-            permuted = (name in _PERMUTATIONS or func in _PERMUTED) and args and source is args[0]
+            source = max(known, key=lambda x: self.origins[x].deepest.depth)  # the first on ties
             for output in outputs:
-                after = _permuted(func, args, kwargs, dim) if permuted else moved_dim(dim, source.shape, output.shape)
-                self.origins[output] = _Origin(layer, depth, after)
+                self.origins[output] = self._made_of(source, func, name, args, kwargs, output)
         elif (owner := self._layer_of(inputs)) is not None:
             for output in outputs:
                 self.weights[output] = owner
+
+    def _made_of(
+        self, source: Tensor, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> Origin:
+        origin, shape = self.origins[source], output.shape
+        if (name in _PERMUTATIONS or func in _PERMUTED) and args and source is args[0]:
+            return Origin(origin.pieces, _permuted(func, args, kwargs, origin.dim), shape)
+        if name in _CONCATENATIONS:
+            operands, dim = _concatenated(*args, **kwargs)
+            if dim % output.ndim == origin.dim:
+                return joined(((x.shape, self.origins.get(x)) for x in operands), origin.dim, shape)
+        if name in _PRODUCTS:
+            return origin.mixed(moved_dim(origin.dim, origin.shape, shape), shape)
+        return origin.moved(shape)
 
 
 def owning_layer(parameter: str) -> str:
@@ -178,28 +196,14 @@ def _bounds(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bo
     return min_val, max_val
 
 
+def _concatenated(
+    tensors: Iterable[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None
+) -> tuple[list[Tensor], int]:
+    """The operands and the dimension of `torch.cat`, by its signature; it skips those of shape (0,)."""
+    return [x for x in tensors if x.shape != (0,)], dim if axis is None else axis
+
+
 def _permuted(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], dim: int) -> int:
     """Where a function that permutes dimensions puts one: each of the probe's has its number for its size."""
     probe = torch.empty(tuple(range(args[0].ndim)), device="meta")
     return list(func(probe, *args[1:], **kwargs).shape).index(dim)
-
-
-def moved_dim(dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
-    """Where a dimension is after a function that keeps the order of dimensions: a reshape, pooling, indexing.
-
-    Args:
-        dim: The dimension.
-        before: Shape of the input.
-        after: Shape of the output.
-
-    Example:
-        >>> moved_dim(1, (2, 8, 3, 3), (2, 72)), moved_dim(2, (2, 5, 8), (10, 8)), moved_dim(2, (2, 5, 8), (2, 8))
-        (1, 1, 1)
-    """
-    if math.prod(before) == math.prod(after) and before != after:
-        start = math.prod(before[:dim])
-        return next((i for i in range(len(after)) if math.prod(after[: i + 1]) > start), max(0, len(after) - 1))
-    if len(before) == len(after):
-        return dim
-    places = (dim, dim - len(before) + len(after))  # counted from the first dimension, or from the last
-    return next((i for i in places if 0 <= i < len(after) and after[i] == before[dim]), max(0, len(after) - 1))

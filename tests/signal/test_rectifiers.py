@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reflow_lightning.signal.rectifiers import moved_dim, watching_rectifiers
+from reflow_lightning.signal.rectifiers import watching_rectifiers
 
 
 def heard(model, *inputs):
@@ -199,18 +199,148 @@ class Apply(nn.Module):
         return self.function(x)
 
 
+class Joined(nn.Module):
+    """Layers side by side whose outputs are 1 and 2 everywhere, and what a function makes of them."""
+
+    def __init__(self, function, channels=(2, 4), layer=lambda width: nn.Conv2d(3, width, 1)):
+        super().__init__()
+        self.a, self.b = (layer(width) for width in channels)
+        self.function = function
+        for value, layer in enumerate((self.a, self.b), start=1):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, value)
+
+    def forward(self, x):
+        return functional.relu(self.function(self.a(x), self.b(x), x))
+
+
+def after_cat(function):
+    return lambda a, b, x: function(torch.cat([a, b], 1))
+
+
+def parts(model, *inputs):
+    """The layer of each part that a rectifier met, its number of channels, and the one value that it holds."""
+    found = []
+    for call, values in heard(model, *inputs):
+        (value,) = values.unique().tolist()
+        found.append((call.layer, values.shape[call.dim], value))
+    return found
+
+
 @pytest.mark.parametrize(
-    ("dim", "before", "after", "expected"),
+    "join",
     [
-        (1, (2, 8, 5, 5), (2, 2, 4, 5, 5), 1),  # a reshape that splits the channels
-        (2, (2, 4, 2, 5, 5), (2, 8, 5, 5), 1),  # and one that merges them
-        (2, (2, 5, 8), (2, 8), 1),
-        (1, (2, 8, 1, 1), (2, 8), 1),
-        (0, (3,), (), 0),
+        lambda a, b, x: torch.cat([a, b], 1),
+        lambda a, b, x: torch.cat((a, b), dim=-3),
+        lambda a, b, x: torch.cat(tensors=(a, b), axis=1),
+        lambda a, b, x: torch.concat([a, b], 1),
+        lambda a, b, x: torch.concatenate([a, b], 1),
+        lambda a, b, x: torch.cat([torch.zeros(0), a, b], 1),  # it counts for nothing
+        lambda a, b, x: torch.cat([a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)], -1),
     ],
 )
-def test_a_dimension_after_a_reshape(dim, before, after, expected):
-    assert moved_dim(dim, before, after) == expected
+def test_after_a_concatenation_of_channels_each_layer_is_met_with_its_own(join):
+    assert parts(Joined(join), torch.ones(2, 3, 4, 4)) == [("a", 2, 1), ("b", 4, 2)]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        nn.BatchNorm2d(6, eps=0).eval(),
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Dropout().eval(),
+        lambda x: x + torch.zeros(6, 1, 1),
+        lambda x: torch.zeros(1) + x,
+        lambda x: functional.pad(x, (1, 1, 1, 1), mode="replicate"),
+        lambda x: functional.interpolate(x, scale_factor=2),
+        lambda x: x.transpose(1, 3),
+        lambda x: x.permute(2, 1, 0, 3),
+        lambda x: x[:, :, 0].mT,
+        lambda x: x[1],
+        lambda x: x[:, :, 1:3],
+        lambda x: x.mean((2, 3)),
+        lambda x: x.flatten(2).transpose(1, 2).flatten(0, 1),
+        lambda x: x.unsqueeze(1),
+        lambda x: x[:, :, 0, 0].unsqueeze_(1),
+        lambda x: x.clone().contiguous(),
+        lambda x: x.chunk(2, 0)[1],
+    ],
+)
+def test_layers_are_told_apart_as_long_as_their_channels_stay(keep):
+    assert parts(Joined(after_cat(keep)), torch.ones(2, 3, 4, 4)) == [("a", 2, 1), ("b", 4, 2)]
+
+
+def test_layers_are_told_apart_after_a_rectifier_too():
+    model = Joined(after_cat(nn.LeakyReLU()))
+    assert parts(model, torch.ones(2, 3, 4, 4)) == 2 * [("a", 2, 1), ("b", 4, 2)]
+
+
+def test_a_flattened_channel_is_several_features_of_its_layer():
+    assert parts(Joined(after_cat(nn.Flatten())), torch.ones(2, 3, 4, 4)) == [("a", 32, 1), ("b", 64, 2)]
+
+
+@pytest.mark.parametrize(
+    ("change", "channels"),
+    [
+        (lambda x: x[:, 1:], 5),
+        (lambda x: x.narrow(1, 0, 3), 3),
+        (lambda x: x.chunk(2, 1)[0], 3),
+        (lambda x: x.split([1, 5], 1)[1], 5),
+        (lambda x: x.unflatten(1, (3, 2)), 3),
+        (lambda x: x.repeat(1, 2, 1, 1), 12),
+        (lambda x: x.permute(0, 2, 3, 1).flatten(1), 96),
+        (lambda x: x.mean(1, keepdim=True), 1),
+        (lambda x: torch.matmul(torch.ones(4, 4), x), 6),
+    ],
+)
+def test_where_channels_are_mixed_all_are_the_deepest_layers(change, channels):
+    ((call, values),) = heard(Joined(after_cat(change)), torch.ones(2, 3, 4, 4))
+    assert (call.layer, values.shape[call.dim]) == ("a", channels)  # the first, as both are as deep
+
+
+def test_channels_of_the_input_have_no_layer():
+    assert parts(Joined(lambda a, b, x: torch.cat([x, a, x, b], 1)), torch.ones(2, 3, 4, 4)) == [
+        ("a", 2, 1),
+        ("b", 4, 2),
+    ]
+
+
+def test_channels_that_one_layer_made_twice_are_met_at_once():
+    ((call, values),) = heard(Joined(lambda a, b, x: torch.cat([a, -a], 1)), torch.ones(2, 3, 4, 4))
+    assert (call.layer, values.shape) == ("a", (2, 4, 4, 4))
+
+
+@pytest.mark.parametrize("dim", [0, 2, 3])
+def test_a_concatenation_of_samples_or_positions_is_the_deepest_operands(dim):
+    model = Joined(lambda a, b, x: torch.cat([a, b + 0 * a.relu()], dim), channels=(4, 4))
+    calls = heard(model, torch.ones(2, 3, 4, 4))
+    assert [call.layer for call, _ in calls] == ["a", "a"]
+    assert [tuple(values.shape)[dim] for _, values in calls] == [[2, 3, 4, 4][dim], 2 * [2, 3, 4, 4][dim]]
+
+
+def test_in_a_sum_the_deepest_term_counts_with_its_layers():
+    class Net(Joined):
+        def __init__(self):
+            super().__init__(None)
+            self.shortcut = nn.Conv2d(3, 6, 1)
+            nn.init.zeros_(self.shortcut.weight)
+            nn.init.zeros_(self.shortcut.bias)
+
+        def forward(self, x):
+            a = self.a(x)
+            return functional.relu(self.shortcut(x) + torch.cat([a, self.b(a.expand(-1, 2, -1, -1)[:, [0, 0, 1]])], 1))
+
+    assert parts(Net(), torch.ones(2, 3, 4, 4)) == [("a", 2, 1), ("b", 4, 2)]
+
+
+def test_features_are_channels_as_well():
+    model = Joined(lambda a, b, x: torch.cat([a, b], -1), layer=lambda width: nn.Linear(3, width))
+    assert parts(model, torch.ones(2, 5, 3)) == [("a", 2, 1), ("b", 4, 2)]
+
+
+def test_a_rectifier_of_a_single_number_is_passed_over():
+    assert pairs(Calls(lambda x: functional.relu(x.mean())), torch.randn(2, 3)) == []
 
 
 def test_a_ceiling_belongs_to_relu6_alone():
