@@ -128,7 +128,7 @@ class _Watch(TorchFunctionMode):
             name, ceiling = "relu6", 6.0
         if lower != 0 or not isinstance(values, Tensor) or values.ndim == 0 or values not in self.origins:
             return
-        pieces, dim, _ = self.origins[values]
+        pieces, dim, _ = self.origins[values].moved(values.shape)  # whose data may have been set anew
         parts = values.detach().split_with_sizes([piece.size for piece in pieces], dim)
         for piece, part in zip(pieces, parts, strict=True):
             if piece.layer is not None:
