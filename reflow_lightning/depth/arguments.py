@@ -78,6 +78,16 @@ def map_samples(
     return mapped
 
 
+def resized(arguments: Inputs, samples: int) -> Inputs:
+    """The arguments with another number of samples: the first ones, or all of them again and again.
+
+    Example:
+        >>> resized((torch.tensor([1, 2]), "x"), 1), resized((torch.tensor([1, 2]), "x"), 3)
+        ((tensor([1]), 'x'), (tensor([1, 2, 1]), 'x'))
+    """
+    return map_samples(lambda tensor: tensor[torch.arange(samples, device=tensor.device) % len(tensor)], arguments)
+
+
 def first_sample(arguments: Inputs) -> Inputs:
     """The arguments with the first sample alone, as a batch of one.
 
@@ -113,13 +123,15 @@ def check_example(arguments: Inputs) -> None:
     """Check that an example tells something.
 
     Raises:
-        ValueError: If it is empty or holds NaN.
+        ValueError: If it has no sample, or holds NaN or ``None``.
     """
-    for tensor in tensors_of(arguments):
-        if not tensor.numel():
-            raise ValueError(f"example_input of shape {tuple(tensor.shape)} is empty: pass at least one sample")
-        if bool(tensor.isnan().any()):
-            raise ValueError("example_input holds NaN, with which nothing can be compared: pass real data")
+    tensors = tensors_of(arguments)
+    if tensors and (batch_size(arguments) == 0 or not any(tensor.numel() for tensor in tensors)):
+        raise ValueError(f"example_input of shape {tuple(tensors[0].shape)} is empty: pass at least one sample")
+    if any(bool(tensor.isnan().any()) for tensor in tensors):
+        raise ValueError("example_input holds NaN, with which nothing can be compared: pass real data")
+    if any(value is None for value in arguments):
+        raise ValueError("example_input holds None: leave out the arguments that keep their defaults")
 
 
 def arguments_of(model: nn.Module, batch: Any, count: int, forward: Forward | None) -> Inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from numbers import Real
@@ -39,6 +40,9 @@ def collapse(
     Unstructured Pruning*, arXiv 2404.16890, which counts such layers). Every step is checked on the example, on random
     inputs like it and on the batches; one that changes an output by more than the tolerance is not taken.
 
+    A network in half precision is worked on in float32, where steps can be told from rounding, and cast in the end. The
+    difference that the report tells is then that of the two networks in half precision, if they run on this device.
+
     Args:
         model: Any module that `torch.fx` can trace; parts that it can't are left as they are. It is not changed.
         example_input: What the network is called with: a tensor, or a tuple of all positional arguments. The network
@@ -55,9 +59,6 @@ def collapse(
     Returns:
         A module in eval mode, made of ordinary layers; its parameters take no gradients until you ask for them.
         `collapse_report` tells what was removed, and why other things stayed.
-
-    A network in half precision is worked on in float32, where steps can be told from rounding, and cast in the end; the
-    difference that the report tells is then that of the two networks in half precision.
 
     Raises:
         NotTraceableError: If the model's forward pass can't be traced.
@@ -76,6 +77,10 @@ def collapse(
         raise ValueError(f"tolerance={tolerance!r} must be positive: 1e-4 allows for rounding")
     if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
         raise ValueError(f"max_batches={max_batches!r} must be a whole number of at least 1")
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, not a {type(model).__name__}: collapse(model, example_input)"
+        )
     original = evaluated(model)
     given = as_arguments(example_input, device_of(original))
     check_example(given)
@@ -92,7 +97,8 @@ def collapse(
     except Exception as error:
         copy = "" if dtype is None else f" as a copy in float32: collapse it before it is cast to {dtype}"
         raise ValueError(
-            f"{type(model).__name__} does not run on example_input, or on a batch{copy} ({error})"
+            f"{type(model).__name__} does not run on example_input, or on a batch{copy}: pass what it is called with, "
+            f"images without labels, and forward=... for odd batches ({error})"
         ) from error
     work = Work(_traced(original, expected, len(given), tolerance), expected, tolerance)
     work.attempt("identity", drop_identities)
@@ -101,9 +107,10 @@ def collapse(
         work.simplify(f"on {len(read)} batches", observes=True)
     collapsed = work.finish()
     if dtype is not None:
-        expected = Expected(evaluated(model), [cast(call, torch.float32, dtype) for call in inputs])
-        deviation = expected.deviation(collapsed.to(dtype))
-        attach(collapsed, replace(collapse_report(collapsed), deviation=deviation))
+        collapsed.to(dtype)
+        with suppress(Exception):  # whatever a device raises that can't run it in half precision
+            expected = Expected(evaluated(model), [cast(call, torch.float32, dtype) for call in inputs])
+            attach(collapsed, replace(collapse_report(collapsed), deviation=expected.deviation(collapsed)))
     return collapsed
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 
-def relative_difference(before: Any, after: Any) -> float:
+def relative_difference(before: Any, after: Any, scale: Any = None) -> float:
     """The largest absolute difference between two outputs, over the largest absolute value of the first.
 
     Args:
         before: A tensor or number, or several, nested in tuples, lists and dictionaries.
         after: The same of the other network.
+        scale: Outputs whose largest absolute values count instead of those of the first; by default there are none.
 
     Returns:
         The difference; that of several tensors is the largest. It is infinite if they differ and not all values
@@ -35,7 +36,9 @@ def relative_difference(before: Any, after: Any) -> float:
         raise ValueError(
             f"outputs of shapes {shapes[0]} and {shapes[1]} can't be compared: pass the same input to both"
         )
-    return max((_difference(a, b) for a, b in zip(first, second, strict=True) if a.numel()), default=0.0)
+    units = first if scale is None else _tensors(scale)
+    triples = zip(first, second, units, strict=True)
+    return max((_difference(a, b, unit) for a, b, unit in triples if a.numel()), default=0.0)
 
 
 def _tensors(output: Any) -> list[Tensor]:
@@ -47,9 +50,9 @@ def _real(values: Tensor) -> Tensor:
     return (torch.view_as_real(values) if values.is_complex() else values).double()
 
 
-def _difference(before: Tensor, after: Tensor) -> float:
+def _difference(before: Tensor, after: Tensor, unit: Tensor) -> float:
     same = (before == after) | (before.isnan() & after.isnan())
     if same.all():
         return 0.0
-    share = float((before - after)[~same].abs().max() / before.abs().max())
+    share = float((before - after)[~same].abs().max() / unit.abs().max())
     return math.inf if math.isnan(share) else share

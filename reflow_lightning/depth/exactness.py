@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from reflow_lightning.depth.arguments import Inputs, doubled, first_sample
+from reflow_lightning.depth.arguments import Inputs, batch_size, resized
 from reflow_lightning.depth.difference import relative_difference
 from reflow_lightning.running.isolation import isolated_rng
 
@@ -40,7 +40,7 @@ def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
 class Expected:
     """The outputs of a network on some inputs, and how far those of another are from them.
 
-    They are compared on twice as many samples too, those of the first inputs, and on one, if the network runs on these.
+    They are compared on other numbers of samples too, of the first inputs, if the network runs on these.
 
     Args:
         model: The network, in eval mode.
@@ -55,9 +55,11 @@ class Expected:
     def __init__(self, model: nn.Module, inputs: Sequence[Inputs]) -> None:
         self.inputs = list(inputs)
         self._pairs = [(given, _run(model, given)) for given in self.inputs]
-        for given in (doubled(self.inputs[0]), first_sample(self.inputs[0])):
+        self._others = []
+        numbers = [n for n in (1, 2, 3) if n != batch_size(self.inputs[0])]
+        for given in (resized(self.inputs[0], n) for n in numbers[:2]):
             with suppress(Exception):  # whatever a network raises that can't do with another number
-                self._pairs.append((given, _run(model, given)))
+                self._others.append((given, _run(model, given)))
 
     def deviation(self, other: nn.Module) -> float:
         """The largest `relative_difference` of an output.
@@ -65,7 +67,10 @@ class Expected:
         Raises:
             ValueError: If the outputs have other shapes.
         """
-        return max(relative_difference(expected, _run(other, given)) for given, expected in self._pairs)
+        whole = self._pairs[0][1]  # one sample's output may be next to nothing
+        found = [relative_difference(expected, _run(other, given)) for given, expected in self._pairs]
+        found += [relative_difference(expected, _run(other, given), whole) for given, expected in self._others]
+        return max(found)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Arguments of a forward pass that a graph does not take: they are frozen at their defaults."""
+"""Arguments of a forward pass that a graph does not take: they are frozen at their defaults.
+
+A forward pass that branches on a collection among them, or loops over it, can't be traced.
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,9 @@ def leftovers(analysis: Analysis) -> list[Row]:
     reads = find_reads(steps, channels, bounds).values()
     carried = {int(n) for read in reads for n in read.numbers[~read.values.isnan() & (read.values != 0) & ~read.folds]}
     rows = []
+    (output,) = (node for node in steps.traced.graph.nodes if node.op == "output")
+    if all(isinstance(bounds[n], Bounds) and bool(bounds[n].constant.all()) for n in output.all_input_nodes):
+        rows.append(Row("output", "the whole network", "puts out the same for every input: no signal passes"))
     for node in steps.traced.graph.nodes:
         name, axis = steps.name(node), channels.axis(node)
         value = analysis.values[node]

@@ -12,6 +12,7 @@ from reflow_lightning.depth.edits import Row
 
 _KEY = "_collapse_report"
 _MOST_NAMES = 3
+_WIDEST = 60
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def _table(rows: Sequence[Row]) -> str:
         grouped.setdefault((what, why if what != "batchnorm" else "folded into the layer before"), []).append(where)
     lines = [(what, _names(names), why) for (what, why), names in grouped.items()]
     widths = [max((len(line[i]) for line in lines), default=0) for i in (0, 1)]
+    widths[1] = min(widths[1], _WIDEST)
     return "\n".join(f"  {a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in lines) or "  nothing"
 
 

@@ -108,7 +108,7 @@ def choose(
         empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.size and not cut.kept]
         if empty:
             warn(
-                f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes there; "
+                f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes, but by a shortcut; "
                 f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
                 stacklevel=3,
             )

@@ -58,6 +58,8 @@ class Origin(NamedTuple):
         A reshape may turn each channel into several consecutive ones. Where the number of channels changes in another
         way, as in a slice, all of them are the deepest layer's.
         """
+        if shape == self.shape:
+            return self
         dim = moved_dim(self.dim, self.shape, shape)
         size, channels = _size(dim, shape), _size(self.dim, self.shape)
         times = 1

@@ -129,7 +129,9 @@ class _Watch(TorchFunctionMode):
         if lower != 0 or not isinstance(values, Tensor) or values.ndim == 0 or values not in self.origins:
             return
         pieces, dim, _ = self.origins[values].moved(values.shape)  # whose data may have been set anew
-        parts = values.detach().split_with_sizes([piece.size for piece in pieces], dim)
+        parts = [values.detach()]  # of any layout, such as a sparse one
+        if len(pieces) > 1:
+            parts = list(values.detach().split_with_sizes([piece.size for piece in pieces], dim))
         for piece, part in zip(pieces, parts, strict=True):
             if piece.layer is not None:
                 self.listener(Rectified(piece.layer, name, part, dim, float(ceiling)))

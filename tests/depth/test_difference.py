@@ -40,3 +40,9 @@ def test_outputs_of_other_shapes_are_refused():
 
 def test_imaginary_parts_count():
     assert relative_difference(torch.tensor([4.0 + 1.0j]), torch.tensor([4.0 + 2.0j])) == 0.25
+
+
+def test_the_scale_may_be_that_of_other_outputs():
+    before, after = {"a": torch.tensor([0.0]), "b": 2}, {"a": torch.tensor([1.0]), "b": 2}
+    assert relative_difference(before, after) == math.inf
+    assert relative_difference(before, after, {"a": torch.tensor([4.0]), "b": 2}) == 0.25

@@ -6,6 +6,7 @@ from torch import nn
 
 from reflow_lightning.depth import collapse, collapse_report, measure_entropy
 from reflow_lightning.depth.difference import relative_difference
+from reflow_lightning.depth.edits import Row
 
 
 class Dead(nn.Module):
@@ -138,9 +139,52 @@ def test_the_report_of_a_network_in_half_precision_is_about_what_is_returned(dty
     assert collapse_report(collapsed).deviation >= relative_difference(model(x), collapsed(x)) > 1e-6
 
 
+def test_a_network_that_does_not_run_in_half_precision_here_is_collapsed_nonetheless():
+    class Distances(Dead):
+        def forward(self, x):
+            return torch.cdist(self.dead(x).relu(), self.other.weight.T[:3])
+
+    collapsed = collapse(Distances().half(), torch.randn(4, 6, dtype=torch.float16))
+    assert {p.dtype for p in collapsed.parameters()} == {torch.float16}
+
+
+def test_a_sample_whose_output_is_next_to_nothing_stands_in_no_way():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1)).eval()
+    x = torch.randn(8, 6)
+    with torch.no_grad():
+        model[0].weight[:16] = 0
+        model[3].bias -= model(x[:1])[0]
+    assert len(collapse(model, x).get_submodule("0").weight) == 16
+
+
+def test_constants_are_not_added_to_as_if_they_were_samples():
+    model = of(lambda m, x: m.head((m.dead(x) + m.positions[:1]).relu()))
+    left = collapse_report(collapse(model, torch.randn(1, 6))).left
+    assert not [row for row in left if "does not fit" in row.why]
+
+
+def test_a_network_through_which_no_signal_passes_is_called_so():
+    model = of(lambda m, x: m.head(m.dead(x).relu()))
+    passes = Row("output", "the whole network", "puts out the same for every input: no signal passes")
+    assert passes not in collapse_report(collapse(model, torch.randn(4, 6))).left
+    with torch.no_grad():
+        model.head.weight.zero_()
+    assert passes in collapse_report(collapse(model, torch.randn(4, 6))).left
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, not a dict"):
+        collapse({}, torch.randn(4, 6))
+
+
 @pytest.mark.parametrize(
     ("example", "text"),
-    [(torch.zeros(0, 6), r"shape \(0, 6\) is empty"), (torch.full((2, 6), torch.nan), "holds NaN")],
+    [
+        (torch.zeros(0, 6), r"shape \(0, 6\) is empty"),
+        (torch.full((2, 6), torch.nan), "holds NaN"),
+        ((torch.zeros(2, 6), None), "holds None: leave out"),
+    ],
 )
 def test_an_example_that_tells_nothing_is_refused(example, text):
     with pytest.raises(ValueError, match=text):

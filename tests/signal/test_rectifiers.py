@@ -438,3 +438,10 @@ def test_tensors_are_not_kept_alive():
     with torch.no_grad():
         pairs(Net(), torch.randn(2, 3))
     assert alive == [False]
+
+
+def test_activations_of_any_layout_are_heard():
+    layer, heard = nn.Linear(3, 4), []
+    with watching_rectifiers(layer, heard.append):
+        torch.relu(layer(torch.randn(2, 3)).to_sparse())
+    assert len(heard) == 1
