@@ -62,8 +62,9 @@ def collapse(
 
     Raises:
         NotTraceableError: If the model's forward pass can't be traced.
-        ValueError: If the tolerance or the number of batches is not positive, the example is empty or holds NaN, there
-            is no batch, or the model does not run on the example or on a batch.
+        TypeError: If the model is no module.
+        ValueError: If the tolerance or the number of batches is not positive, the example is empty or holds NaN or
+            ``None``, there is no batch, or the model does not run on the example or on a batch.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
