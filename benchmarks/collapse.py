@@ -23,10 +23,10 @@ from tables import ROOT, Row, caption, data_folder, markdown, put, record
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from reflow_lightning.depth import CollapseReport, collapse, collapse_report
-from reflow_lightning.depth.comparison import Size, measure_size
-from reflow_lightning.depth.difference import relative_difference
-from reflow_lightning.depth.latency import paired_latency
+from reflow_lightning.collapse import CollapseReport, collapse, collapse_report
+from reflow_lightning.cost.comparison import Size, measure_size
+from reflow_lightning.cost.latency import paired_latency
+from reflow_lightning.running.difference import relative_difference
 
 ROUNDS = {1: 200, 128: 40}  # by batch size
 WIDTHS = (64, 63, 60, 56, 48, 40, 33, 32)  # of 64

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from reflow_lightning import calibrate, prune
-from reflow_lightning.depth.cost import measure_cost
+from reflow_lightning.cost.cost import measure_cost
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.data.images import Preprocessing, TransformedView
 from reflow_lightning.experiments.models.mobilenet import MobileNetV1

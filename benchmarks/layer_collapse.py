@@ -21,13 +21,14 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from reflow_lightning import calibrate
-from reflow_lightning.depth import EntropyBudget, collapse, measure_entropy
-from reflow_lightning.depth.cost import measure_cost
-from reflow_lightning.depth.difference import relative_difference
-from reflow_lightning.depth.latency import measure_latency
+from reflow_lightning.collapse import collapse
+from reflow_lightning.cost.cost import measure_cost
+from reflow_lightning.cost.latency import measure_latency
 from reflow_lightning.experiments.models.resnet18 import ResNet18
-from reflow_lightning.pruning import Masks, make_masks
+from reflow_lightning.pruning import EntropyBudget, Masks, make_masks
+from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.files import read_tensors, write_tensors
+from reflow_lightning.signal import measure_entropy
 
 ARMS: dict[str, str | EntropyBudget] = {
     "magnitude": "global",

@@ -1,13 +1,13 @@
 """Prune a PyTorch network in one line of Lightning, and bring its signal back without touching a weight."""
 
 from reflow_lightning.calibration import calibrate
-from reflow_lightning.callback import Reflow
-from reflow_lightning.depth import collapse
+from reflow_lightning.callbacks.monitor import SignalMonitor
+from reflow_lightning.callbacks.reflow import Reflow
+from reflow_lightning.collapse import collapse
 from reflow_lightning.pruning import Masks, prune
 from reflow_lightning.schedules import Gradual, Iterative, OneShot
 from reflow_lightning.search import find_sparsity
 from reflow_lightning.signal import measure_signal
-from reflow_lightning.signal.monitor import SignalMonitor
 
 __all__ = [
     "Gradual",

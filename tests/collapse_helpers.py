@@ -12,12 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from reflow_lightning.depth import collapse_report
-from reflow_lightning.depth.analysis import Analysis
-from reflow_lightning.depth.difference import relative_difference
-from reflow_lightning.depth.edits import Row
-from reflow_lightning.depth.merging import fold_batchnorm
-from reflow_lightning.depth.tracing import trace
+from reflow_lightning.collapse import collapse_report
+from reflow_lightning.collapse.edits import Row
+from reflow_lightning.collapse.facts.analysis import Analysis
+from reflow_lightning.collapse.graph.tracing import trace
+from reflow_lightning.collapse.passes.merging import fold_batchnorm
+from reflow_lightning.running.difference import relative_difference
 
 Inputs = tuple[Any, ...]
 

@@ -11,7 +11,7 @@ from scenarios import BATCHES, mine, network
 from torch import nn
 
 from reflow_lightning import prune
-from reflow_lightning.depth import measure_entropy
+from reflow_lightning.signal import measure_entropy
 
 
 class Branching(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import Call
-from reflow_lightning.calibration.finding import find_layers, watching
 from reflow_lightning.experiments.models.fastgrnn import FastGRNN
+from reflow_lightning.layers.find import find_layers, watching
 
 
 class Attention(nn.Module):

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from reflow_lightning import calibrate, measure_signal, prune
-from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.pruning import Magnitude
+from reflow_lightning.pruning.keeping import ZeroKeeper
 from reflow_lightning.running.sharding import reshard
 
 CASES: dict[str, dict[str, Any]] = {

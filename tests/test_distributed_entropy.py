@@ -7,7 +7,7 @@ from scenarios import BATCHES, network
 from workers import outcomes, results, run
 
 from reflow_lightning import Masks, prune
-from reflow_lightning.depth import measure_entropy
+from reflow_lightning.signal import measure_entropy
 
 pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 

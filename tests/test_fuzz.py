@@ -9,8 +9,8 @@ from fuzzing import OPTIMIZERS, Case, bits, cases, many, state
 from hypothesis import given
 
 from reflow_lightning import Masks, Reflow, calibrate, prune
-from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.pruning import make_masks
+from reflow_lightning.pruning.keeping import ZeroKeeper
 from reflow_lightning.pruning.patterns import Pattern
 
 pytestmark = pytest.mark.filterwarnings(

@@ -6,8 +6,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from reflow_lightning import Gradual, OneShot, Reflow, prune
-from reflow_lightning.keeping import ZeroKeeper
 from reflow_lightning.pruning.bits import zero_where_pruned
+from reflow_lightning.pruning.keeping import ZeroKeeper
 
 SIZE = selected_size(Module())
 SCALE = 2.0**10

@@ -1,16 +1,16 @@
 """The signal restored. Plain PyTorch, for any training loop."""
 
-from reflow_lightning.calibration.affine import AffineMap, Call, Layer, Stage
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, check_repair, resolve_repair
-from reflow_lightning.calibration.drift import DriftReport, check_drift, warn_of_drift
-from reflow_lightning.calibration.layers import NotSupportedError, layer_of
+from reflow_lightning.calibration.drift.check import DriftReport, check_drift, warn_of_drift
 from reflow_lightning.calibration.matching import Target
 from reflow_lightning.calibration.moments import Moments, batchnorm_targets
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
-from reflow_lightning.calibration.snapshot import Snapshot
+from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.layers.plain import NotSupportedError, layer_of
+from reflow_lightning.running.snapshot import Snapshot
 
 __all__ = [
     "AffineMap",

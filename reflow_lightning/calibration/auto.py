@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reflow_lightning.calibration.affine import Layer
-from reflow_lightning.calibration.batchnorm import batchnorm_layers
 from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.enough import as_many
-from reflow_lightning.calibration.finding import find_layers, normalised
 from reflow_lightning.calibration.moments import DONE, repair_layers
-from reflow_lightning.calibration.order import forward_order
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
+from reflow_lightning.layers.affine import Layer
+from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.find import find_layers, normalised
+from reflow_lightning.layers.order import forward_order
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import sharded_modules

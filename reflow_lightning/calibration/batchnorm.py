@@ -12,29 +12,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.enough import read
-from reflow_lightning.calibration.snapshot import Snapshot
+from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, in_step, together
-from reflow_lightning.signal.statistics import MergedMoments, exact_device, merge_moments, moments
+from reflow_lightning.running.snapshot import Snapshot
+from reflow_lightning.signal.statistics import MergedMoments, merge_moments, moments
 
 
 class _TooFewValues(BaseException):
     """Ends the forward pass of a batch that gives a layer one value a channel; no handler of the model may stop it."""
-
-
-def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """BatchNorm layers that hold running statistics, by module name.
-
-    Example:
-        >>> list(batchnorm_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, eps=1e-3))))
-        ['1', '2']
-    """
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
 
 
 def not_calibrated(model: nn.Module) -> dict[str, str]:

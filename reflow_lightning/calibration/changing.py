@@ -12,15 +12,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from reflow_lightning.calibration.affine import Layer
 from reflow_lightning.calibration.enough import First
-from reflow_lightning.calibration.finding import find_layers
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.calibration.snapshot import Snapshot
+from reflow_lightning.layers.affine import Layer
+from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.running.snapshot import Snapshot
 
 _NAMED = 6
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from reflow_lightning.calibration.affine import Layer
 from reflow_lightning.calibration.changing import changing, check_reference
-from reflow_lightning.calibration.finding import find_layers, normalised
 from reflow_lightning.calibration.matching import Target, match_moments
 from reflow_lightning.calibration.repair import Calibration
+from reflow_lightning.layers.affine import Layer
+from reflow_lightning.layers.find import find_layers, normalised
 from reflow_lightning.running.forward import Forward
 
 DONE = "moments"

@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
-from reflow_lightning.calibration.affine import AffineMap, Call, Layer, Stage, in_type
-from reflow_lightning.calibration.batchnorm import alone, batchnorm_layers
+from reflow_lightning.calibration.batchnorm import alone
 from reflow_lightning.calibration.changing import changing, check_reference, not_reached
 from reflow_lightning.calibration.enough import sufficient
-from reflow_lightning.calibration.finding import find_layers, watching
 from reflow_lightning.calibration.least_squares import Normals, ridge
 from reflow_lightning.calibration.matching import Collector
-from reflow_lightning.calibration.order import forward_order
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.calibration.snapshot import Snapshot
-from reflow_lightning.pruning.weights import weight_names
+from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage, in_type
+from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.order import forward_order
+from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.signal.statistics import exact_device
+from reflow_lightning.running.snapshot import Snapshot
 
 DONE = "least squares"
 

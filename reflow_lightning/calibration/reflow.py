@@ -10,16 +10,12 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from reflow_lightning.calibration.batchnorm import (
-    batchnorm_layers,
-    not_calibrated,
-    population_statistics,
-    write_statistics,
-)
+from reflow_lightning.calibration.batchnorm import not_calibrated, population_statistics, write_statistics
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.calibration.snapshot import Snapshot
+from reflow_lightning.layers.batchnorm import batchnorm_layers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.processes import warn
+from reflow_lightning.running.snapshot import Snapshot
 
 DONE = "BatchNorm statistics"
 

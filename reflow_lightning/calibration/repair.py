@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from reflow_lightning.calibration.snapshot import Restorable, Snapshot, Snapshots
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.running.snapshot import Restorable, Snapshot, Snapshots
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import lightning.pytorch as pl
 from omegaconf import DictConfig
 from torch import Tensor, fx, nn
 
-from reflow_lightning.depth import collapse, collapse_report
-from reflow_lightning.depth.comparison import compare
-from reflow_lightning.depth.export import check_onnx, export_onnx, save_program
+from reflow_lightning.collapse import collapse, collapse_report
+from reflow_lightning.cost.comparison import compare
+from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
 from reflow_lightning.experiments.results import describe_error
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from torch import nn
 
-from reflow_lightning.callback import Reflow
-from reflow_lightning.depth.cost import Cost, measure_cost
+from reflow_lightning.callbacks.reflow import Reflow
+from reflow_lightning.cost.cost import Cost, measure_cost
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal

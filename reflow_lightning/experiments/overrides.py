@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from reflow_lightning.names import nearest
+from reflow_lightning.running.names import nearest
 
 _CONF = "reflow_lightning.conf"
 _NOT_IN = {"search": ("sparsity", "reflow.sparsity", "schedule", "finetune_epochs")}  # keys without a meaning there

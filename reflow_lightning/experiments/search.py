@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from reflow_lightning.callback import Reflow
+from reflow_lightning.callbacks.reflow import Reflow
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.experiment import (
     cost_of,

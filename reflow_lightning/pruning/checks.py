@@ -10,13 +10,13 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.names import Patterns
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation, least_kept, resolve_allocation
-from reflow_lightning.pruning.criteria import Criterion, DataCriterion, flat_chunks
+from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion, flat_chunks
+from reflow_lightning.pruning.criteria.resolve import resolve_criterion
 from reflow_lightning.pruning.patterns import Pattern
-from reflow_lightning.pruning.resolve import resolve_criterion
 from reflow_lightning.pruning.select import select
 from reflow_lightning.pruning.shards import is_sharded, part_of
+from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import reshard
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.names import Patterns
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation, allocate, least_kept
 from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all
-from reflow_lightning.pruning.criteria import Compensating, Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
 from reflow_lightning.pruning.estimate import estimated, estimated_allocation
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.pruning.patterns import Pattern
@@ -22,6 +21,7 @@ from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.shards import Part, part_like, part_of, spread_like
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import warn
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reflow_lightning.names import matches
 from reflow_lightning.pruning.scores import Scores
+from reflow_lightning.running.names import matches
 
 
 @dataclass(frozen=True)

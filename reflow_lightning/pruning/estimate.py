@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation, resolve_allocation
-from reflow_lightning.pruning.criteria import Criterion, DataCriterion
-from reflow_lightning.pruning.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.resolve import resolve_criterion
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng

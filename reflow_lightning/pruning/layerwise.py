@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.criteria import Criterion, StreamedCriterion
+from reflow_lightning.pruning.criteria.protocols import Criterion, StreamedCriterion
 from reflow_lightning.pruning.ranking import rank
 from reflow_lightning.pruning.scores import Scores
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.names import Patterns
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation
 from reflow_lightning.pruning.choose import choose
-from reflow_lightning.pruning.criteria import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.names import Patterns
 
 
 def make_masks(

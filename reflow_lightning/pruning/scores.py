@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.criteria import Criterion, Magnitude, StreamedCriterion, flat_chunks
+from reflow_lightning.pruning.criteria.protocols import Criterion, Magnitude, StreamedCriterion, flat_chunks
 from reflow_lightning.pruning.shards import Part
 from reflow_lightning.running.processes import summed
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from reflow_lightning.names import Patterns, as_patterns, matches, nearest
+from reflow_lightning.layers.weights import weight_names
 from reflow_lightning.pruning.storage import check_storage
 from reflow_lightning.pruning.unprunable import listed, sources, unprunable_weights
-from reflow_lightning.pruning.weights import weight_names
+from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 from reflow_lightning.running.processes import warn
 
 

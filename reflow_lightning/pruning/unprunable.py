@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reflow_lightning.pruning.weights import weight_names
+from reflow_lightning.layers.weights import weight_names
 
 _REMEDY = (
     "make it a parameter first, with remove_parametrizations of torch.nn.utils.parametrize, or with prune.remove, "

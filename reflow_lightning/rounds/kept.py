@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.snapshot import named_tensors
 from reflow_lightning.pruning import Masks
+from reflow_lightning.running.snapshot import named_tensors
 
 
 @dataclass(frozen=True)

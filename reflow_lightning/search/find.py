@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import AnyRepair, Snapshot, calibrate, resolve_repair
-from reflow_lightning.names import Patterns
 from reflow_lightning.pruning import Masks, check_model, prune
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation, least_kept
-from reflow_lightning.pruning.criteria import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import gather, rank, together, warn, world_size
 from reflow_lightning.search.bisection import sparsest
 from reflow_lightning.search.trials import Search, Trial, is_within

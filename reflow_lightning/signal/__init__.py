@@ -1,11 +1,14 @@
-"""The signal measured. Plain PyTorch, but for `monitor`."""
+"""The signal measured. Plain PyTorch."""
 
 from reflow_lightning.signal.cka import LinearCKA
 from reflow_lightning.signal.classes import ClassShare
 from reflow_lightning.signal.cosine import CenteredCosine
+from reflow_lightning.signal.entropy import EntropyReport, measure_entropy
 from reflow_lightning.signal.layer_entropy import LayerEntropy
 from reflow_lightning.signal.measure import measure_signal
+from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
 from reflow_lightning.signal.quality import plot_quality, strong_but_wrong
+from reflow_lightning.signal.rectifiers import Rectified, watching_rectifiers
 from reflow_lightning.signal.report import LayerSignal, SignalReport, plot_profiles
 from reflow_lightning.signal.signs import Signs
 from reflow_lightning.signal.statistics import DeadChannels, Moments
@@ -14,14 +17,23 @@ __all__ = [
     "CenteredCosine",
     "ClassShare",
     "DeadChannels",
+    "EntropyReport",
     "LayerEntropy",
     "LayerSignal",
     "LinearCKA",
     "Moments",
+    "NeuronCounts",
+    "NeuronStates",
+    "Rectified",
     "SignalReport",
     "Signs",
+    "layer_entropy",
+    "measure_entropy",
     "measure_signal",
+    "neuron_entropy",
+    "neuron_states",
     "plot_profiles",
     "plot_quality",
     "strong_but_wrong",
+    "watching_rectifiers",
 ]

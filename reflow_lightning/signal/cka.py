@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from reflow_lightning.signal.statistics import exact_device
+from reflow_lightning.running.exact import exact_device
 
 _WIDEST = 512  # 8 MiB of state a layer
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from reflow_lightning.signal.statistics import exact_device, merge_moments, merge_positions
+from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistics import merge_moments, merge_positions
 
 
 def class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

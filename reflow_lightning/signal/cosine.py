@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from reflow_lightning.signal.statistics import exact_device, merge_moments
+from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistics import merge_moments
 
 
 def merge_comoments(parts: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.processes import gather, in_step
 from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
 from reflow_lightning.signal.rectifiers import Rectified, watching_rectifiers
-from reflow_lightning.signal.statistics import exact_device
 
 
 @dataclass(frozen=True)

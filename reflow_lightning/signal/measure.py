@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from reflow_lightning.names import Patterns
 from reflow_lightning.running.batches import Batches, device_of, move
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.labels import batch_labels
+from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.measurement import Measurement

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.processes import gather, in_step
 from reflow_lightning.signal.cka import LinearCKA
 from reflow_lightning.signal.classes import ClassShare
@@ -20,13 +21,7 @@ from reflow_lightning.signal.probe import channel_dim, is_time_first, listening
 from reflow_lightning.signal.reading import read
 from reflow_lightning.signal.report import LayerSignal, SignalReport
 from reflow_lightning.signal.signs import Signs, neuron_entropy, saturated_channels
-from reflow_lightning.signal.statistics import (
-    ChannelMoments,
-    MergedMoments,
-    by_channel,
-    dead_channels,
-    exact_device,
-)
+from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, by_channel, dead_channels
 
 _KINDS: Mapping[str, Callable[[int], Metric]] = {
     "moments": MergedMoments,

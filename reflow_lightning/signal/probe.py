@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from reflow_lightning.names import Patterns, as_patterns, matches, nearest
+from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 
 Listener = Callable[[str, Tensor], None]
 """``(layer name, output) -> None``."""

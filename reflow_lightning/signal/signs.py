@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from reflow_lightning.signal.statistics import by_channel, exact_device, pieces
+from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistics import by_channel, pieces
 
 
 class ChannelSigns(NamedTuple):

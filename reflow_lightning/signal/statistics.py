@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from reflow_lightning.running.exact import exact_device
+
 _PIECE = 1 << 17  # values that become float64 at once: bounds the extra memory and stays in the processor's cache
 
 
@@ -17,16 +19,6 @@ class ChannelMoments(NamedTuple):
     values: Tensor
     mean: Tensor
     variance: Tensor
-
-
-def exact_device(tensor: Tensor) -> torch.device:
-    """The device of a tensor, or the CPU if that has no float64.
-
-    Example:
-        >>> exact_device(torch.ones(1))
-        device(type='cpu')
-    """
-    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
 
 
 def by_channel(values: Tensor, dim: int = 1) -> Tensor:

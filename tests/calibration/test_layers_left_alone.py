@@ -6,8 +6,8 @@ from torch import nn
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import NotSupportedError, layer_of
-from reflow_lightning.calibration.finding import find_layers
-from reflow_lightning.calibration.layers import LinearLayer
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.plain import LinearLayer
 
 
 @pytest.mark.parametrize(

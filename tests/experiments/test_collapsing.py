@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from reflow_lightning.depth.export import check_onnx
+from reflow_lightning.cost.export import check_onnx
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.resnet import ResNet

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_lightning.pruning import Magnitude, Scores
-from reflow_lightning.pruning.criteria import flat_chunks
+from reflow_lightning.pruning.criteria.protocols import flat_chunks
 from reflow_lightning.pruning.ranking import cut_mask, rank
 from reflow_lightning.pruning.scores import sort_keys
 

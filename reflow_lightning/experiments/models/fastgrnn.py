@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import AffineMap, Call, NotSupportedError, layer_of
-from reflow_lightning.calibration.layers import plain
-from reflow_lightning.calibration.recurrent import RecurrentLayer
+from reflow_lightning.layers.plain import plain
+from reflow_lightning.layers.recurrent import RecurrentLayer
 
 
 class FastGRNNCell(nn.RNNCellBase):

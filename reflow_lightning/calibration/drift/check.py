@@ -1,0 +1,170 @@
+"""Does a loader look like the data that a dense network was trained on?
+
+A network that is re-estimated on other data than it was trained on loses accuracy. Its BatchNorm layers remember what
+they saw in training, so that this can be told beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from reflow_lightning.calibration.batchnorm import Population
+from reflow_lightning.calibration.drift.causes import likely_causes
+from reflow_lightning.calibration.drift.distance import LayerDrift, batches_are_sorted, compare, layer_row
+from reflow_lightning.calibration.drift.observing import observe
+from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.processes import gather, in_step, together, warn
+from reflow_lightning.running.sharding import whole
+
+_SEEN = 100  # batches after which a running average has forgotten where it began
+_TRIED = 2  # batches on which possible causes are tried
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Whether batches look like the training data.
+
+    Attributes:
+        layers: In the order of the forward pass.
+        causes: What likely is behind it, in sentences.
+        batches: Number of batches looked at.
+    """
+
+    layers: tuple[LayerDrift, ...]
+    causes: tuple[str, ...] = ()
+    batches: int = 0
+
+    @property
+    def worst(self) -> LayerDrift | None:
+        """The layer with the largest distance."""
+        return max(self.layers, key=_badness, default=None)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether a layer has drifted, or the batches are sorted."""
+        return any(layer.drifted for layer in self.layers) or batches_are_sorted(self.layers)
+
+    def __str__(self) -> str:
+        if not self.layers:
+            return "no BatchNorm statistics are stored, so nothing tells what the training data looked like"
+        if not self.drifted:
+            return "; ".join(
+                (f"the batches look like the training data (largest distance {self._largest()})", *self.causes)
+            )
+        where = (str(self.worst),) if any(layer.drifted for layer in self.layers) else ()
+        return "calibration data do not look like the training data: " + "; ".join((*where, *self.causes))
+
+    def _largest(self) -> str:
+        worst = self.worst
+        return f"{worst.distance:.2g} in '{worst.name}'" if worst else "none"
+
+
+def check_drift(
+    model: nn.Module, batches: Iterable[Any], forward: Forward | None = None, max_batches: int = 10
+) -> DriftReport:
+    """Compare the stored BatchNorm statistics of a dense network with those of a loader, and name likely causes.
+
+    The statistics are those in evaluation mode, in which a difference goes on from layer to layer instead of being
+    normalised away. It takes a forward pass a batch, and up to ten more to find the cause of a drift. The model is left
+    unchanged. Where processes run together, call it on all of them; the report is the same on all.
+
+    Args:
+        model: The dense network, before it is pruned.
+        batches: The batches to calibrate on; labels are looked at if they are the second of a tuple or list, or under
+            ``"y"``, ``"label"``, ``"labels"``, ``"target"`` or ``"targets"`` of a dict.
+        forward: As for `calibrate`.
+        max_batches: At most so many batches.
+
+    Returns:
+        The report; empty for a network without BatchNorm.
+
+    Raises:
+        ValueError: If there is no batch.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(4))  # remembers mean 0 and variance 1
+        >>> check_drift(model, [torch.randn(128, 4) for _ in range(10)]).drifted
+        False
+        >>> check_drift(model, [5 * torch.randn(128, 4) for _ in range(10)]).drifted
+        True
+    """
+    if not batchnorm_layers(model):
+        return DriftReport(())
+    forward = forward or default_forward
+    kept: list[Any] = []
+    moved = Batches(batches, max_batches, device_of(model), task="drift check")
+    with isolated_rng(), whole(model), together("drift check"):
+        seen = observe(model, _keeping(moved, kept), forward)
+        moved.exhausted = False  # fewer batches will do
+        moved.check()
+        rows = gather(compare(model, seen))[0]  # running statistics of ranks differ: one judgement for all
+        causes = likely_causes(model, kept, forward, seen, rows)
+    return DriftReport(rows, causes, seen.batches)
+
+
+def population_drift(model: nn.Module, population: Population) -> DriftReport:
+    """The same from statistics that were gathered already, by `population_statistics` of the dense network.
+
+    These are less telling: each layer normalises by the batch, so that a drift shows most in the first layer; nothing
+    is known of their noise, and no cause is named.
+
+    Example:
+        >>> from reflow_lightning.calibration.batchnorm import population_statistics
+        >>> model = nn.Sequential(nn.BatchNorm1d(4))
+        >>> population = population_statistics(model, [torch.randn(999, 4) + 9], default_forward)
+        >>> population_drift(model, population).drifted
+        True
+    """
+    rows = []
+    with in_step():
+        computed = {name: statistic.compute() for name, statistic in population.layers.items()}
+    for name, layer in batchnorm_layers(model).items():
+        found = computed[name]
+        if bool((found.values > 0).any()):
+            still = torch.zeros_like(found.mean).cpu()
+            rows.append(layer_row(name, layer, found.mean.cpu(), found.variance.cpu(), (still, still), 0.0))
+    return DriftReport(tuple(rows), (), population.batches)
+
+
+def is_trained(model: nn.Module) -> bool:
+    """Whether the stored statistics tell of training data.
+
+    Those of a network that has seen few batches are still near where they began, or lag behind its weights. Some
+    published weights do not say how many it has seen.
+
+    Example:
+        >>> is_trained(nn.BatchNorm1d(4))
+        False
+    """
+    layers = [layer for layer in batchnorm_layers(model).values() if not is_lazy(layer.get_buffer("running_mean"))]
+    seen = max((int(n) for layer in layers if (n := layer.num_batches_tracked) is not None), default=0)
+    if seen:
+        return seen >= _SEEN
+    return any(bool(layer.get_buffer("running_mean").any()) for layer in layers)
+
+
+def warn_of_drift(report: DriftReport) -> None:
+    """Warn, on rank zero, of a drift, or that there are too few samples to tell."""
+    if report.drifted or report.causes:
+        warn(str(report), stacklevel=2)
+
+
+def _badness(row: LayerDrift) -> float:
+    return math.inf if math.isnan(row.distance) else row.distance
+
+
+def _keeping(batches: Iterable[Any], kept: list[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if len(kept) < _TRIED:
+            kept.append(batch)
+        yield batch

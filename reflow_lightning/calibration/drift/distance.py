@@ -1,0 +1,149 @@
+"""How far the inputs of BatchNorm layers are from what the layers remember of the training data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reflow_lightning.calibration.drift.observing import Observation, merged
+from reflow_lightning.layers.batchnorm import batchnorm_layers
+
+THRESHOLD = 0.12
+"""Distance from which a layer has drifted.
+
+Measured with 10 batches of the training loader: at most 0.07 (ResNet-20 on digits), 0.02 to 0.04 (ResNet-20 and 32 on
+CIFAR-10). With BGR for RGB, the least of the mistakes that must be found: 0.15 to 0.20; without augmentation 0.34.
+MobileNet-V1 x0.25, whose training transform is not known, is 0.1 from ImageNet's test transform and 0.2 from usual
+crops of random size: what counts as a drift is a difference from its own training.
+"""
+
+_SORTED = 0.05  # share of the variance of samples that lies between batches
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """How far the batches are from what a layer remembers.
+
+    Attributes:
+        name: Of the layer.
+        mean: Difference of the means in stored standard deviations; root mean square over channels, less the noise.
+        variance: Logarithm of the ratio of the variances, likewise.
+        noise: What the distance of equal data would be, with so few samples.
+        between: Share of the variance of samples that surely lies between batches; none if they are shuffled.
+        channel: The channel that differs most.
+        stored: Mean and standard deviation that are stored for this channel.
+        found: Those on the batches.
+    """
+
+    name: str
+    mean: float
+    variance: float
+    noise: float
+    between: float
+    channel: int
+    stored: tuple[float, float]
+    found: tuple[float, float]
+
+    @property
+    def distance(self) -> float:
+        """Of both together: the root of twice the divergence of two Gaussians, for small ones."""
+        return math.hypot(self.mean, self.variance / math.sqrt(2))
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the distance is more than the threshold, and more than the noise explains."""
+        return not self.distance <= self.expected  # also where it is no number
+
+    @property
+    def expected(self) -> float:
+        """The greatest distance to expect of the training data."""
+        return max(THRESHOLD, 2 * self.noise)
+
+    def __str__(self) -> str:
+        stored, found = (f"mean {mean:.4g} and std {std:.4g}" for mean, std in (self.stored, self.found))
+        return (
+            f"layer '{self.name}' has stored {stored} in channel {self.channel}, but the batches give {found} "
+            f"(distance {self.distance:.2g}, at most {self.expected:.2g} expected)"
+        )
+
+
+def compare(model: nn.Module, seen: Observation) -> tuple[LayerDrift, ...]:
+    """The drift of every layer that batches reached, in the order of the forward pass."""
+    layers = batchnorm_layers(model)
+    return tuple(_layer_drift(name, layers[name], found) for name, found in seen.layers.items())
+
+
+def batches_are_sorted(rows: Iterable[LayerDrift]) -> bool:
+    """Whether batches differ among themselves more than shuffled ones would."""
+    return max((row.between for row in rows), default=0.0) > _SORTED
+
+
+def _layer_drift(name: str, layer: _BatchNorm, found: list[Tensor]) -> LayerDrift:
+    """From the `sample_moments` of the batches."""
+    (count, mean, _), (_, square, _) = merged(found)
+    stored_mean = layer.get_buffer("running_mean").double().cpu()
+    variance = (square - (mean - stored_mean).square()).clamp(min=0)
+    parts = torch.stack(found)
+    samples = count[0].item()
+    within = parts[:, :, 2].sum(0) / max(samples - len(found), 1)  # of the means and of the squares of samples
+    # The stored statistics are a running average, as noisy themselves as a mean of so many batches.
+    remembered = (2 - layer.momentum) / layer.momentum if layer.momentum else float("inf")
+    noise = within * (1 / samples + len(found) / (samples * remembered))
+    return layer_row(
+        name, layer, mean, variance, (noise[0], noise[1] / _stable(variance, layer).square()), _between(parts)
+    )
+
+
+def layer_row(
+    name: str, layer: _BatchNorm, mean: Tensor, variance: Tensor, noise: tuple[Tensor, Tensor], between: float
+) -> LayerDrift:
+    """Each of shape (C,): what was found, and the sampling variance of the mean and of the log variance."""
+    stored_mean, stored_variance = (layer.get_buffer(f"running_{what}").double().cpu() for what in ("mean", "var"))
+    scale = _stable(stored_variance, layer)
+    shifts = (mean - stored_mean).square() / scale
+    stretches = (_stable(variance, layer) / scale).log().square()
+    noises = noise[0] / scale, noise[1]
+    each = shifts + stretches / 2
+    channel = int(each.nan_to_num(nan=math.inf).argmax())
+    return LayerDrift(
+        name=name,
+        mean=_root(shifts.mean() - noises[0].mean()),
+        variance=_root(stretches.mean() - noises[1].mean()),
+        noise=_root(noises[0].mean() + noises[1].mean() / 2),
+        between=between,
+        channel=channel,
+        stored=(stored_mean[channel].item(), stored_variance[channel].sqrt().item()),
+        found=(mean[channel].item(), variance[channel].sqrt().item()),
+    )
+
+
+def _stable(variance: Tensor, layer: _BatchNorm) -> Tensor:
+    """As the layer divides by it: a dead channel has nothing to say."""
+    return variance + layer.eps
+
+
+def _root(square: Tensor) -> float:
+    return square.clamp(min=0).sqrt().item()
+
+
+def _between(parts: Tensor) -> float:
+    """Intraclass correlation of the samples of a batch, by analysis of variance: the median over channels.
+
+    Args:
+        parts: `sample_moments` of each batch, (k, 2, 3, C).
+    """
+    count, mean, squares = parts[:, 0].unbind(1)
+    batches, samples = len(parts), count.sum(0)
+    if batches < 2 or samples[0] <= batches:
+        return 0.0
+    among = (count * (mean - (count * mean).sum(0) / samples).square()).sum(0) / (batches - 1)
+    within = squares.sum(0) / (samples - batches)
+    size = samples / batches
+    share = (among - within) / (among + (size - 1) * within).clamp(min=1e-30)
+    # The estimate for shuffled samples is 0 up to chance: two standard errors are taken off.
+    return share.median().item() - 2 * math.sqrt(2 / (batches - 1)) / size[0].item()

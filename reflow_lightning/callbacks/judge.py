@@ -1,0 +1,191 @@
+"""The rounds of a schedule in a Lightning training: their metric, their end, the network that is returned to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
+
+from reflow_lightning.callbacks import trainer as asking
+from reflow_lightning.pruning import Masks
+from reflow_lightning.rounds.kept import Kept
+from reflow_lightning.rounds.rounds import Rounds
+from reflow_lightning.running.processes import gather, together, warn
+from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.schedules import Iterative, Progress, Schedule
+
+
+class NoJudge:
+    """Of a schedule that has no rounds: lets it be."""
+
+    def __init__(self) -> None:
+        self.rounds = Rounds(stop_on_drop=None)
+
+    def begin(self, trainer: pl.Trainer, sparsity: float) -> None:
+        """The training begins, or goes on from a checkpoint."""
+
+    def pruned(self, sparsity: float) -> None:
+        """The network was pruned."""
+
+    def validated(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> None:
+        """A validation has ended, this one of the training or another."""
+
+    def judge(self, trainer: pl.Trainer, now: Progress, last: Progress | None) -> None:
+        """End the training if the next round would begin now, and must not."""
+
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
+        """The training has ended: return to the network that was chosen, if rounds are judged, and to its metric.
+
+        Returns:
+            Its masks; those that were given if the network stays as it is.
+        """
+        return masks
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Plain types only."""
+        return None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was."""
+
+
+class Judge(NoJudge):
+    """Hears of a training's validations, and ends it when a round was not good enough.
+
+    Args:
+        schedule: Says what is good enough.
+    """
+
+    def __init__(self, schedule: Iterative) -> None:
+        self.schedule = schedule
+        self.rounds = Rounds(schedule.stop_on_drop, schedule.mode)
+
+    def begin(self, trainer: pl.Trainer, sparsity: float) -> None:
+        """See `NoJudge`; a run that was about to end when it was saved does so.
+
+        Raises:
+            ValueError: If the rounds can't be judged.
+        """
+        if self.schedule.stop_on_drop is not None and not self.rounds.over:
+            with together("checking that rounds can be judged"):
+                check(trainer, self.schedule)
+        if not self.rounds.rows:
+            self.rounds.begin(sparsity)
+        trainer.should_stop |= self.rounds.stopped and not self.rounds.over
+
+    def pruned(self, sparsity: float) -> None:
+        """A round begins."""
+        dense = self.rounds.rows[0].value
+        if self.schedule.stop_on_drop is not None and len(self.rounds.rows) == 1 and (dense is None or isnan(dense)):
+            found = "was not validated since the last checkpoint" if dense is None else "never had a metric but NaN"
+            warn(f"the dense network {found}: every round will count as good enough")
+        self.rounds.begin(sparsity)
+
+    def validated(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> None:
+        """Keep the network if it is the best of its round.
+
+        Raises:
+            ValueError: If the metric was not logged.
+        """
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or self.rounds.is_done:
+            return
+        value = _metric(trainer, self.schedule)
+        if value is not None:
+            epoch, step = trainer.current_epoch, trainer.global_step
+            with together("keeping the network of a round"):
+                self.rounds.validated(value, epoch=epoch, step=step, keep=lambda: Kept.of(module, masks))
+
+    def judge(self, trainer: pl.Trainer, now: Progress, last: Progress | None) -> None:
+        """See `NoJudge`."""
+        if not self.rounds.is_done and self.schedule.due(now, last) and not self.rounds.judge():
+            trainer.should_stop = True
+
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
+        """See `NoJudge`; the last round ends with the training."""
+        if self.schedule.stop_on_drop is None or self.rounds.over or not self.rounds.rows:
+            return masks
+        self.rounds.judge()
+        kept = self.rounds.end()
+        if kept is not None:
+            with together("returning to the network of a round"):
+                kept.put_back(module)
+            masks = kept.masks
+        if (back := self.rounds.returned) is not None and back.value is not None:
+            trainer.callback_metrics[self.schedule.monitor] = torch.tensor(back.value)
+        rank_zero_info(_summary(self.rounds, self.schedule.monitor))
+        return masks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return self.rounds.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was."""
+        self.rounds.load_state_dict(state)
+
+
+def judge_of(schedule: Schedule) -> NoJudge:
+    """The judge for a schedule.
+
+    Example:
+        >>> judge_of(Iterative(stop_on_drop=0.01)).rounds.rows
+        ()
+    """
+    return Judge(schedule) if isinstance(schedule, Iterative) else NoJudge()
+
+
+def check(trainer: pl.Trainer, schedule: Iterative) -> None:
+    """Check that each round will be validated, and that its network can be kept and put back.
+
+    Raises:
+        ValueError: If not.
+    """
+    every, given = schedule.every_n_epochs, f"stop_on_drop={schedule.stop_on_drop}"
+    if not trainer.enable_validation:
+        raise ValueError(f"{given} needs a validation: give a validation loader and step, or use stop_on_drop=None")
+    if _epochs_between_validations(trainer) > every:
+        raise ValueError(
+            f"{given} needs a validation in every round, but there is none in some {every} epochs: lower "
+            "check_val_every_n_epoch or val_check_interval, or raise every_n_epochs"
+        )
+    if averaging := asking.averaging(trainer):
+        raise ValueError(
+            f"{given} can't return to averaged weights: leave out {type(averaging[0]).__name__}, or use "
+            "stop_on_drop=None"
+        )
+    if sharded_modules(trainer.lightning_module):
+        raise ValueError(
+            f"{given} can't keep networks that fully_shard spreads over processes: use DDP, or stop_on_drop=None with "
+            "checkpoints"
+        )
+
+
+def _epochs_between_validations(trainer: pl.Trainer) -> float:
+    if trainer.check_val_every_n_epoch is not None:
+        return trainer.check_val_every_n_epoch
+    batches = trainer.val_check_batch  # counted over epochs; none where validations are timed
+    return 0.0 if batches is None else batches / trainer.num_training_batches
+
+
+def _metric(trainer: pl.Trainer, schedule: Iterative) -> float | None:
+    """The metric as rank zero knows it, so that all processes decide alike; ``None``: missing, and not needed."""
+    found = trainer.callback_metrics.get(schedule.monitor)
+    value: float | None = gather(None if found is None else float(found))[0]
+    if value is None and schedule.stop_on_drop is not None:
+        known = ", ".join(sorted(trainer.callback_metrics)) or "none"
+        raise ValueError(
+            f"Iterative(monitor={schedule.monitor!r}) was not logged in the validation: use one of {known}"
+        )
+    return value
+
+
+def _summary(rounds: Rounds, metric: str) -> str:
+    values = [f"{row.sparsity:.4g}: {'none' if row.value is None else f'{row.value:.4g}'}" for row in rounds.rows]
+    back = rounds.returned
+    end = "none was validated" if back is None else f"the network is that of round {back.number}, epoch {back.epoch}"
+    return f"Reflow trained {len(values) - 1} rounds, {metric} by sparsity {', '.join(values)}; {end}"

@@ -1,0 +1,101 @@
+"""Does a changed network still do the same? Compared on real and on random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
+
+from reflow_lightning.running.arguments import Inputs, batch_size, resized
+from reflow_lightning.running.difference import relative_difference
+from reflow_lightning.running.isolation import isolated_rng
+
+
+def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
+    """Normal noise of the mean and the standard deviation of each tensor; of whole numbers, the same ones shuffled.
+
+    Example:
+        >>> (noise,) = random_like((torch.full((100, 100), 5.0),))
+        >>> noise.mean().round().item()
+        5.0
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(values: Tensor) -> Tensor:
+        if values.is_floating_point():
+            spread = values.double().std(correction=0).item() or 1.0
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            return (noise * spread + values.double().mean().item()).to(values)
+        order = torch.randperm(values.numel(), generator=generator).to(values.device)
+        return values.flatten()[order].view(values.shape)
+
+    drawn: Inputs = tree_map_only(Tensor, draw, inputs)
+    return drawn
+
+
+class Expected:
+    """The outputs of a network on some inputs, and how far those of another are from them.
+
+    They are compared on other numbers of samples too, of the first inputs, if the network runs on these.
+
+    Args:
+        model: The network, in eval mode.
+        inputs: What it is called with.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> Expected(layer, [(torch.ones(1, 2),)]).deviation(layer)
+        0.0
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Inputs]) -> None:
+        self.inputs = list(inputs)
+        self._pairs = [(given, _run(model, given)) for given in self.inputs]
+        self._others = []
+        numbers = [n for n in (1, 2, 3) if n != batch_size(self.inputs[0])]
+        for given in (resized(self.inputs[0], n) for n in numbers[:2]):
+            with suppress(Exception):  # whatever a network raises that can't do with another number
+                self._others.append((given, _run(model, given)))
+
+    def deviation(self, other: nn.Module) -> float:
+        """The largest `relative_difference` of an output.
+
+        Raises:
+            ValueError: If the outputs have other shapes.
+        """
+        whole = self._pairs[0][1]  # one sample's output may be next to nothing
+        found = [relative_difference(expected, _run(other, given)) for given, expected in self._pairs]
+        found += [relative_difference(expected, _run(other, given), whole) for given, expected in self._others]
+        return max(found)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Leave the buffers of a model and the random state as they were before the block.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with undisturbed(norm):
+        ...     _ = norm(torch.randn(4, 2))
+        >>> norm.running_mean.tolist()
+        [0.0, 0.0]
+    """
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        with isolated_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, values in buffers:
+                module._buffers[name] = buffer.copy_(values)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, inputs: Inputs) -> Any:
+    call = model.forward if isinstance(model, fx.GraphModule) else model  # whose call prints what fails
+    with undisturbed(model):
+        return tree_map_only(Tensor, torch.clone, call(*tree_map_only(Tensor, torch.clone, inputs)))

@@ -1,0 +1,122 @@
+"""From a model to a `torch.fx` graph of it, with what can't be looked into as single steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.utils import parametrize, prune
+
+from reflow_lightning.collapse.graph.freezing import freeze, frozen_arguments, traceable
+from reflow_lightning.collapse.graph.writing import out_of_place
+from reflow_lightning.running.copying import dense_copy
+
+
+class NotTraceableError(ValueError):
+    """The forward pass of a model can't be written as a graph."""
+
+
+class _Tracer(fx.Tracer):
+    """Remembers in which module tracing failed, and does not look into those named."""
+
+    def __init__(self, opaque: set[str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.failed: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)  # the innermost is the first to notice
+            raise
+
+
+def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
+    """A copy of a model in eval mode as a graph, whose steps change no tensor in place.
+
+    A submodule whose forward pass can't be traced, as it branches on values or loops over a tensor, becomes one step.
+
+    Args:
+        model: Any module.
+        arguments: How many positional arguments its forward pass gets; the others are frozen at their defaults, and
+            the graph takes none for them.
+
+    Raises:
+        NotTraceableError: If the model's own forward pass can't be traced.
+
+    Example:
+        >>> graph = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU(inplace=True)))
+        >>> [node.op for node in graph.graph.nodes]
+        ['placeholder', 'call_module', 'call_module', 'output']
+    """
+    opaque: set[str] = set()
+    while True:
+        copy = evaluated(model)
+        frozen = frozen_arguments(copy, arguments)
+        buffers, tracer = _versions(copy), _Tracer(opaque)
+        try:
+            graph = tracer.trace(copy, concrete_args=traceable(frozen))
+        except Exception as error:
+            if tracer.failed is None or tracer.failed in opaque:
+                raise NotTraceableError(
+                    f"the forward pass of {type(model).__name__} can't be traced by torch.fx ({error}): {_REMEDY}"
+                ) from error
+            opaque.add(tracer.failed)
+            continue
+        written = {name.rpartition(".")[0] for name, version in _versions(copy).items() if buffers.get(name) != version}
+        freeze(graph, frozen, arguments)
+        graph._tracer_cls = fx.Tracer  # which a saved graph names: it shall load without this package
+        traced = fx.GraphModule(copy, graph, type(model).__name__)
+        written |= out_of_place(traced)
+        if not written - opaque:
+            return traced.eval()
+        if "" in written:
+            raise NotTraceableError(
+                f"the forward pass of {type(model).__name__} writes into a buffer or a view, which its graph would not "
+                f"show: {_REMEDY}"
+            )
+        opaque |= written
+
+
+_REMEDY = (
+    "collapse its parts, or move what branches on values or writes into tensors into a module of its own, which is "
+    "then left as it is"
+)
+
+
+def evaluated(model: nn.Module) -> nn.Module:
+    """A copy of a model in eval mode, whose parameters take no gradients, and none is computed from others.
+
+    The masks of `torch.nn.utils.prune` and parametrizations such as weight normalisation are carried out.
+
+    Example:
+        >>> evaluated(nn.Dropout()).training
+        False
+    """
+    copy = dense_copy(getattr(model, "_orig_mod", model)).eval()  # of a compiled module the one that was compiled
+    for module in list(copy.modules()):
+        for hook in [h for h in module._forward_pre_hooks.values() if isinstance(h, prune.BasePruningMethod)]:
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+        if parametrize.is_parametrized(module):
+            _settle(module)
+    for parameter in copy.parameters():
+        parameter.requires_grad_(False)
+    return copy
+
+
+def _settle(module: Any) -> None:
+    """Keep what parametrizations put out as parameters; torch's own function would change the class of all copies."""
+    values = {name: getattr(module, name).detach() for name in module.parametrizations}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """What changes when something writes to a buffer."""
+    return {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}

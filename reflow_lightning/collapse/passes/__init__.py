@@ -1,0 +1,1 @@
+"""Exact steps that make a graph smaller."""

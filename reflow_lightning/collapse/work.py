@@ -1,0 +1,146 @@
+"""One exact step after the other, each of them checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from torch import fx, nn
+
+from reflow_lightning.collapse.edits import Row, bypass, tidy
+from reflow_lightning.collapse.exactness import Expected
+from reflow_lightning.collapse.facts.analysis import Analysis
+from reflow_lightning.collapse.graph.steps import is_weighted
+from reflow_lightning.collapse.leftovers import leftovers
+from reflow_lightning.collapse.passes.constants import drop_constant_branches
+from reflow_lightning.collapse.passes.merging import fold_batchnorm, merge_layers
+from reflow_lightning.collapse.passes.rectifying import straighten
+from reflow_lightning.collapse.passes.removal import find_removal
+from reflow_lightning.collapse.passes.rewriting import remove_channels
+from reflow_lightning.collapse.report import CollapseReport, attach
+from reflow_lightning.running.copying import dense_copy
+
+Change = Callable[[Analysis], list[Row]]
+"""Changes a graph and says how; an empty list if it changed nothing."""
+
+_MOST_ROUNDS = 100
+
+
+class Work:
+    """A network that gets smaller, and the record of how.
+
+    Args:
+        traced: The network.
+        expected: What each step is checked against.
+        tolerance: Largest difference of an output, relative to the largest of that output.
+    """
+
+    def __init__(self, traced: fx.GraphModule, expected: Expected, tolerance: float) -> None:
+        self.traced = traced
+        self.tolerance = tolerance
+        self.expected = expected
+        self.widths = _widths(traced)
+        self.done: list[Row] = []
+        self.refused: dict[str, Row] = {}
+        self._observes = False
+        self._found = ""
+        self._untouched: Analysis | None = None
+
+    def attempt(self, what: str, change: Change) -> bool:
+        """Take a step if the network does the same after it; whether it was taken."""
+        if what in self.refused:
+            return False
+        analysis, self._untouched = self._analysis(), None
+        candidate = analysis.traced
+        try:
+            rows = change(analysis)
+            if not rows:
+                self._untouched = analysis  # what was worked out serves the next step
+                return False
+            candidate.recompile()
+            deviation = self.expected.deviation(candidate)
+            reason = f"would change an output by {deviation:.1e} of the largest" if deviation > self.tolerance else None
+        except Exception as error:  # a step that does not fit what the network does: it is not taken
+            message = next(iter(str(error).splitlines()), "")
+            reason = f"does not fit this network ({type(error).__name__}: {message})"
+        if reason is not None:
+            self.refused[what] = Row(what, what if what in self.widths else "the whole step", reason)
+            return False
+        self.traced = candidate
+        self.done += rows
+        return True
+
+    def _analysis(self) -> Analysis:
+        """What is known of a copy of the network that no step has changed yet."""
+        return self._untouched or Analysis(_copy(self.traced), self.expected.inputs, self._observes)
+
+    def simplify(self, found: str, observes: bool = False) -> None:
+        """Remove, fold and merge until there is nothing more to do.
+
+        Args:
+            found: How it is known what rectifiers do, for the report.
+            observes: Whether what was observed counts.
+        """
+        self._found, self._observes, self._untouched = found, observes, None
+        changes: dict[str, Change] = {
+            "batchnorm": lambda a: fold_batchnorm(a.steps, a.values),
+            "branch": lambda a: drop_constant_branches(a.steps, a.bounds, a.values),
+            "rectifier": lambda a: straighten(a.steps, a.bounds, a.dims, found)[0],
+            "channels": _remove_channels,
+            "merge": lambda a: merge_layers(a.steps, a.values)[0],
+        }
+        for _ in range(_MOST_ROUNDS):
+            taken = [self.attempt(what, change) for what, change in changes.items()]
+            if "channels" in self.refused:  # together; by themselves some may fit
+                taken += [self.attempt(name, partial(_remove_channels, only=name)) for name in _widths(self.traced)]
+            if not any(taken):
+                break
+
+    def finish(self) -> fx.GraphModule:
+        """The network as it is now, with its report."""
+        analysis = self._analysis()
+        left = leftovers(analysis)
+        left += straighten(analysis.steps, analysis.bounds, analysis.dims, self._found)[1]
+        left += merge_layers(analysis.steps, analysis.values)[1]
+        removed = [row for row in self.done if row.what != "channels"] + self._narrowed()
+        left += [Row("channels" if what in self.widths else what, *row[1:]) for what, row in self.refused.items()]
+        deviation = self.expected.deviation(self.traced)
+        attach(self.traced, CollapseReport(tuple(removed), tuple(left), deviation))
+        return self.traced
+
+    def _narrowed(self) -> list[Row]:
+        """How many channels each layer lost, all rounds together."""
+        now = _widths(self.traced)
+        return [
+            Row("channels", name, f"{width - now[name]} of {width} were constant, or read by nobody")
+            for name, width in self.widths.items()
+            if now.get(name, width) < width
+        ]
+
+
+def drop_identities(analysis: Analysis) -> list[Row]:
+    """Remove dropout and other steps that do nothing in eval mode."""
+    nodes = [node for node in analysis.traced.graph.nodes if analysis.steps.name(node) == "identity"]
+    nodes = [node for node in nodes if node.args and isinstance(node.args[0], fx.Node)]  # not by name
+    for node in nodes:
+        bypass(node, node.args[0])
+    if nodes:
+        tidy(analysis.traced)
+    return [Row("identity", str(node.target), "does nothing in eval mode") for node in nodes]
+
+
+def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:
+    removal = find_removal(analysis.steps, analysis.channels, analysis.bounds, only)
+    if not removal.numbers:
+        return []
+    remove_channels(analysis.steps, analysis.channels, analysis.bounds, removal)
+    return [Row("channels", only or "all layers", f"{len(removal.numbers)} channels are constant or read by nobody")]
+
+
+def _copy(traced: fx.GraphModule) -> fx.GraphModule:
+    return cast("fx.GraphModule", dense_copy(traced))
+
+
+def _widths(traced: nn.Module) -> dict[str, int]:
+    return {name: len(m.weight) for name, m in traced.named_modules() if is_weighted(m)}

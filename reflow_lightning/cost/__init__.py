@@ -1,0 +1,19 @@
+"""What a network costs: multiply-adds, parameters, latency, memory, and files that run elsewhere. Plain PyTorch."""
+
+from reflow_lightning.cost.comparison import Comparison, compare
+from reflow_lightning.cost.cost import measure_cost
+from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
+from reflow_lightning.cost.latency import measure_latency, paired_latency
+from reflow_lightning.cost.memory import measure_memory
+
+__all__ = [
+    "Comparison",
+    "check_onnx",
+    "compare",
+    "export_onnx",
+    "measure_cost",
+    "measure_latency",
+    "measure_memory",
+    "paired_latency",
+    "save_program",
+]

@@ -1,0 +1,124 @@
+"""What a network takes up: memory of a forward pass, bytes of its parameters, bytes of its file."""
+
+from __future__ import annotations
+
+import io
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from reflow_lightning.running.arguments import Inputs, as_arguments
+from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.isolation import isolated_rng, only_training
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a network takes up, in bytes.
+
+    Attributes:
+        peak_bytes: The most that the tensors made in a forward pass take at one moment. Parameters and the input are
+            not counted, since they were there before.
+        parameter_bytes: All parameters and buffers.
+        file_bytes: What `torch.save` writes of the state dictionary.
+    """
+
+    peak_bytes: int
+    parameter_bytes: int
+    file_bytes: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+
+def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
+    """Measure the memory of a forward pass in eval mode and without gradients, and what the network itself takes.
+
+    On CUDA the peak is that of torch's allocator, whose own record of a peak is reset. Elsewhere it is the sum of the
+    tensors that are alive; what a kernel needs within itself is not seen.
+
+    Args:
+        model: Any module.
+        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(10, 100, bias=False), nn.Flatten(), nn.Linear(100, 10, bias=False))
+        >>> memory = measure_memory(model, torch.zeros(2, 10))
+        >>> memory.peak_bytes, memory.parameter_bytes
+        (880, 8000)
+    """
+    tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return Memory(
+        peak_bytes=_peak(model, as_arguments(example_input, device_of(model))),
+        parameter_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        file_bytes=buffer.getbuffer().nbytes,
+    )
+
+
+def _peak(model: nn.Module, inputs: Inputs) -> int:
+    device = device_of(model)
+    with isolated_rng(), only_training(model, ()), torch.no_grad(), _plain_attention():
+        if device.type == "cuda":
+            return _peak_of_allocator(model, inputs, device)
+        live = _LiveTensors()
+        with live:
+            model(*inputs)
+        return live.peak
+
+
+def _peak_of_allocator(model: nn.Module, inputs: Inputs, device: torch.device) -> int:
+    model(*inputs)  # the first pass also makes what the libraries keep
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    model(*inputs)
+    return int(torch.cuda.max_memory_allocated(device) - before)
+
+
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the memory that operators have made and that is still in use, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._known.update(_storages((args, kwargs)))  # not made here: parameters, the input
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out):
+            if storage not in self._known:
+                self._known.add(storage)
+                self._count(storage.nbytes())
+                weakref.finalize(storage, self._count, -storage.nbytes())
+        return out
+
+    def _count(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    """The memory behind tensors; views share theirs."""
+    tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor) and value.layout == torch.strided)
+    return [tensor.untyped_storage() for tensor in tensors]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the kernel that runs a whole attention layer and so hides its tensors."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

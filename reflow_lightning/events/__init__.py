@@ -1,0 +1,1 @@
+"""One prune event: what is done, and to whom. Plain PyTorch."""

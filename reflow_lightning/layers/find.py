@@ -1,0 +1,112 @@
+"""Find the layers of a network that repairs can write, and watch their calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from reflow_lightning.layers import attention, recurrent  # noqa: F401  (they register their layers)
+from reflow_lightning.layers.affine import Call, Layer
+from reflow_lightning.layers.plain import NotSupportedError, layer_of
+from reflow_lightning.layers.weights import weight_names
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+class Layers(NamedTuple):
+    """Layers by module name, and why others are left alone."""
+
+    known: dict[str, Layer]
+    skipped: dict[str, str]
+
+
+def find_layers(model: nn.Module) -> Layers:
+    """The layers whose affine maps can be written, in the order of ``model.named_modules()``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+        >>> found = find_layers(model)
+        >>> list(found.known), found.skipped
+        (['0'], {'1': 'its weight is no plain parameter'})
+    """
+    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    known: dict[str, Layer] = {}
+    skipped: dict[str, str] = {}
+    claimed: set[int] = set()  # attention writes the projection that is a module of its own
+    for name, module in model.named_modules():
+        own = [p for p in module._parameters.values() if p is not None]
+        if own and all(id(p) in claimed for p in own):
+            continue
+        try:
+            layer = layer_of(module, name)
+        except NotSupportedError as reason:
+            skipped[name] = str(reason)
+            continue
+        if layer is None:
+            if weight_names(module):
+                skipped[name] = f"{type(module).__name__} is not registered with layer_of"
+            continue
+        if any(holders[id(p)] > 1 for p in module.parameters()):
+            skipped[name] = "it shares a parameter with another layer"
+            continue
+        known[name] = layer
+        claimed.update(id(p) for p in module.parameters())
+    return Layers(known, skipped)
+
+
+def normalised(model: nn.Module) -> dict[str, str]:
+    """Weighted layers that a BatchNorm layer follows, as `signal_layers` has it, with the name of that layer.
+
+    Example:
+        >>> normalised(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2)))
+        {'0': '1'}
+    """
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, _NORMS) or weight_names(m)]
+    return {
+        name: after
+        for (name, module), (after, norm) in pairwise(layers)
+        if isinstance(norm, _BatchNorm)
+        and norm.num_features == getattr(module, "out_channels", getattr(module, "out_features", None))
+    }
+
+
+Listener = Callable[[str, Call], Any]
+"""``(module name, call) -> None``, or what the module shall put out instead."""
+
+
+@contextmanager
+def watching(model: nn.Module, names: Iterable[str], listener: Listener) -> Iterator[None]:
+    """Call the listener after each call of the named modules. What it returns, unless ``None``, is put out instead.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2))
+        >>> with watching(model, ["0"], lambda name, call: call.output * 0):
+        ...     model(torch.ones(1, 2)).abs().tolist()
+        [[0.0, 0.0]]
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        return lambda _, args, kwargs, output: listener(name, Call(args, kwargs, output))
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # it skips modules, or hands them nested tensors
+        for name in names:
+            handle = model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The output itself, or the first of several."""
+    while not isinstance(output, Tensor):
+        output = output[0]
+    return output

@@ -1,0 +1,97 @@
+"""Gradients of a loss by chosen weights, and by nothing else of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.pruning.criteria.losses import Loss
+from reflow_lightning.pruning.criteria.samples import count_samples
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import only_training
+
+Gradients = dict[str, Tensor]
+
+
+@contextmanager
+def differentiable(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter]]:
+    """Put a model in eval mode and let the named parameters have gradients; afterwards all is as it was.
+
+    Compiled modules run eagerly meanwhile.
+
+    Example:
+        >>> model = nn.Linear(2, 1).requires_grad_(False)
+        >>> with differentiable(model, ["weight"]) as parameters:
+        ...     torch.autograd.grad(model(torch.ones(1, 2)).sum(), parameters["weight"])[0]
+        tensor([[1., 1.]])
+        >>> model.weight.requires_grad
+        False
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    parameters = {name: named[name] for name in names}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(only_training(model, ()))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in eval mode
+        for parameter in parameters.values():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(True)
+        yield parameters
+
+
+class LossOf(nn.Module):
+    """A model and its loss as one module: batch -> scalar."""
+
+    def __init__(self, model: nn.Module, forward: Forward, loss: Loss) -> None:
+        super().__init__()
+        self.training = model.training
+        self.model, self.run, self.loss = model, forward, loss
+
+    def forward(self, batch: Any) -> Tensor:
+        """The loss of a batch.
+
+        Raises:
+            ValueError: If it is no scalar.
+        """
+        value = self.loss(self.run(self.model, batch), batch)
+        if not isinstance(value, Tensor) or value.ndim:
+            given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss gave {given}: it must return a scalar tensor, the mean over the samples of a batch")
+        return value
+
+
+def gradients_of(step: LossOf, parameters: Mapping[str, nn.Parameter], batch: Any) -> Gradients:
+    """The gradients of the loss of one batch, by name.
+
+    Raises:
+        ValueError: If the loss is no scalar, or has no gradient.
+    """
+    value = step(batch)
+    if not value.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the selected weights, or was computed without gradients: "
+            "let neither the model nor forward run under torch.no_grad, nor detach the output"
+        )
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, (gradient.detach() for gradient in found), strict=True))
+
+
+def batch_gradients(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], forward: Forward, loss: Loss
+) -> Iterator[tuple[int, Gradients]]:
+    """The number of samples and the gradients of the loss of every batch. Stands in a `differentiable` block.
+
+    Raises:
+        ValueError: If the loss is no scalar, or has no gradient.
+    """
+    step = LossOf(model, forward, loss)
+    for batch in batches:
+        if samples := count_samples(batch):
+            yield samples, gradients_of(step, parameters, batch)

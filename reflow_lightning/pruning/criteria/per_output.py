@@ -1,0 +1,85 @@
+"""Comparison of weights within each output only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.running.forward import Forward
+
+
+@dataclass(frozen=True)
+class PerOutput:
+    """Any criterion, but each weight is compared with those of the same output of its layer only.
+
+    The score is the place of the weight in its row, from ``1/n`` for the lowest of n to 1. So one ranking over all
+    tensors prunes every row of every tensor by the same share, as nearly as whole numbers allow: the comparison group
+    of *Wanda* (arXiv 2306.11695). Of equal scores the first by position is the lower.
+
+    A row is what makes one output: a first index of the weight, but the second one in a transposed convolution.
+
+    Attributes:
+        criterion: A name or a criterion. It needs batches only if that does.
+
+    Example:
+        >>> from reflow_lightning.pruning import prune
+        >>> layer = nn.Linear(4, 2)
+        >>> prune(layer, 0.5, criterion=PerOutput("magnitude"))["weight"].sum(1)
+        tensor([2, 2])
+    """
+
+    criterion: str | Criterion | DataCriterion = "wanda"
+
+    def __post_init__(self) -> None:
+        resolve_criterion(self.criterion)
+
+    def estimate(
+        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
+    ) -> Criterion:
+        """See `DataCriterion`."""
+        criterion = resolve_criterion(self.criterion)
+        if isinstance(criterion, DataCriterion):
+            criterion = criterion.estimate(model, weights, batches, forward)
+        named = dict(model.named_parameters(remove_duplicate=False))
+        transposed = {id(m.weight): m.groups for m in model.modules() if isinstance(m, _ConvTransposeNd)}
+        groups = {name: transposed[id(named[name])] for name in weights if id(named[name]) in transposed}
+        return Places(criterion, groups)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of a criterion's scores within each row.
+
+    Attributes:
+        criterion: Gives the scores.
+        groups: Number of groups of those weights that belong to transposed convolutions, by name.
+    """
+
+    criterion: Criterion
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, name: str, weight: Tensor, /) -> Tensor:
+        """Score every element of ``weight``."""
+        scores = self.criterion(name, weight)
+        if name not in self.groups:
+            return _places(scores if scores.ndim > 1 else scores[None]).view(scores.shape)
+        by_group = scores.reshape(self.groups[name], -1, *scores.shape[1:])  # (groups, inputs, outputs, ...)
+        by_output = by_group.transpose(1, 2)
+        return _places(by_output.flatten(0, 1)).view(by_output.shape).transpose(1, 2).reshape(scores.shape)
+
+    def compensate(self, masks: Mapping[str, Tensor], /) -> Mapping[str, Tensor]:
+        """What the criterion itself would change; nothing if it does not compensate."""
+        return self.criterion.compensate(masks) if isinstance(self.criterion, Compensating) else {}
+
+
+def _places(scores: Tensor) -> Tensor:
+    """The place of each score in its row, divided by the length of the row."""
+    rows = scores.reshape(len(scores), -1)
+    places = rows.argsort(dim=1, stable=True).argsort(dim=1) + 1
+    return places.double() / max(1, rows.shape[1])

@@ -1,0 +1,26 @@
+"""Float64, on a device that has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def exact_device(tensor: Tensor) -> torch.device:
+    """The device of a tensor, or the CPU if that has no float64.
+
+    Example:
+        >>> exact_device(torch.ones(1))
+        device(type='cpu')
+    """
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
+
+
+def exact(values: Tensor) -> Tensor:
+    """A copy in float64, on the same device or, if that has no float64, on the CPU.
+
+    Example:
+        >>> exact(torch.ones(1))
+        tensor([1.], dtype=torch.float64)
+    """
+    return values.detach().to(exact_device(values)).to(torch.float64, copy=True)
