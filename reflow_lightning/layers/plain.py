@@ -14,11 +14,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.running.errors import ReflowError
 
 _PIECE = 1 << 22  # input values that are laid out at once: bounds the memory that unfolding takes
 
 
-class NotSupportedError(Exception):
+class NotSupportedError(ReflowError):
     """Why the affine maps of a module can't be written."""
 
 

@@ -19,8 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reflow_lightning.running.errors import ReflowError
 
-class PeerError(RuntimeError):
+
+class PeerError(ReflowError, RuntimeError):
     """Another process failed, so this one stops too."""
 
 

@@ -10,9 +10,10 @@ from torch.nn.utils import parametrize, prune
 from reflow_lightning.collapse.graph.freezing import freeze, frozen_arguments, traceable
 from reflow_lightning.collapse.graph.writing import out_of_place
 from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.errors import ReflowError
 
 
-class NotTraceableError(ValueError):
+class NotTraceableError(ReflowError, ValueError):
     """The forward pass of a model can't be written as a graph."""
 
 

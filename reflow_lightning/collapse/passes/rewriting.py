@@ -14,9 +14,10 @@ from reflow_lightning.collapse.facts.intervals import uniform
 from reflow_lightning.collapse.graph.sizes import pad_along
 from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.collapse.passes.removal import Read, Removal
+from reflow_lightning.running.errors import ReflowError
 
 
-class MismatchError(ValueError):
+class MismatchError(ReflowError, ValueError):
     """An addition would have an operand with channels that its result lacks."""
 
 

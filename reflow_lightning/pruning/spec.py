@@ -1,0 +1,85 @@
+"""How weights are chosen, as one value: what stands in seven signatures otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
+
+from reflow_lightning.pruning.allocation import Allocation, DataAllocation, resolve_allocation
+from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.patterns import Pattern
+from reflow_lightning.running.names import Patterns, as_patterns, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSpec:
+    """Which weights of a model go, but for how many. See `reflow_lightning.prune` for what each field means.
+
+    Attributes:
+        criterion: The lowest scores go.
+        allocation: How the weights that stay are shared out over layers.
+        pattern: ``"N:M"`` or ``None``.
+        min_kept: Least share of all selected weights that each layer keeps.
+        include: Glob patterns on parameter names; one pattern or several.
+        exclude: Glob patterns on parameter names; they take precedence.
+
+    Raises:
+        ValueError: Names the field, its value and the remedy.
+
+    Example:
+        >>> PruneSpec(criterion="random", include="layer1.*").include
+        ('layer1.*',)
+    """
+
+    criterion: str | Criterion | DataCriterion = "magnitude"
+    allocation: str | Allocation | DataAllocation = "global"
+    pattern: str | None = None
+    min_kept: float = 0.0
+    include: Patterns = ("*",)
+    exclude: Patterns = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", as_patterns(self.include))
+        object.__setattr__(self, "exclude", as_patterns(self.exclude))
+        if isinstance(self.min_kept, bool) or not isinstance(self.min_kept, Real) or not 0 <= self.min_kept < 1:
+            raise ValueError(
+                f"min_kept={self.min_kept!r} is outside [0, 1): 0.002 keeps 0.2 % of all weights in each layer"
+            )
+        resolve_criterion(self.criterion)
+        resolve_allocation(self.allocation)
+        if self.pattern is not None:
+            Pattern.parse(self.pattern)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PruneSpec:
+        """A spec from plain values, as YAML has them.
+
+        Raises:
+            ValueError: If a key is no field, or a value is out of range.
+
+        Example:
+            >>> PruneSpec.from_dict({"criterion": "random"}).criterion
+            'random'
+        """
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"PruneSpec has no '{key}': use some of {known}{nearest(str(key), known)}")
+        return cls(**values)
+
+    def check_sparsity(self, sparsity: float) -> None:
+        """Check a sparsity that weights are to be pruned to by this spec.
+
+        Raises:
+            ValueError: If it is outside [0, 1), or less than what the pattern prunes.
+        """
+        if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity={sparsity!r} is outside [0, 1): 0.9 prunes 90 % of the selected weights")
+        if self.pattern is not None and round(sparsity - Pattern.parse(self.pattern).sparsity, 9) < 0:
+            raise ValueError(
+                f"sparsity={sparsity} is below the {Pattern.parse(self.pattern).sparsity:g} that "
+                f"pattern='{self.pattern}' prunes: raise the sparsity or drop the pattern"
+            )
