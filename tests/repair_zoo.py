@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from reflow_lightning.calibration import Call
 from reflow_lightning.experiments.models.fastgrnn import FastGRNN
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.hooks import watching
 
 
 class Attention(nn.Module):

@@ -8,8 +8,9 @@ from reflow_lightning.calibration.moments import Moments, batchnorm_targets
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.layers.affine import AffineMap, Layer, Stage
 from reflow_lightning.layers.plain import NotSupportedError, layer_of
+from reflow_lightning.running.hooks import Call
 from reflow_lightning.running.snapshot import Snapshot
 
 __all__ = [

@@ -18,13 +18,14 @@ from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.least_squares import Normals, ridge
 from reflow_lightning.calibration.matching import Collector
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage, in_type
+from reflow_lightning.layers.affine import AffineMap, Layer, Stage
 from reflow_lightning.layers.batchnorm import batchnorm_layers
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.order import forward_order
 from reflow_lightning.layers.weights import weight_names
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.snapshot import Snapshot
 

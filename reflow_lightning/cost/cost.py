@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from reflow_lightning.layers.weights import weight_names
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 
@@ -114,15 +115,10 @@ def _memory(value: Any) -> int | None:
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Without the fused kernels of attention and recurrent layers, which hide their matrix products."""
-    fused_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
-            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-                yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused_attention)
+    with eager(), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 def _layer(name: str, module: nn.Module, counts: Mapping[int | None, int]) -> LayerCost | None:

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-
-class Call(NamedTuple):
-    """One call of a module."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
-
-    def argument(self, position: int, name: str) -> Any:
-        """An argument that may be given by position or by name; ``None`` if it is not given."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
-
-
-def in_type(call: Call, dtype: torch.dtype) -> Call:
-    """The call with its floating-point tensors in a type, as autocast may have recorded them in others.
-
-    Example:
-        >>> in_type(Call((torch.ones(1),), {}, torch.ones(1).bfloat16()), torch.float32).output.dtype
-        torch.float32
-    """
-
-    def convert(values: Tensor) -> Tensor:
-        return values.to(dtype) if values.is_floating_point() else values
-
-    converted: Call = tree_map_only(Tensor, convert, call)
-    return converted
+from reflow_lightning.running.hooks import Call
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.layers.affine import AffineMap, Layer, Stage
 from reflow_lightning.layers.plain import NotSupportedError, as_in_torch, layer_of, plain, some
+from reflow_lightning.running.hooks import Call
 
 
 class AttentionLayer:

@@ -1,19 +1,16 @@
-"""Find the layers of a network that repairs can write, and watch their calls."""
+"""Find the layers of a network that repairs can write."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from reflow_lightning.layers import attention, recurrent  # noqa: F401  (they register their layers)
-from reflow_lightning.layers.affine import Call, Layer
+from reflow_lightning.layers.affine import Layer
 from reflow_lightning.layers.plain import NotSupportedError, layer_of
 from reflow_lightning.layers.weights import weight_names
 
@@ -75,34 +72,6 @@ def normalised(model: nn.Module) -> dict[str, str]:
         if isinstance(norm, _BatchNorm)
         and norm.num_features == getattr(module, "out_channels", getattr(module, "out_features", None))
     }
-
-
-Listener = Callable[[str, Call], Any]
-"""``(module name, call) -> None``, or what the module shall put out instead."""
-
-
-@contextmanager
-def watching(model: nn.Module, names: Iterable[str], listener: Listener) -> Iterator[None]:
-    """Call the listener after each call of the named modules. What it returns, unless ``None``, is put out instead.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2))
-        >>> with watching(model, ["0"], lambda name, call: call.output * 0):
-        ...     model(torch.ones(1, 2)).abs().tolist()
-        [[0.0, 0.0]]
-    """
-
-    def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
-        return lambda _, args, kwargs, output: listener(name, Call(args, kwargs, output))
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)  # it skips modules, or hands them nested tensors
-        for name in names:
-            handle = model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from reflow_lightning.layers.affine import Call
 from reflow_lightning.layers.batchnorm import batchnorm_layers
-from reflow_lightning.layers.find import watching
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
 
 

@@ -13,8 +13,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.layers.affine import AffineMap, Layer, Stage
 from reflow_lightning.running.errors import ReflowError
+from reflow_lightning.running.hooks import Call
 
 _PIECE = 1 << 22  # input values that are laid out at once: bounds the memory that unfolding takes
 

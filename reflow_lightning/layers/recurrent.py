@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
+from reflow_lightning.layers.affine import AffineMap, Layer, Stage
 from reflow_lightning.layers.plain import NotSupportedError, as_in_torch, layer_of, plain, some
+from reflow_lightning.running.hooks import Call
 
 
 def gates(kind: str, name: str, w: Tensor, u: Tensor, biases: tuple[Tensor, ...]) -> tuple[AffineMap, ...]:

@@ -1,15 +1,15 @@
-"""Forward hooks that hand every output of chosen layers to a listener."""
+"""Every output of chosen layers, handed to a listener."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 
 Listener = Callable[[str, Tensor], None]
@@ -87,26 +87,20 @@ def _normalises(after: nn.Module | None, module: nn.Module) -> bool:
 def listening(model: nn.Module, layers: Iterable[str], listener: Listener) -> Iterator[None]:
     """Call ``listener(name, output)`` after every call of the named layers; of several outputs the first tensor counts.
 
-    Modules compiled by `torch.compile` run eagerly meanwhile, since compiled code would not run the hooks.
-
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(2, 3))
         >>> with listening(model, ["0"], lambda name, output: print(name, tuple(output.shape))):
         ...     _ = model(torch.ones(5, 2))
         0 (5, 3)
     """
 
-    def hook(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hand_over(module: nn.Module, inputs: object, output: object) -> None:
-            while isinstance(output, (tuple, list)) and output:
-                output = output[0]
-            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
-                listener(name, output.detach())
+    def hand_over(name: str, call: Call) -> None:
+        output = call.output
+        while isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
+            listener(name, output.detach())
 
-        return hand_over
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for name in layers:
-            stack.callback(model.get_submodule(name).register_forward_hook(hook(name)).remove)
+    with watching(model, layers, hand_over):
         yield

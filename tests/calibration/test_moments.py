@@ -8,7 +8,8 @@ from torch import nn
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Moments
 from reflow_lightning.calibration.matching import LARGEST_GAIN, passes_needed
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.hooks import watching
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 

@@ -10,7 +10,8 @@ from torch import nn
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Reconstruct
 from reflow_lightning.calibration.reconstruct import calls_of
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.hooks import watching
 
 ONCE = [
     "mlp",

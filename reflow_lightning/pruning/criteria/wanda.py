@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from reflow_lightning.pruning.criteria.protocols import Estimated
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.isolation import only_training
 
 
@@ -48,7 +49,7 @@ class Wanda:
         """
         owners = _owners(model, weights)
         totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
-        with _listening(owners, lambda name, energy: totals.add({name: energy})), only_training(model, ()):
+        with _listening(model, owners, lambda name, energy: totals.add({name: energy})), only_training(model, ()):
             for batch in batches:
                 with torch.no_grad():
                     forward(model, batch)
@@ -56,19 +57,19 @@ class Wanda:
         return Estimated(self, {n: energy.sqrt_().mul_(exact(weights[n]).abs_()) for n, energy in energies.items()})
 
 
-def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Module, dict[str, str]]:
-    """The modules whose inputs the weights multiply, and the parameters' names by those within the module."""
+def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+    """By module whose inputs the weights multiply: the parameters' names by those within the module."""
     named = dict(model.named_parameters(remove_duplicate=False))
     names = {id(named[name]): name for name in weights}
-    owners: dict[nn.Module, dict[str, str]] = {}
-    for module in model.modules():
+    owners: dict[str, dict[str, str]] = {}
+    for path, module in model.named_modules():
         if input_energies(module) is None:
             continue
         within = dict(module.named_parameters(remove_duplicate=False))
         own = [*weight_names(module), *(["out_proj.weight"] if isinstance(module, nn.MultiheadAttention) else [])]
         found = {name: names[id(within[name])] for name in own if name in within and id(within[name]) in names}
         if found:
-            owners[module] = found
+            owners[path] = found
     known = {name for found in owners.values() for name in found.values()}
     if unknown := [name for name in weights if name not in known]:
         raise ValueError(
@@ -80,25 +81,21 @@ def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Module, 
 
 @contextmanager
 def _listening(
-    owners: Mapping[nn.Module, Mapping[str, str]], listener: Callable[[str, Tensor], None]
+    model: nn.Module, owners: Mapping[str, Mapping[str, str]], listener: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """Hand the sums of squares in every call of the modules to a listener, with the name of the parameter."""
 
-    def hand_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hand_over(path: str, call: Call) -> None:
+        module = model.get_submodule(path)
         energies = input_energies(module)
         assert energies is not None
         try:
-            for name, energy in energies(module, named_arguments(module, args, kwargs)):
-                if name in owners[module]:
-                    listener(owners[module][name], energy)
+            for name, energy in energies(module, named_arguments(module, call.args, call.kwargs)):
+                if name in owners[path]:
+                    listener(owners[path][name], energy)
         except ValueError as error:
-            name = next(iter(owners[module].values()))
+            name = next(iter(owners[path].values()))
             raise ValueError(f"Wanda can't see what '{name}' multiplies: {error}; leave it out with exclude") from error
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)  # nor does this
-        for module in owners:
-            stack.callback(module.register_forward_pre_hook(hand_over, with_kwargs=True).remove)
+    with watching_inputs(model, owners, hand_over):
         yield
