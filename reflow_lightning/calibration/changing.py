@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.enough import First
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import Layer
 from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, warn

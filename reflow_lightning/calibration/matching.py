@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from reflow_lightning.calibration.changing import not_reached
 from reflow_lightning.calibration.enough import read
-from reflow_lightning.layers.affine import Layer
 from reflow_lightning.layers.find import find_layers, first_tensor
+from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.least_squares import Normals, ridge
 from reflow_lightning.calibration.matching import Collector
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import AffineMap, Layer, Stage
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import forward_order
-from reflow_lightning.layers.weights import weight_names
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
@@ -58,6 +58,8 @@ class Reconstruct:
         True
     """
 
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class Reconstruct:
         """Repair the model."""
         known, skipped = find_layers(model)
         layers = {name: layer for name, layer in known.items() if layer.stages}
-        unsolved = [name for name in known.keys() - layers.keys() if weight_names(model.get_submodule(name))]
+        unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
         skipped |= dict.fromkeys(sorted(unsolved), "its inputs are not laid out")
         dense = check_reference(model, layers, reference, DONE)
         with changing(model, [*layers, *batchnorm_layers(model)], dense, DONE) as change:
@@ -109,7 +111,9 @@ def reconstruct(
         Names of the layers that were changed.
     """
     dense_layers = find_layers(reference).known
-    calls, followers = forward_order(model, layers, batches, forward)
+    order = forward_order(model, batches, forward)
+    calls = {name: times for name, times in order.calls.items() if name in layers}
+    followers = {name: norm for name, norm in order.followers.items() if norm in batchnorm_layers(model)}
     single = [name for name, layer in layers.items() if layer.dim is not None and len(layer.maps) == 1]
     norms = {name: followers[name] for name in single if name in followers}
     others = [layer for name, layer in batchnorm_layers(model).items() if name not in norms.values()]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.layers import layer_of
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.hooks import eager
@@ -123,7 +123,8 @@ def _plain_kernels() -> Iterator[None]:
 
 def _layer(name: str, module: nn.Module, counts: Mapping[int | None, int]) -> LayerCost | None:
     """The cost of a module's own weights, unless it has none that multiply."""
-    named = set(weight_names(module))
+    known = layer_of.known(module, name)
+    named = set() if known is None else {weight.name for weight in known.weights}
     weights = [p for own, p in module.named_parameters(recurse=False) if own in named or counts.get(_memory(p), 0)]
     if not weights:
         return None

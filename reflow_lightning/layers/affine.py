@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from reflow_lightning.running.hooks import Call
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,29 +90,3 @@ class Stage(NamedTuple):
 
     maps: tuple[int, ...]
     dense_inputs: bool = False
-
-
-class Layer(Protocol):
-    """A module with its affine maps, and how they are found in its calls."""
-
-    @property
-    def maps(self) -> tuple[AffineMap, ...]:
-        """In the order in which they act."""
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """In which order its maps are solved for; empty if their inputs are unknown."""
-
-    @property
-    def feeds_back(self) -> bool:
-        """Whether its outputs are inputs of its own, as in a recurrent layer."""
-
-    @property
-    def dim(self) -> int | None:
-        """Channel dimension of the module's output, if that is the y of the last map; ``None`` if it is not."""
-
-    def outputs(self, call: Call) -> list[Tensor]:
-        """The y of every map, with the channels in dimension 1."""
-
-    def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
-        """The x of a map in pieces of shape (groups, samples, inputs), the inputs of its weights side by side."""

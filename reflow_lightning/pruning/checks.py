@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.layers import input_dims
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation, least_kept, resolve_allocation
 from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion, flat_chunks
 from reflow_lightning.pruning.criteria.resolve import resolve_criterion
@@ -65,15 +66,22 @@ def check_model(
     check_arguments(sparsity, criterion, allocation, pattern, min_kept)
     reshard(model)
     selected = {name: p.detach() for name, p in select(model, include, exclude).items()}
+    dims = pattern_dims(model, selected)
     parts = {name: part_of(name, weight) for name, weight in selected.items()}
     with in_step(selected, "checking the weights"):
         for name, part in parts.items():
             _check_finite(name, part.values)
             if pattern is not None:
-                Pattern.parse(pattern).check(name, part.shape)
+                Pattern.parse(pattern).check(name, part.shape, dims[name])
     sizes = {name: weight.numel() for name, weight in selected.items()}
     least_kept(sum(sizes.values()), sizes, min_kept, kept_in_all(selected, sparsity))
     return selected
+
+
+def pattern_dims(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
+    """The dimension of each parameter along which an N:M pattern counts: its input channels, 1 where none is known."""
+    named, dims = dict(model.named_parameters(remove_duplicate=False)), input_dims(model)
+    return {name: dims.get(id(named[name]), 1) for name in names}
 
 
 def kept_in_all(selected: Mapping[str, Tensor], sparsity: float) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.allocation import Allocation, DataAllocation, allocate, least_kept
-from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all
+from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all, pattern_dims
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
 from reflow_lightning.pruning.estimate import estimated, estimated_allocation
 from reflow_lightning.pruning.masks import Masks
@@ -101,7 +101,8 @@ def choose(
         scores = {n: Scores(n, p.values, score, _pruned(n, p, previous), part=p) for n, p in parts.items()}
         if pattern is not None:
             parsed = Pattern.parse(pattern)
-            scores = {name: s.without(parsed.outside(s)) for name, s in scores.items()}
+            dims = pattern_dims(model, scores)
+            scores = {name: s.without(parsed.outside(s, dims[name])) for name, s in scores.items()}
         total = sum(weight.numel() for weight in selected.values())
         floors = least_kept(total, {name: s.most for name, s in scores.items()}, min_kept, keep)
         cuts = allocate(scores, keep, sharing, floors)

@@ -24,6 +24,11 @@ class Call(NamedTuple):
     kwargs: Mapping[str, Any]
     output: Any = None
 
+    @property
+    def first(self) -> Any:
+        """The first argument, by whatever name a subclass calls it."""
+        return self.args[0] if self.args else next(iter(self.kwargs.values()))
+
     def argument(self, position: int, name: str) -> Any:
         """An argument that may be given by position or by name; ``None`` if it is not given."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name)

@@ -145,7 +145,7 @@ def test_inputs_that_are_laid_out_in_pieces_meet_their_own_outputs(monkeypatch):
     model, dense, batches = make("convolutions", 1)
     other = copy.deepcopy(model)
     Reconstruct()(model, batches, plain, dense)
-    monkeypatch.setattr("reflow_lightning.layers.plain._PIECE", 5000)
+    monkeypatch.setattr("reflow_lightning.layers.convolution._PIECE", 5000)
     Reconstruct()(other, batches, plain, dense)
     for parameter, value in model.named_parameters():
         torch.testing.assert_close(other.get_parameter(parameter), value, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from reflow_lightning.experiments.models.fastgrnn import FastGRNN
-from reflow_lightning.layers.find import find_layers, first_tensor, normalised
+from reflow_lightning.layers.find import find_layers, first_tensor
 
 
 def test_layers_are_found_by_name_in_the_order_of_the_modules():
@@ -70,13 +70,6 @@ def test_weights_that_are_computed_are_left_alone_with_the_reason():
 
 def test_frozen_layers_are_layers_too():
     assert list(find_layers(nn.Linear(3, 2).requires_grad_(False)).known) == [""]
-
-
-def test_layers_that_a_batchnorm_follows():
-    model = nn.Sequential(
-        nn.Conv1d(2, 4, 1), nn.BatchNorm1d(4), nn.Conv1d(4, 5, 1), nn.BatchNorm1d(4), nn.Linear(3, 4), nn.LayerNorm(4)
-    )
-    assert normalised(model) == {"0": "1"}
 
 
 def test_the_first_tensor_of_an_output():

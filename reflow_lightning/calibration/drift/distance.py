@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.drift.observing import Observation, merged
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.norms import batchnorm_layers
 
 THRESHOLD = 0.12
 """Distance from which a layer has drifted.
