@@ -34,7 +34,7 @@ def import_extensions(names: Iterable[str]) -> None:
             if error.name != name.partition(".")[0] and error.name != name:
                 raise  # something that the module itself imports
             raise ValueError(
-                f"extensions=['{name}']: there is no such module; install it, set PYTHONPATH, or give the path of a file"
+                f"extensions=['{name}']: there is no such module; install it, set PYTHONPATH, or name a file"
             ) from error
 
 
