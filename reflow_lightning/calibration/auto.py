@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.enough import as_many
@@ -18,6 +17,7 @@ from reflow_lightning.layers.affine import Layer
 from reflow_lightning.layers.batchnorm import batchnorm_layers
 from reflow_lightning.layers.find import find_layers, normalised
 from reflow_lightning.layers.order import forward_order
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import sharded_modules
@@ -35,7 +35,7 @@ def without_batchnorm(model: nn.Module) -> dict[str, Layer]:
     return {
         name: layer
         for name, layer in find_layers(model).known.items()
-        if name not in followed and not isinstance(model.get_submodule(name), _BatchNorm)
+        if name not in followed and not isinstance(model.get_submodule(name), BatchNorm)
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from reflow_lightning.running.compat.torch import BatchNorm
 
 
-def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+def batchnorm_layers(model: nn.Module) -> dict[str, BatchNorm]:
     """BatchNorm layers that hold running statistics, by module name.
 
     Example:
@@ -16,5 +17,5 @@ def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        if isinstance(module, BatchNorm) and module.running_mean is not None
     }

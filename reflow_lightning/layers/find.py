@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from reflow_lightning.layers import attention, recurrent  # noqa: F401  (they register their layers)
 from reflow_lightning.layers.affine import Layer
 from reflow_lightning.layers.plain import NotSupportedError, layer_of
 from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.running.compat.torch import BatchNorm, RunningNorm, own_parameters
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_NORMS = (RunningNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class Layers(NamedTuple):
@@ -33,12 +33,12 @@ def find_layers(model: nn.Module) -> Layers:
         >>> list(found.known), found.skipped
         (['0'], {'1': 'its weight is no plain parameter'})
     """
-    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    holders = Counter(id(p) for module in model.modules() for p in own_parameters(module).values())
     known: dict[str, Layer] = {}
     skipped: dict[str, str] = {}
     claimed: set[int] = set()  # attention writes the projection that is a module of its own
     for name, module in model.named_modules():
-        own = [p for p in module._parameters.values() if p is not None]
+        own = list(own_parameters(module).values())
         if own and all(id(p) in claimed for p in own):
             continue
         try:
@@ -69,7 +69,7 @@ def normalised(model: nn.Module) -> dict[str, str]:
     return {
         name: after
         for (name, module), (after, norm) in pairwise(layers)
-        if isinstance(norm, _BatchNorm)
+        if isinstance(norm, BatchNorm)
         and norm.num_features == getattr(module, "out_channels", getattr(module, "out_features", None))
     }
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from reflow_lightning.running.compat.torch import Convolution, TransposedConvolution, padding_sides
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.isolation import isolated_rng
 
@@ -24,12 +24,12 @@ def _linear(module: nn.Linear, args: Mapping[str, Any]) -> Energies:
     yield "weight", _last(_first(args))
 
 
-def _convolution(module: _ConvNd, args: Mapping[str, Any]) -> Energies:
+def _convolution(module: Convolution, args: Mapping[str, Any]) -> Energies:
     """Every position under the kernel, with any stride, padding, dilation and groups."""
     rank = len(module.kernel_size)
     values = _first(args)
     squares = exact(values).square().reshape(-1, *values.shape[-1 - rank :]).sum(0)  # (C, ...)
-    sides = module._reversed_padding_repeated_twice  # whatever padding was asked for, even "same"
+    sides = padding_sides(module)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = functional.pad(squares[None], sides, mode)[0] if any(sides) else squares
     for axis, (kernel, stride, dilation) in enumerate(
@@ -41,7 +41,7 @@ def _convolution(module: _ConvNd, args: Mapping[str, Any]) -> Energies:
     yield "weight", by_group.repeat_interleave(module.out_channels // module.groups, 0)
 
 
-def _transposed_convolution(module: _ConvTransposeNd, args: Mapping[str, Any]) -> Energies:
+def _transposed_convolution(module: TransposedConvolution, args: Mapping[str, Any]) -> Energies:
     """Every position of a channel, also where padding cuts off what a kernel element makes of it."""
     rank = len(module.kernel_size)
     values = _first(args)
@@ -135,8 +135,8 @@ class _Unhooked(nn.Module):
 
 _KINDS: tuple[tuple[type[nn.Module], Callable[[Any, Mapping[str, Any]], Energies]], ...] = (
     (nn.Linear, _linear),
-    (_ConvTransposeNd, _transposed_convolution),
-    (_ConvNd, _convolution),
+    (TransposedConvolution, _transposed_convolution),
+    (Convolution, _convolution),
     (nn.MultiheadAttention, _attention),
 )
 _RECURRENT: dict[type[nn.Module], Callable[[Any, Mapping[str, Any]], Energies]] = {  # other cells have other equations

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.running.compat.torch import times_written
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
@@ -71,7 +72,7 @@ def forward_order(model: nn.Module, layers: Iterable[str], batches: Iterable[Any
 
 def _version(output: Any) -> int | None:
     """How often a tensor was changed in place; ``None`` if that is not known."""
-    return output._version if isinstance(output, Tensor) and not output.is_inference() else None
+    return times_written(output) if isinstance(output, Tensor) else None
 
 
 def _same(given: Any, output: Any, version: int | None) -> bool:

@@ -10,10 +10,16 @@ from types import NoneType
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reflow_lightning.layers.affine import AffineMap, Layer, Stage
+from reflow_lightning.running.compat.torch import (
+    CONVOLVE,
+    Convolution,
+    RunningNorm,
+    TransposedConvolution,
+    own_parameters,
+    padding_sides,
+)
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.hooks import Call
 
@@ -66,7 +72,7 @@ class ConvLayer:
     stages: tuple[Stage, ...] = (Stage((0,)),)
     feeds_back = False
 
-    def __init__(self, module: _ConvNd, name: str) -> None:
+    def __init__(self, module: Convolution, name: str) -> None:
         self.module = module
         self.rank = len(module.kernel_size)
         self.dim = -1 - self.rank
@@ -86,7 +92,7 @@ class ConvLayer:
             yield patches(piece, module)
 
 
-def patches(values: Tensor, conv: _ConvNd) -> Tensor:
+def patches(values: Tensor, conv: Convolution) -> Tensor:
     """The patches that a convolution multiplies with its kernel.
 
     Args:
@@ -104,7 +110,7 @@ def patches(values: Tensor, conv: _ConvNd) -> Tensor:
         True
     """
     rank = len(conv.kernel_size)
-    sides = conv._reversed_padding_repeated_twice  # whatever padding was asked for, even "same"
+    sides = padding_sides(conv)
     if any(sides):
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         values = functional.pad(values, sides, mode)
@@ -124,7 +130,7 @@ class TransposedConvLayer:
     stages: tuple[Stage, ...] = ()
     feeds_back = False
 
-    def __init__(self, module: _ConvTransposeNd, name: str) -> None:
+    def __init__(self, module: TransposedConvolution, name: str) -> None:
         if module.groups > 1:
             raise NotSupportedError("a transposed convolution with groups")
         self.rank = len(module.kernel_size)
@@ -171,18 +177,18 @@ def _(module: nn.Linear, name: str) -> Layer:
     return LinearLayer(module, name)
 
 
-@layer_of.register(_ConvNd)
-def _(module: _ConvNd, name: str) -> Layer:
+@layer_of.register(Convolution)
+def _(module: Convolution, name: str) -> Layer:
     as_in_torch(module)
-    if isinstance(module, _ConvTransposeNd):
+    if isinstance(module, TransposedConvolution):
         return TransposedConvLayer(module, name)
-    as_in_torch(module, "_conv_forward")
+    as_in_torch(module, CONVOLVE)
     return ConvLayer(module, name)
 
 
-@layer_of.register(_NormBase)
+@layer_of.register(RunningNorm)
 @layer_of.register(nn.GroupNorm)
-def _(module: _NormBase | nn.GroupNorm, name: str) -> Layer | None:
+def _(module: RunningNorm | nn.GroupNorm, name: str) -> Layer | None:
     return None if module.weight is None else NormLayer(module, name, dim=1)
 
 
@@ -201,7 +207,7 @@ def plain(module: nn.Module, name: str) -> Tensor:
     Raises:
         NotSupportedError: If it computes it from others, or has none that can be written.
     """
-    parameter = module._parameters.get(name)
+    parameter = own_parameters(module).get(name)
     if parameter is None:
         raise NotSupportedError(f"its {name} is no plain parameter")
     if not parameter.is_floating_point() or nn.parameter.is_lazy(parameter) or parameter.is_meta:

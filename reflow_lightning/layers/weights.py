@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from reflow_lightning.running.compat.torch import recurrent_weights
+
 _CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
@@ -27,7 +29,7 @@ def weight_names(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
         return ("weight",)
     if isinstance(module, nn.RNNBase):
-        return tuple(name for name in module._flat_weights_names if name.startswith("weight_"))
+        return tuple(name for name in recurrent_weights(module) if name.startswith("weight_"))
     if isinstance(module, nn.RNNCellBase):
         return ("weight_ih", "weight_hh")
     if isinstance(module, nn.MultiheadAttention):  # its projections are Linear maps kept as bare parameters

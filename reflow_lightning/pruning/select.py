@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from reflow_lightning.layers.weights import weight_names
 from reflow_lightning.pruning.storage import check_storage
 from reflow_lightning.pruning.unprunable import listed, sources, unprunable_weights
+from reflow_lightning.running.compat.torch import COMPILED, own_parameters
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 from reflow_lightning.running.processes import warn
 
@@ -18,7 +19,7 @@ def _aliases(model: nn.Module) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-        if (plain := name.replace("_orig_mod.", "")) != name:  # what torch.compile puts before the names
+        if (plain := name.replace(f"{COMPILED}.", "")) != name:  # what torch.compile puts before the names
             names[id(parameter)].append(plain)
     return names
 
@@ -27,8 +28,8 @@ def _prunable(model: nn.Module) -> set[int]:
     prunable: set[int] = set()
     embeddings: set[int] = set()
     for module in model.modules():
-        parameters = module._parameters
-        prunable.update(id(parameters[name]) for name in weight_names(module) if parameters.get(name) is not None)
+        parameters = own_parameters(module)
+        prunable.update(id(parameters[name]) for name in weight_names(module) if name in parameters)
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             embeddings.add(id(module.weight))
     return prunable - embeddings  # a decoder that is tied to an embedding is an embedding

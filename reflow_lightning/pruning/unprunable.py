@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.running.compat.torch import computed_by, own_parameters, pre_hooks
 
 _REMEDY = (
     "make it a parameter first, with remove_parametrizations of torch.nn.utils.parametrize, or with prune.remove, "
@@ -34,7 +35,7 @@ def unprunable_weights(model: nn.Module, candidates: Mapping[str, Tensor]) -> di
     }
     for prefix, module in model.named_modules():
         for weight in weight_names(module):
-            if module._parameters.get(weight) is None and (kinds := _computed_by(module, weight)):
+            if weight not in own_parameters(module) and (kinds := _computed_by(module, weight)):
                 name = f"{prefix}.{weight}" if prefix else weight
                 reasons[name] = f"is computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
     return reasons
@@ -68,9 +69,4 @@ def _computed_by(module: nn.Module, weight: str) -> list[str]:
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         return [type(kind).__name__ for kind in parametrizations[weight].children()]
-    hooks = module._forward_pre_hooks.values()
-    return [
-        type(hook).__name__
-        for hook in hooks
-        if weight in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
-    ]
+    return [type(hook).__name__ for hook in pre_hooks(module) if computed_by(hook) == weight]

@@ -6,21 +6,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.conv import _ConvNd
 
+from reflow_lightning.running.compat.torch import BatchNorm, Convolution, RunningNorm
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 
 Listener = Callable[[str, Tensor], None]
 """``(layer name, output) -> None``."""
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_NORMS = (RunningNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
 def _is_weighted(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention))
+    return isinstance(module, (nn.Linear, Convolution, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention))
 
 
 def channel_dim(layer: nn.Module) -> int:
@@ -71,7 +70,7 @@ def signal_layers(model: nn.Module, patterns: Patterns | None = None) -> list[st
     names = [
         name
         for (name, module), after in zip(layers, [*(module for _, module in layers[1:]), None], strict=False)
-        if isinstance(module, _BatchNorm) or (_is_weighted(module) and not _normalises(after, module))
+        if isinstance(module, BatchNorm) or (_is_weighted(module) and not _normalises(after, module))
     ]
     if not names:
         raise ValueError(f"{type(model).__name__} has no layer to measure: name modules with layers=('...',)")
@@ -80,7 +79,7 @@ def signal_layers(model: nn.Module, patterns: Patterns | None = None) -> list[st
 
 def _normalises(after: nn.Module | None, module: nn.Module) -> bool:
     channels = getattr(module, "out_channels", getattr(module, "out_features", None))
-    return isinstance(after, _BatchNorm) and after.num_features == channels
+    return isinstance(after, BatchNorm) and after.num_features == channels
 
 
 @contextmanager

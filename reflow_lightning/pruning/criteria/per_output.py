@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
 from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.running.compat.torch import TransposedConvolution
 from reflow_lightning.running.forward import Forward
 
 
@@ -47,7 +47,7 @@ class PerOutput:
         if isinstance(criterion, DataCriterion):
             criterion = criterion.estimate(model, weights, batches, forward)
         named = dict(model.named_parameters(remove_duplicate=False))
-        transposed = {id(m.weight): m.groups for m in model.modules() if isinstance(m, _ConvTransposeNd)}
+        transposed = {id(m.weight): m.groups for m in model.modules() if isinstance(m, TransposedConvolution)}
         groups = {name: transposed[id(named[name])] for name in weights if id(named[name]) in transposed}
         return Places(criterion, groups)
 
