@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.enough import as_many
@@ -26,6 +25,7 @@ from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import Order, OrderWatch
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.sharding import sharded_modules
 
@@ -45,7 +45,7 @@ def without_batchnorm(model: nn.Module, order: Order) -> dict[str, Layer]:
     return {
         name: layer
         for name, layer in find_layers(model).known.items()
-        if name not in order.handed_on and not isinstance(layer.module, _BatchNorm)
+        if name not in order.handed_on and not isinstance(layer.module, BatchNorm)
     }
 
 

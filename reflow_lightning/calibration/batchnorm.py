@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.enough import read
 from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching_inputs
@@ -35,7 +35,7 @@ def not_calibrated(model: nn.Module) -> dict[str, str]:
     """
     reasons = {}
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             if module.running_mean is None:
                 reasons[name] = "it keeps no running statistics (track_running_stats=False)"
         elif isinstance(getattr(module, "running_mean", None), Tensor):
@@ -116,13 +116,13 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
 
 
 @contextmanager
-def alone(layer: _BatchNorm) -> Iterator[None]:
+def alone(layer: BatchNorm) -> Iterator[None]:
     """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
     if not isinstance(layer, nn.SyncBatchNorm):
         yield
         return
     before = vars(layer).pop("forward", None)
-    vars(layer)["forward"] = partial(_BatchNorm.forward, layer)
+    vars(layer)["forward"] = partial(BatchNorm.forward, layer)
     try:
         yield
     finally:

@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.calibration.batchnorm import alone
 from reflow_lightning.calibration.changing import changing, check_reference, not_reached
@@ -23,6 +21,7 @@ from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import forward_order
+from reflow_lightning.running.compat.torch import BatchNorm, tree_map_only
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
@@ -149,7 +148,7 @@ def reconstruct(
 
 
 @contextmanager
-def by_batch(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+def by_batch(layers: Iterable[BatchNorm]) -> Iterator[None]:
     """Have BatchNorm layers normalise by the batch at hand, and forget it."""
     with ExitStack() as stack:
         for layer in layers:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from reflow_lightning.layers import layer_of
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.compat.torch import TorchDispatchMode, operator_of
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
@@ -101,7 +101,7 @@ class _CountByWeight(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = flop_registry.get(operator_of(func))
         weight = next((m for m in map(_memory, args) if m in self.counts), None) if formula else None
         if formula is not None and weight is not None:
             self.counts[weight] += formula(*args, **(kwargs or {}), out_val=out) // 2

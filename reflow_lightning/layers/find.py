@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from reflow_lightning.layers.layer import Layer, NotSupportedError, Weight
 from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.compat.torch import may_hold, own_parameters
 
 
 class Layers(NamedTuple):
@@ -32,12 +33,12 @@ def find_layers(model: nn.Module) -> Layers:
         >>> list(found.known), found.skipped
         (['0'], {'1': 'its weight is no plain parameter'})
     """
-    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    holders = Counter(id(p) for module in model.modules() for p in own_parameters(module).values())
     known: dict[str, Layer] = {}
     skipped: dict[str, str] = {}
     claimed: set[int] = set()  # attention writes the projection that is a module of its own
     for name, module in model.named_modules():
-        own = [p for p in module._parameters.values() if p is not None]
+        own = list(own_parameters(module).values())
         if own and all(id(p) in claimed for p in own):
             continue
         try:
@@ -109,7 +110,7 @@ def prunable_weights(model: nn.Module) -> dict[str, Owned]:
                     f"{type(layer).__name__} says: mend that class, or register another with layer_of"
                 )
             full = f"{prefix}.{weight.name}" if prefix else weight.name
-            found.setdefault(full, Owned(layer, weight, holder, holder._parameters.get(name)))
+            found.setdefault(full, Owned(layer, weight, holder, own_parameters(holder).get(name)))
     return found
 
 
@@ -147,8 +148,8 @@ def unknown_matrices(model: nn.Module) -> dict[str, str]:
         f"{prefix}.{name}" if prefix else name: type(module).__name__
         for prefix, module in model.named_modules()
         if not isinstance(module, (parametrize.ParametrizationList, nn.ParameterList, nn.ParameterDict))
-        for name, parameter in module._parameters.items()
-        if parameter is not None and id(parameter) not in known and _is_matrix(name, parameter)
+        for name, parameter in own_parameters(module).items()
+        if id(parameter) not in known and _is_matrix(name, parameter)
     }
 
 
@@ -168,7 +169,7 @@ def _is_matrix(name: str, parameter: Tensor) -> bool:
 
 def _has(module: nn.Module, name: str) -> bool:
     """Whether a module has an attribute; one that is parametrized is not computed for that."""
-    return name in module._parameters or name in vars(module) or parametrize.is_parametrized(module, name)
+    return may_hold(module, name) or name in vars(module) or parametrize.is_parametrized(module, name)
 
 
 def _submodule(layer: Layer, name: str) -> nn.Module | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from reflow_lightning.layers import known_layers, prunable_weights
 from reflow_lightning.pruning.storage import check_storage
 from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, listed, sources, unknown_weights, unprunable_weights
+from reflow_lightning.running.compat.torch import COMPILED
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 from reflow_lightning.running.processes import warn
 
@@ -18,7 +19,7 @@ def _aliases(model: nn.Module) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-        if (plain := name.replace("_orig_mod.", "")) != name:  # what torch.compile puts before the names
+        if (plain := name.replace(f"{COMPILED}.", "")) != name:  # what torch.compile puts before the names
             names[id(parameter)].append(plain)
     return names
 

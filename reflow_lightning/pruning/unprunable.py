@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from reflow_lightning.layers import prunable_weights, unknown_matrices
+from reflow_lightning.running.compat.torch import computed_by, pre_hooks
 
 _REMEDY = (
     "make it a parameter first, with remove_parametrizations of torch.nn.utils.parametrize, or with prune.remove, "
@@ -75,9 +76,4 @@ def _computed_by(module: nn.Module, weight: str) -> list[str]:
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         return [type(kind).__name__ for kind in parametrizations[weight].children()]
-    hooks = module._forward_pre_hooks.values()
-    return [
-        type(hook).__name__
-        for hook in hooks
-        if weight in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
-    ]
+    return [type(hook).__name__ for hook in pre_hooks(module) if computed_by(hook) == weight]

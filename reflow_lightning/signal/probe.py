@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.layers import Order, known_layers, layer_of
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 
@@ -63,7 +63,7 @@ def signal_layers(model: nn.Module, order: Order, patterns: Patterns | None = No
     names = [
         name
         for name, layer in known_layers(model)
-        if isinstance(layer.module, _BatchNorm) or (layer.weights and name not in order.handed_on)
+        if isinstance(layer.module, BatchNorm) or (layer.weights and name not in order.handed_on)
     ]
     if not names:
         raise ValueError(f"{type(model).__name__} has no layer to measure: name modules with layers=('...',)")
