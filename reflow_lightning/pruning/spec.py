@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from reflow_lightning.pruning.allocation import Allocation, DataAllocation, resolve_allocation
+from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.registry import resolve_allocation
 from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.running.names import Patterns, as_patterns, nearest
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers.inputs import input_energies, named_arguments
 from reflow_lightning.layers.weights import weight_names
-from reflow_lightning.pruning.criteria.protocols import Estimated
+from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
@@ -102,3 +103,6 @@ def _listening(
         for module in owners:
             stack.callback(module.register_forward_pre_hook(hand_over, with_kwargs=True).remove)
         yield
+
+
+register_criterion("wanda", Wanda())
