@@ -156,7 +156,7 @@ class Reflow(Pruner, pl.Callback):
     def _check(self, module: nn.Module) -> None:
         reshard(module)
         with together("checking the model"):
-            check_model(module, self.sparsity, **self._how)
+            check_model(module, self.sparsity, self._spec)
             check_repair(module, self.repair)
         self._checked = True
 

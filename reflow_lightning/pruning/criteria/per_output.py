@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers import prunable_weights
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.running.forward import Forward
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.layers import Call, Layer, NotSupportedError, prunable_weights
-from reflow_lightning.pruning.criteria.protocols import Estimated
+from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
@@ -85,3 +86,6 @@ def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, tuple[
             "criterion with gradients, such as 'fisher'"
         )
     return owners
+
+
+register_criterion("wanda", Wanda())

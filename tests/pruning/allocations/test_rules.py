@@ -9,7 +9,8 @@ from torch import nn
 
 from reflow_lightning import prune
 from reflow_lightning.pruning import Magnitude, Scores, make_masks, select
-from reflow_lightning.pruning.layerwise import Lamp, apportion, erk, lamp, uniform
+from reflow_lightning.pruning.allocations import Lamp, erk, lamp, uniform
+from reflow_lightning.pruning.allocations.apportion import apportion
 
 SHAPES = st.lists(
     st.one_of(
