@@ -105,7 +105,7 @@ class RectifierStates:
         key = (call.layer, call.kind, channels := call.values.shape[call.dim])
         if key not in self.states:
             self.states[key] = self._empty(key, channels)
-        self.states[key].update(neuron_states(call.values, call.dim, call.ceiling))
+        self.states[key].update(neuron_states(call.values, call.dim, ceiling=call.ceiling))
 
     def _empty(self, key: tuple[str, str, int], channels: int) -> NeuronStates:
         return NeuronStates(channels).to(self._device)

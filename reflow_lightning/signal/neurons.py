@@ -73,7 +73,7 @@ def merge_position_signs(difference: Tensor, total: Tensor) -> Tensor:
     return sums.to(exact_device(sums)).double().sum(1) / 2
 
 
-def neuron_states(values: Tensor, dim: int = 1, ceiling: float = math.inf) -> Tensor:
+def neuron_states(values: Tensor, dim: int = 1, *, ceiling: float = math.inf) -> Tensor:
     """Number of values of each neuron in each state of `NeuronCounts`.
 
     A neuron is a channel: its values are those of all samples and positions, or tokens. Of one that is NaN somewhere
