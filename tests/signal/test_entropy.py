@@ -43,6 +43,13 @@ def test_rows_are_those_of_all_data_in_eval_mode():
     assert first.always_off == 0
 
 
+def test_a_layer_may_have_a_single_neuron():
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    (row,) = rows(biased(0.5), x)
+    assert (row.neurons, row.entropy, row.saturated) == (1, 1, 0)
+    assert measure_signal(biased(0.5), [x]).rectifiers == (row,)
+
+
 def test_what_a_neuron_does_is_told_apart():
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     (row,) = rows(biased(100.0, -100.0, 0.0, 0.0), x)

@@ -1,0 +1,53 @@
+"""What processes do together with statistics, and with metrics made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from reflow_lightning.callbacks.metrics import as_metric
+from reflow_lightning.signal import CenteredCosine, ClassShare, LinearCKA, Moments, Signs, Statistic
+from reflow_lightning.signal.neurons import signs
+
+PARTS = [torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+LABELS = [torch.arange(5) % (2 + i) for i in range(4)]  # each part has a class of its own
+
+Taken = tuple[torch.Tensor, ...]
+TAKEN: dict[type[Statistic[Any]], list[Taken]] = {
+    Moments: [(part,) for part in PARTS],
+    Signs: [(signs(part),) for part in PARTS],
+    CenteredCosine: [(part, part.exp()) for part in PARTS],
+    LinearCKA: [(part, part.exp()) for part in PARTS],
+    ClassShare: list(zip(PARTS, LABELS, strict=True)),
+}
+
+
+def _plain(found: Any) -> list[torch.Tensor]:
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def _with_parts(here: slice) -> dict[str, list[torch.Tensor]]:
+    found = {}
+    for kind, taken in TAKEN.items():
+        statistic, metric = kind(3), as_metric(kind(3))
+        for part in taken[here]:
+            statistic.update(*part)
+            metric.update(*part)
+        found[kind.__name__] = _plain(statistic.compute())
+        found[f"{kind.__name__} alone"] = _plain(statistic.value())
+        found[f"metric of {kind.__name__}"] = _plain(metric.compute())
+    return found
+
+
+def statistics_of_some_each(_: Path) -> dict[str, list[torch.Tensor]]:
+    return _with_parts(slice(dist.get_rank(), None, dist.get_world_size()))
+
+
+def statistics_of_all_on_the_last(_: Path) -> dict[str, list[torch.Tensor]]:
+    return _with_parts(slice(None) if dist.get_rank() == dist.get_world_size() - 1 else slice(0))
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (statistics_of_some_each, statistics_of_all_on_the_last)}
