@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from repair_zoo import bits, make
+from scenarios.thinned import bits, make
 from torch import Tensor, nn
 
 from reflow_lightning import calibrate

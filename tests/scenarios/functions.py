@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import Reflow, calibrate, measure_signal, prune
 from reflow_lightning.calibration import BatchNormStatistics

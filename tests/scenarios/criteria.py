@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gradient_models import make, split
+from scenarios.gradients import make, split
 from torch import nn
 
 from reflow_lightning.pruning import prune
@@ -17,7 +17,7 @@ SIZES = (3, 3, 3, 1, 1, 1)
 
 
 def parts() -> tuple[nn.Module, list[Any]]:
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     return model, split(batch, SIZES)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 from helpers import loader, trainer
-from resuming import Deterministic, Save
+from scenarios.resuming import Deterministic, Save
 
 from reflow_lightning import Iterative, Reflow
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scenarios import BATCHES, mine, network
+from scenarios.functions import BATCHES, mine, network
 from torch import nn
 
 from reflow_lightning import prune

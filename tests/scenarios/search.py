@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from helpers import selected_size, zeros
-from scenarios import BATCHES, mine, network
+from scenarios.functions import BATCHES, mine, network
 from torch import nn
 
 from reflow_lightning import find_sparsity
