@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scenarios.functions import BATCHES, mine
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -18,6 +17,8 @@ from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.pruning import Magnitude
 from reflow_lightning.pruning.keeping import ZeroKeeper
 from reflow_lightning.running.sharding import reshard
+from scenarios.functions import BATCHES
+from scenarios.processes import error_of, mine, named, values
 
 CASES: dict[str, dict[str, Any]] = {
     "global": {"sparsity": 0.7},
@@ -54,13 +55,6 @@ def spread(model: nn.Module) -> Any:
     return model
 
 
-def whole(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
-        for name, value in model.state_dict().items()
-    }
-
-
 class BytesSent(TorchDispatchMode):
     """Counts the bytes that this process hands over to collectives, whatever calls them."""
 
@@ -90,7 +84,7 @@ def masks_of_every_kind(_: Path) -> dict[str, Any]:
                 "further": further.state_dict(),
                 "sparsity": masks.sparsity,
                 "sparsities": masks.sparsities,
-                "state": whole(model),
+                "state": values(model),
             }
     return found
 
@@ -113,17 +107,17 @@ def statistics_and_signal(_: Path) -> dict[str, Any]:
     model, dense = spread(plain()), spread(plain())
     prune(model, 0.5)
     batches = mine(BATCHES)[: dist.get_rank() + 1]  # other numbers on each process
-    before = whole(model)
+    before = values(model)
     result = calibrate(model, batches, max_batches=len(batches))
-    after = whole(model)
+    after = values(model)
     signal = measure_signal(model, batches, reference=dense, max_batches=len(batches)).to_dict()
     result.undo()
-    return {"before": before, "after": after, "undone": whole(model), "signal": signal}
+    return {"before": before, "after": after, "undone": values(model), "signal": signal}
 
 
 def a_batch_that_breaks_sharded(_: Path) -> dict[str, Any]:
     model = spread(plain())
-    before = whole(model)
+    before = values(model)
     handle = model[3].register_forward_hook(lambda *_: 1 / 0 if dist.get_rank() == 1 else None)
     try:
         calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))
@@ -131,7 +125,7 @@ def a_batch_that_breaks_sharded(_: Path) -> dict[str, Any]:
     except Exception as error:
         raised = type(error).__name__
     handle.remove()
-    after = whole(model)
+    after = values(model)
     calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))  # it still works
     return {"raised": raised, "before": before, "after": after}
 
@@ -151,7 +145,7 @@ def training_keeps_zeros(folder: Path) -> dict[str, Any]:
     keeper.forget_moments(optimizer)
     masks.save(folder / f"masks_of_{dist.get_world_size()}.pt")
     moments = [s["exp_avg"].full_tensor() for s in (optimizer.state[p] for p in masks.parameters(model))]
-    return {"masks": masks.state_dict(), "state": whole(model), "moments": moments}
+    return {"masks": masks.state_dict(), "state": values(model), "moments": moments}
 
 
 def masks_of_other_numbers_of_processes(folder: Path) -> dict[str, Any]:
@@ -160,7 +154,7 @@ def masks_of_other_numbers_of_processes(folder: Path) -> dict[str, Any]:
     masks.apply(model)
     held = masks.spread_over(model)
     return {
-        "state": whole(model),
+        "state": values(model),
         "masks": held.state_dict(),
         "local": [mask.to_local().shape[0] for mask in held.values()],
     }
@@ -172,12 +166,12 @@ def what_is_refused(_: Path) -> list[str]:
     texts = []
     model = spread(plain())
     for options in ({"allocation": "lamp"}, {"criterion": lambda name, weight: weight.abs()}):
-        before = whole(model)
+        before = values(model)
         try:
             prune(model, 0.5, **options)
         except ValueError as error:
             texts.append(str(error))
-        assert all(torch.equal(before[name], value) for name, value in whole(model).items())
+        assert all(torch.equal(before[name], value) for name, value in values(model).items())
     model = plain()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model[3].weight = nn.Parameter(distribute_tensor(model[3].weight.data, mesh, [Shard(1)]))
@@ -192,11 +186,7 @@ def a_weight_that_is_not_finite_on_one(_: Path) -> str:
     model = spread(plain())
     if dist.get_rank() == 0:
         model[3].weight.to_local().data[0, 0, 0, 0] = float("nan")
-    try:
-        prune(model, 0.5)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
+    return error_of(prune, model, 0.5)
 
 
 def after_an_evaluation(_: Path) -> dict[str, Any]:
@@ -209,7 +199,7 @@ def after_an_evaluation(_: Path) -> dict[str, Any]:
         model(BATCHES[0])
     masks.apply(model)
     reshard(model)
-    return {"masks": masks.state_dict(), "state": whole(model)}
+    return {"masks": masks.state_dict(), "state": values(model)}
 
 
 class Fails(Magnitude):
@@ -231,18 +221,15 @@ def a_criterion_that_breaks(_: Path) -> list[str]:
     return texts
 
 
-SHARDED = {
-    scenario.__name__: scenario
-    for scenario in (
-        masks_of_every_kind,
-        bytes_sent,
-        statistics_and_signal,
-        a_batch_that_breaks_sharded,
-        training_keeps_zeros,
-        masks_of_other_numbers_of_processes,
-        what_is_refused,
-        a_weight_that_is_not_finite_on_one,
-        after_an_evaluation,
-        a_criterion_that_breaks,
-    )
-}
+SHARDED = named(
+    masks_of_every_kind,
+    bytes_sent,
+    statistics_and_signal,
+    a_batch_that_breaks_sharded,
+    training_keeps_zeros,
+    masks_of_other_numbers_of_processes,
+    what_is_refused,
+    a_weight_that_is_not_finite_on_one,
+    after_an_evaluation,
+    a_criterion_that_breaks,
+)
