@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-_IMPORTED = ["reflow_lightning.experiments.app"]
+from scenarios.processes import IMPORTED
+
 _SECONDS = 300
 
 
@@ -56,7 +57,7 @@ def _text(text: str) -> None:
 
 def _run(main: Callable[..., None], given: Sequence[str], folder: Path, before: Callable[[], object] | None) -> Done:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
+    context.set_forkserver_preload(IMPORTED)
     with TemporaryDirectory() as outputs:
         process = context.Process(target=_begin, args=(main, given, folder, _environment(), Path(outputs), before))
         process.start()

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from zoo.convolutional import uneven
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.pruning import Magnitude
@@ -31,21 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def plain(dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Convolutions of 5, 8 and 3 rows, which 2 or 3 processes can't share out evenly."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 5, 3, padding=1),
-        nn.BatchNorm2d(5),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(5, 1),
-        nn.Linear(1, 3),
-    )
-    return model.to(dtype)
+    return uneven().to(dtype)
 
 
 def spread(model: nn.Module) -> Any:

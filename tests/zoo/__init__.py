@@ -19,6 +19,7 @@ a class and one call of `register`; the tests of its tags then run on it too.
 | `repair` | takes one tensor, and can be repaired by writing its weights |
 | `feed forward` | is one of those, and calls each of its layers once |
 | `classifier` | tells three classes apart, for criteria that ask for gradients |
+| `sharded` | has layers that several processes cannot share out evenly |
 | `collapse` | is made smaller by `collapse` once something in it is dead |
 
 A network that a single test needs stays beside that test.

@@ -25,6 +25,22 @@ def small_net() -> nn.Sequential:
     )
 
 
+def uneven() -> nn.Sequential:
+    """Layers of 8, 5, 1 and 3 rows, which 2 or 3 processes cannot share out evenly."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 5, 3, padding=1),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 1),
+        nn.Linear(1, 3),
+    )
+
+
 def convolutions(*between: nn.Module, **options: Any) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, **options),
@@ -122,6 +138,7 @@ def linear_chain() -> nn.Sequential:
 
 
 register("small_net", small_net, (1, 6, 6), tags=("classifier",))
+register("uneven", uneven, (1, 6, 6), tags=("sharded",))
 register("convolutions", convolutions, IMAGES, tags=("repair", "feed forward"))
 register("groupnorm", lambda: convolutions(nn.GroupNorm(2, 8)), IMAGES, tags=("repair", "feed forward"))
 register("batchnorm", lambda: convolutions(nn.BatchNorm2d(8), bias=False), IMAGES, tags=("repair", "feed forward"))
