@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import Calibration, Call, Snapshot
-from reflow_lightning.layers.find import watching
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import watching
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.signal.statistics import ChannelMoments, Moments
 

@@ -1,15 +1,17 @@
 """The signal restored. Plain PyTorch, for any training loop."""
 
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
-from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, check_repair, resolve_repair
+from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, check_repair, register_repair, resolve_repair
 from reflow_lightning.calibration.drift.check import DriftReport, check_drift, warn_of_drift
 from reflow_lightning.calibration.matching import Target
 from reflow_lightning.calibration.moments import Moments, batchnorm_targets
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
-from reflow_lightning.layers.plain import NotSupportedError, layer_of
+from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.layer import Layer, NotSupportedError
+from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.hooks import Call
 from reflow_lightning.running.snapshot import Snapshot
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "check_repair",
     "layer_of",
     "needs_reference",
+    "register_repair",
     "resolve_repair",
     "warn_of_drift",
 ]

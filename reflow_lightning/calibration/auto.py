@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.enough import as_many
 from reflow_lightning.calibration.moments import DONE, repair_layers
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
-from reflow_lightning.layers.affine import Layer
-from reflow_lightning.layers.batchnorm import batchnorm_layers
-from reflow_lightning.layers.find import find_layers, normalised
-from reflow_lightning.layers.order import forward_order
+from reflow_lightning.calibration.repair import (
+    Calibration,
+    InTurn,
+    Repair,
+    joined,
+    needs_reference,
+    undone_if_it_fails,
+    writes_weights,
+)
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.layers.order import Order, OrderWatch
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import sharded_modules
 
 
-def without_batchnorm(model: nn.Module) -> dict[str, Layer]:
+def without_batchnorm(model: nn.Module, order: Order) -> dict[str, Layer]:
     """Layers whose signal no BatchNorm layer restores: norms of other kinds, and weighted layers that none follows.
+
+    Args:
+        model: Any module.
+        order: What follows what.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
-        >>> list(without_batchnorm(model))
+        >>> list(without_batchnorm(model, Order(handed_on={"0": ("1",)})))
         ['3']
     """
-    followed = normalised(model)
     return {
         name: layer
         for name, layer in find_layers(model).known.items()
-        if name not in followed and not isinstance(model.get_submodule(name), _BatchNorm)
+        if name not in order.handed_on and not isinstance(layer.module, BatchNorm)
     }
 
 
@@ -43,57 +53,75 @@ def without_batchnorm(model: nn.Module) -> dict[str, Layer]:
 class Auto:
     """Population statistics for BatchNorm layers, then `Moments` for the layers that no BatchNorm follows.
 
-    Where a layer of the second kind comes before a BatchNorm layer, that gets its statistics once more. Without the
-    dense network, or with weights that are spread over processes, the second kind is left alone.
+    What follows what is learned from the calls in the pass that takes the statistics, so that it does not depend on
+    how the modules are registered. Where a layer of the second kind comes before a BatchNorm layer, that gets its
+    statistics once more. Without the dense network, or with weights that are spread over processes, the second kind is
+    left alone.
     """
 
+    writes_weights: ClassVar[bool] = False  # where they are spread over processes, it does without
+    restores_itself: ClassVar[bool] = True
+
     def needs_reference(self, model: nn.Module) -> bool:
-        """Only if there are layers without BatchNorm, which can be written."""
-        return bool(without_batchnorm(model)) and not sharded_modules(model)
+        """Whether there may be layers without BatchNorm that can be written; the calls tell only later."""
+        return bool(without_batchnorm(model, Order())) and not sharded_modules(model)
+
+    def between_prunings(self, model: nn.Module) -> Repair:
+        """BatchNorm alone, while more weights are to be pruned.
+
+        A row that is rescaled would rank otherwise in the next pruning, by size and not by use, and training brings its
+        strength back anyway.
+        """
+        return BatchNormStatistics() if batchnorm_layers(model) else NoRepair()
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
         """Repair the model."""
-        layers = without_batchnorm(model)
-        has_batchnorm = bool(batchnorm_layers(model))
-        if reference is None or not layers or sharded_modules(model):
-            why = "no BatchNorm follows it, and no dense network was given (reference=)"
-            return _noting(BatchNormStatistics()(model, batches, forward), dict.fromkeys(layers, why))
-        check_reference(model, layers, reference, DONE)
-        steps: list[Repair] = [_TheRest(layers)]
-        if has_batchnorm:
-            steps.insert(0, BatchNormStatistics())
-        if has_batchnorm and _comes_before_batchnorm(model, layers, batches, forward):
-            steps.append(BatchNormStatistics())
-        return InTurn(steps)(model, batches, forward, reference)
+        if not batchnorm_layers(model) and reference is not None and not sharded_modules(model):
+            return _TheRest(Order())(model, batches, forward, reference)
+        watch = OrderWatch(model)
+        first = BatchNormStatistics()(model, batches, watch.around(forward))
+        with undone_if_it_fails(first):
+            order = watch.order()
+            layers = without_batchnorm(model, order)
+            if reference is None or not layers or sharded_modules(model):
+                why = "no BatchNorm follows it, and no dense network was given (reference=)"
+                return replace(first, skipped={**dict.fromkeys(layers, why), **first.skipped})
+            steps: list[Repair] = [_TheRest(order)]
+            if _comes_before_batchnorm(model, layers, order):
+                steps.append(BatchNormStatistics())
+            rest = InTurn(steps)(model, batches, forward, reference)
+        return joined([first, rest], first.seconds + rest.seconds)
 
 
 def between_prunings(repair: Repair, model: nn.Module) -> Repair:
-    """What stands for a repair while more weights are to be pruned.
-
-    `Auto` then keeps to BatchNorm: a row that it rescales would rank otherwise in the next pruning, by size and not by
-    use, and training brings its strength back anyway. Any other repair does what it does.
+    """What stands for a repair while more weights are to be pruned: the repair itself, unless it says otherwise.
 
     Example:
         >>> between_prunings(Auto(), nn.Linear(2, 2))
         NoRepair()
     """
-    if not isinstance(repair, Auto):
-        return repair
-    return BatchNormStatistics() if batchnorm_layers(model) else NoRepair()
+    asked: Callable[[nn.Module], Repair] | None = getattr(repair, "between_prunings", None)
+    return repair if asked is None else asked(model)
 
 
 @dataclass(frozen=True)
 class _TheRest:
-    layers: Mapping[str, Layer]
+    """The layers that no BatchNorm layer follows, by their moments."""
+
+    order: Order
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
-        done = normalised(model).keys() | batchnorm_layers(model).keys()
+        layers = without_batchnorm(model, self.order)
+        check_reference(model, layers, reference, DONE)
+        done = self.order.handed_on.keys() | batchnorm_layers(model).keys()
         skipped = {name: reason for name, reason in find_layers(model).skipped.items() if name not in done}
-        return repair_layers(model, self.layers, skipped, as_many(batches), forward, reference)
+        return repair_layers(model, layers, skipped, as_many(batches), forward, reference)
 
 
 @dataclass(frozen=True)
@@ -105,6 +133,12 @@ class ThenBatchNorm:
     """
 
     first: Repair
+    restores_itself: ClassVar[bool] = True
+
+    @property
+    def writes_weights(self) -> bool:
+        """If the first repair does."""
+        return writes_weights(self.first)
 
     def needs_reference(self, model: nn.Module) -> bool:
         """If the first repair does."""
@@ -118,15 +152,7 @@ class ThenBatchNorm:
         return InTurn([self.first, *after])(model, batches, forward, reference)
 
 
-def _comes_before_batchnorm(
-    model: nn.Module, layers: Mapping[str, Layer], batches: Iterable[Any], forward: Forward
-) -> bool:
-    norms = batchnorm_layers(model)
-    with only_training(model, ()):
-        order = list(forward_order(model, [*layers, *norms], batches, forward).calls)
-    first = next((place for place, name in enumerate(order) if name in layers), len(order))
-    return any(name in norms for name in order[first:])
-
-
-def _noting(calibration: Calibration, skipped: Mapping[str, str]) -> Calibration:
-    return replace(calibration, skipped={**skipped, **calibration.skipped})
+def _comes_before_batchnorm(model: nn.Module, layers: Mapping[str, Layer], order: Order) -> bool:
+    norms, calls = batchnorm_layers(model), list(order.calls)
+    first = next((place for place, name in enumerate(calls) if name in layers), len(calls))
+    return any(name in norms for name in calls[first:])

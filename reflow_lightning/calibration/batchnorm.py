@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.enough import read
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, in_step, together
 from reflow_lightning.running.snapshot import Snapshot
@@ -34,7 +35,7 @@ def not_calibrated(model: nn.Module) -> dict[str, str]:
     """
     reasons = {}
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             if module.running_mean is None:
                 reasons[name] = "it keeps no running statistics (track_running_stats=False)"
         elif isinstance(getattr(module, "running_mean", None), Tensor):
@@ -79,6 +80,12 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     seen = used = 0
     staged: list[tuple[str, Tensor]] = []
 
+    def stage(name: str, call: Call) -> None:
+        values = call.argument(0, "input")
+        if values.ndim > 1 and values.numel() <= values.shape[1]:  # of fewer dimensions the layer itself complains
+            raise _TooFewValues(f"layer '{name}' got {tuple(values.shape)}")
+        staged.append((name, moments(values)))
+
     def take_in(batch: Any) -> dict[str, Tensor]:
         nonlocal seen, used
         staged.clear()
@@ -97,10 +104,9 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     with ExitStack() as stack:
         stack.callback(Snapshot.of_buffers(layers.values()).restore)
         stack.enter_context(only_training(model, layers.values()))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
-        for name, layer in layers.items():
+        for layer in layers.values():
             stack.enter_context(alone(layer))
-            stack.enter_context(_listening(name, layer, staged))
+        stack.enter_context(watching_inputs(model, layers, stage))
         stack.enter_context(together("calibration"))
         read(batches, take_in)
     seen, used = (sum(counts) for counts in zip(*gather((seen, used)), strict=True))
@@ -110,34 +116,19 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
 
 
 @contextmanager
-def alone(layer: _BatchNorm) -> Iterator[None]:
+def alone(layer: BatchNorm) -> Iterator[None]:
     """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
     if not isinstance(layer, nn.SyncBatchNorm):
         yield
         return
     before = vars(layer).pop("forward", None)
-    vars(layer)["forward"] = partial(_BatchNorm.forward, layer)
+    vars(layer)["forward"] = partial(BatchNorm.forward, layer)
     try:
         yield
     finally:
         del vars(layer)["forward"]
         if before is not None:
             vars(layer)["forward"] = before
-
-
-@contextmanager
-def _listening(name: str, layer: _BatchNorm, staged: list[tuple[str, Tensor]]) -> Iterator[None]:
-    def take_in(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        values = args[0] if args else kwargs["input"]
-        if values.ndim > 1 and values.numel() <= values.shape[1]:  # of fewer dimensions the layer itself complains
-            raise _TooFewValues(f"layer '{name}' got {tuple(values.shape)}")
-        staged.append((name, moments(values)))
-
-    handle = layer.register_forward_pre_hook(take_in, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

@@ -12,20 +12,47 @@ from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run, writes_weights
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import together
+from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import sharded_modules, whole
 
-REPAIRS: dict[str, Repair] = {
-    "auto": Auto(),
-    "batchnorm": BatchNormStatistics(),
-    "moments": Moments(),
-    "reconstruct": ThenBatchNorm(Reconstruct()),
-    "none": NoRepair(),
-}
+
+def _check_repair(name: str, repair: Repair) -> None:
+    if isinstance(repair, type) or not callable(repair):
+        given = f"the class {repair.__name__}" if isinstance(repair, type) else repr(repair)
+        raise ValueError(f"repair '{name}' is {given}: register an instance that can be called, such as a Repair")
+
+
+REPAIRS: Registry[Repair] = Registry("repair", _check_repair)
+
+
+def register_repair(name: str, repair: Repair) -> None:
+    """Give a repair a name, by which `calibrate`, `Reflow` and the application find it.
+
+    Args:
+        name: The name.
+        repair: See `Repair`.
+
+    Raises:
+        ValueError: If the name is taken, or the repair can't be called.
+
+    Example:
+        >>> register_repair("statistics", BatchNormStatistics())
+        >>> resolve_repair("statistics")
+        BatchNormStatistics()
+    """
+    REPAIRS.register(name, repair)
+
+
+register_repair("auto", Auto())
+register_repair("batchnorm", BatchNormStatistics())
+register_repair("moments", Moments())
+register_repair("reconstruct", ThenBatchNorm(Reconstruct()))
+register_repair("none", NoRepair())
 
 AnyRepair = str | Repair | Sequence[str | Repair]
 """A repair, its name, or several of them."""
@@ -46,11 +73,7 @@ def resolve_repair(repair: AnyRepair) -> Repair:
     if callable(repair):
         return repair
     if isinstance(repair, str):
-        if repair not in REPAIRS:
-            raise ValueError(
-                f"repair={repair!r} is unknown: use one of {sorted(REPAIRS)}, a callable, or a list of them"
-            )
-        return REPAIRS[repair]
+        return REPAIRS.named(repair, ", a callable, or a list of them")
     if not isinstance(repair, Sequence) or not repair:
         raise ValueError(f"repair={repair!r} must be one of {sorted(REPAIRS)}, a callable, or a list")
     return InTurn([resolve_repair(one) for one in repair])
@@ -62,17 +85,11 @@ def check_repair(model: nn.Module, repair: AnyRepair) -> None:
     Raises:
         ValueError: If it writes weights, and those of the model are spread over processes.
     """
-    if sharded_modules(model) and _writes_weights(resolve_repair(repair)):
+    if sharded_modules(model) and writes_weights(resolve_repair(repair)):
         raise ValueError(
             f"repair={repair!r} compares with the dense network and writes weights, which fully_shard spreads over "
             "processes: use 'batchnorm' or 'auto' there"
         )
-
-
-def _writes_weights(repair: Repair) -> bool:
-    if isinstance(repair, InTurn):
-        return any(map(_writes_weights, repair.repairs))
-    return isinstance(repair, (Moments, Reconstruct, ThenBatchNorm))
 
 
 def calibrate(

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.enough import First
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import Layer
 from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
@@ -142,7 +142,7 @@ def _check_whole(model: nn.Module, how: str) -> None:
 
 def _check_finite(modules: Mapping[str, nn.Module]) -> None:
     for name, module in modules.items():
-        buffers = module.named_buffers() if isinstance(module, _BatchNorm) else ()
+        buffers = module.named_buffers() if isinstance(module, BatchNorm) else ()
         for of_module, values in (*module.named_parameters(), *buffers):
             if not is_lazy(values) and not values.is_meta and not bool(torch.isfinite(values).all()):
                 raise ValueError(

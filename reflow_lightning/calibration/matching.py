@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from reflow_lightning.calibration.changing import not_reached
 from reflow_lightning.calibration.enough import read
-from reflow_lightning.layers.affine import Call, Layer, in_type
-from reflow_lightning.layers.find import find_layers, first_tensor, watching
+from reflow_lightning.layers.find import find_layers, first_tensor
+from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import in_step, together
 from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, merge_moments, moments
 

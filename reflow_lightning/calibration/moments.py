@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from reflow_lightning.calibration.changing import changing, check_reference
 from reflow_lightning.calibration.matching import Target, match_moments
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import Layer
-from reflow_lightning.layers.find import find_layers, normalised
-from reflow_lightning.running.forward import Forward
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.order import forward_order
+from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.isolation import isolated_rng, only_training
 
 DONE = "moments"
 
@@ -43,6 +46,8 @@ class Moments:
         True
     """
 
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     def needs_reference(self, model: nn.Module) -> bool:
@@ -77,7 +82,7 @@ def repair_layers(
         return change.calibration(batches, layers, skipped)
 
 
-def batchnorm_targets(model: nn.Module) -> dict[str, Target]:
+def batchnorm_targets(model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None) -> dict[str, Target]:
     """What convolution and linear layers shall put out once the BatchNorm layer after them is folded into them.
 
     That layer gives mean ``beta`` and standard deviation ``|gamma|``, so that no dense network is needed
@@ -85,17 +90,28 @@ def batchnorm_targets(model: nn.Module) -> dict[str, Target]:
 
     Args:
         model: The network before folding.
+        batches: Any iterable of batches, of which the first is read: what follows what is learned from the calls.
+        forward: See `reflow_lightning.calibrate`.
 
     Returns:
-        Targets by the name of the layer that is followed by a BatchNorm layer, as `signal_layers` has it.
+        Targets by the name of the layer whose output a BatchNorm layer gets as it is.
+
+    Raises:
+        ValueError: If there is no batch.
 
     Example:
-        >>> list(batchnorm_targets(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())))
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> list(batchnorm_targets(model, [torch.randn(2, 3, 8, 8)]))
         ['0']
     """
     modules = dict(model.named_modules())
+    moved = Batches(batches, 1, device_of(model), task="finding the targets")
+    with isolated_rng(), only_training(model, ()):
+        followers = forward_order(model, moved, forward or default_forward).followers
+    moved.check()
     return {
         name: Target(modules[norm].bias.detach().double(), modules[norm].weight.detach().double().abs())
-        for name, norm in normalised(model).items()
+        for name, norm in followers.items()
         if modules[norm].weight is not None
     }

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.calibration.batchnorm import alone
 from reflow_lightning.calibration.changing import changing, check_reference, not_reached
@@ -18,13 +16,15 @@ from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.least_squares import Normals, ridge
 from reflow_lightning.calibration.matching import Collector
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage, in_type
-from reflow_lightning.layers.batchnorm import batchnorm_layers
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import forward_order
-from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.running.compat.torch import BatchNorm, tree_map_only
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.snapshot import Snapshot
 
@@ -57,6 +57,8 @@ class Reconstruct:
         True
     """
 
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class Reconstruct:
         """Repair the model."""
         known, skipped = find_layers(model)
         layers = {name: layer for name, layer in known.items() if layer.stages}
-        unsolved = [name for name in known.keys() - layers.keys() if weight_names(model.get_submodule(name))]
+        unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
         skipped |= dict.fromkeys(sorted(unsolved), "its inputs are not laid out")
         dense = check_reference(model, layers, reference, DONE)
         with changing(model, [*layers, *batchnorm_layers(model)], dense, DONE) as change:
@@ -108,7 +110,9 @@ def reconstruct(
         Names of the layers that were changed.
     """
     dense_layers = find_layers(reference).known
-    calls, followers = forward_order(model, layers, batches, forward)
+    order = forward_order(model, batches, forward)
+    calls = {name: times for name, times in order.calls.items() if name in layers}
+    followers = {name: norm for name, norm in order.followers.items() if norm in batchnorm_layers(model)}
     single = [name for name, layer in layers.items() if layer.dim is not None and len(layer.maps) == 1]
     norms = {name: followers[name] for name in single if name in followers}
     others = [layer for name, layer in batchnorm_layers(model).items() if name not in norms.values()]
@@ -144,7 +148,7 @@ def reconstruct(
 
 
 @contextmanager
-def by_batch(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+def by_batch(layers: Iterable[BatchNorm]) -> Iterator[None]:
     """Have BatchNorm layers normalise by the batch at hand, and forget it."""
     with ExitStack() as stack:
         for layer in layers:

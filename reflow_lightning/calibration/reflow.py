@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.batchnorm import not_calibrated, population_statistics, write_statistics
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.processes import warn
 from reflow_lightning.running.snapshot import Snapshot
@@ -23,6 +23,9 @@ DONE = "BatchNorm statistics"
 @dataclass(frozen=True)
 class BatchNormStatistics:
     """Population statistics for every BatchNorm layer. No weight is changed, and no dense network needed."""
+
+    writes_weights: ClassVar[bool] = False
+    restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
         """No."""
@@ -62,6 +65,9 @@ class BatchNormStatistics:
 @dataclass(frozen=True)
 class NoRepair:
     """The pruned network as it is, for comparison."""
+
+    writes_weights: ClassVar[bool] = False
+    restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
         """No."""

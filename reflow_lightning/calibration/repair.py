@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -58,10 +59,17 @@ class Calibration:
 
 
 class Repair(Protocol):
-    """Restores the signal of a model in place; leaves the model unchanged if it raises.
+    """Restores the signal of a model in place.
 
-    If it has a method ``needs_reference(model) -> bool`` that returns ``False``, then `Reflow` keeps no copy of the
-    dense network for it.
+    A function will do. A repair may say more of itself; what it does not say is taken to be the costly answer:
+
+    * ``needs_reference(model) -> bool``: whether it compares with the dense network. Unless ``False``, `Reflow` keeps a
+      copy of that for it.
+    * ``writes_weights: bool``: whether it changes weights, and not BatchNorm statistics alone. Unless ``False``, it is
+      refused where `fully_shard` spreads the weights over processes.
+    * ``restores_itself: bool``: whether it leaves the model unchanged if it raises, and returns the old values as
+      ``before``, for ``undo()``. Unless ``True``, all values are remembered beforehand.
+    * ``between_prunings(model) -> Repair``: what stands for it while more weights of the model are to be pruned.
     """
 
     def __call__(
@@ -76,16 +84,31 @@ def needs_reference(repair: Repair, model: nn.Module) -> bool:
     return True if asked is None else bool(asked(model))
 
 
+def writes_weights(repair: Repair) -> bool:
+    """Whether a repair changes weights; one that does not say is taken to."""
+    return bool(getattr(repair, "writes_weights", True))
+
+
+@contextmanager
+def undone_if_it_fails(done: Calibration) -> Iterator[None]:
+    """A block after whose failure what was done before is undone too."""
+    try:
+        yield
+    except BaseException:
+        done.undo()
+        raise
+
+
 def run(
     repair: Repair, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None
 ) -> Calibration:
-    """Run a repair; one of the user's own need not know how to undo what it does.
+    """Run a repair; one that does not restore the model itself is undone by a snapshot.
 
     Raises:
         TypeError: If it returns no `Calibration`.
     """
-    knows = type(repair).__module__.startswith("reflow_lightning.") or sharded_modules(model)
-    before = None if knows else Snapshot([model])
+    restores = getattr(repair, "restores_itself", False) or sharded_modules(model)
+    before = None if restores else Snapshot([model])
     try:
         result = repair(model, batches, forward, reference)
         if not isinstance(result, Calibration):
@@ -106,6 +129,12 @@ class InTurn:
     """
 
     repairs: Sequence[Repair]
+    restores_itself: ClassVar[bool] = True
+
+    @property
+    def writes_weights(self) -> bool:
+        """Whether one of them does."""
+        return any(map(writes_weights, self.repairs))
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether one of them does."""

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from reflow_lightning.events.event import PruneEvent
+from reflow_lightning.running.compat.lightning import logged_step
 
 _PROFILED = {
     "variance": "variance",
@@ -22,7 +23,7 @@ _PROFILED = {
 
 def logger_step(trainer: pl.Trainer) -> int:
     """The step that Lightning itself logs with, so that all curves share their x-axis."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+    return logged_step(trainer)
 
 
 def overlay(trainer: pl.Trainer, charts: Mapping[str, Sequence[str]]) -> None:

@@ -7,14 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from reflow_lightning.callbacks import logs
 from reflow_lightning.callbacks import trainer as asking
+from reflow_lightning.layers import Order
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns, as_patterns
 from reflow_lightning.running.processes import gather
-from reflow_lightning.signal.measure import measure_signal
+from reflow_lightning.signal.measure import learn_order, measure_signal
 from reflow_lightning.signal.report import LayerSignal
 
 _WITH_REFERENCE = {"variance_ratio", "channel_ratio", "cosine", "cka"}
@@ -68,11 +68,12 @@ class SignalMonitor(pl.Callback):
         self.layers = None if layers is None else as_patterns(layers)
         self.forward = forward
         self._last: int | None = None
+        self._order: Order | None = None
         self._logged = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a measurement."""
-        self._last = None
+        self._last = self._order = None
         self._logged = any(gather(bool(trainer.loggers)))  # measuring takes all processes, though one may log alone
 
     def on_train_batch_end(
@@ -85,10 +86,17 @@ class SignalMonitor(pl.Callback):
             return
         self._last = step
         forward = asking.forward_in_precision(trainer, self.forward)
-        with torch.no_grad():
-            report = measure_signal(
-                pl_module, [batch], max_batches=1, forward=forward, layers=self.layers, progress=False
-            )
+        if self._order is None and self.layers is None:
+            self._order = learn_order(pl_module, [batch], forward=forward)
+        report = measure_signal(
+            pl_module,
+            [batch],
+            max_batches=1,
+            forward=forward,
+            layers=self.layers,
+            order=self._order,
+            progress=False,
+        )
         metrics = {
             f"{metric}/{row.name}": value
             for row in report.rows

@@ -23,6 +23,7 @@ from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.pruning import Allocation, Criterion, DataAllocation, DataCriterion, Masks, check_model
 from reflow_lightning.rounds import Round
 from reflow_lightning.running.batches import Limit
+from reflow_lightning.running.compat.lightning import state_key
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
 from reflow_lightning.running.names import Patterns, as_patterns
@@ -122,7 +123,7 @@ class Reflow(Pruner, pl.Callback):
     @property
     def state_key(self) -> str:
         """Tells two instances apart that prune different parameters."""
-        return self._generate_state_key(include=self.include, exclude=self.exclude)
+        return state_key(self, include=self.include, exclude=self.exclude)
 
     @property
     def completed(self) -> bool:
@@ -155,7 +156,7 @@ class Reflow(Pruner, pl.Callback):
     def _check(self, module: nn.Module) -> None:
         reshard(module)
         with together("checking the model"):
-            check_model(module, self.sparsity, **self._how)
+            check_model(module, self.sparsity, self._spec)
             check_repair(module, self.repair)
         self._checked = True
 

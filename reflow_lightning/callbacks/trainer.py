@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from reflow_lightning.running.batches import Limit
+from reflow_lightning.running.compat.lightning import averaged_by, before_transfer, tensor_parallel_size
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.fresh import EveryNth, fresh
 from reflow_lightning.running.processes import share, together
@@ -93,7 +93,7 @@ def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -
     most = _most_batches(trainer, data)
     for batch in islice(source, None if most is None else share(most)):
         batch = trainer.precision_plugin.convert_input(batch)
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+        batch = before_transfer(module, batch)
         yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
@@ -195,13 +195,8 @@ def averaging(trainer: pl.Trainer) -> list[pl.Callback]:
 
 def averages(trainer: pl.Trainer) -> list[nn.Module]:
     """The modules in which other callbacks keep averages of the weights."""
-    found = []
-    for callback in averaging(trainer):
-        average = getattr(callback, "_average_model", None)
-        has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
-        if has_begun and isinstance(average, nn.Module):
-            found.append(average.module if isinstance(average, AveragedModel) else average)
-    return found
+    found = [averaged_by(callback) for callback in averaging(trainer)]
+    return [average for average in found if average is not None]
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -219,9 +214,9 @@ def check_strategy(trainer: pl.Trainer) -> None:
         )
     if "DeepSpeed" in name:
         raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
-    if getattr(strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
+    if (size := tensor_parallel_size(strategy)) not in (1, "auto"):
         raise ValueError(
-            f"{name}(tensor_parallel_size={strategy._tensor_parallel_size}) splits layers over processes: use "  # type: ignore[attr-defined]
+            f"{name}(tensor_parallel_size={size}) splits layers over processes: use "
             "tensor_parallel_size=1 and data_parallel_size for all processes"
         )
 

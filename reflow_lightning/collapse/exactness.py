@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.running.arguments import Inputs, batch_size, resized
+from reflow_lightning.running.compat.torch import own_buffers, tree_map_only
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.isolation import isolated_rng
 
@@ -84,14 +84,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         >>> norm.running_mean.tolist()
         [0.0, 0.0]
     """
-    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in own_buffers(m).items() if b is not None]
     try:
         with isolated_rng():
             yield
     finally:
         with torch.no_grad():
             for module, name, buffer, values in buffers:
-                module._buffers[name] = buffer.copy_(values)
+                own_buffers(module)[name] = buffer.copy_(values)
 
 
 @torch.no_grad()

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.layers import layer_of
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.compat.torch import TorchDispatchMode, operator_of
+from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 
@@ -100,7 +101,7 @@ class _CountByWeight(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = flop_registry.get(operator_of(func))
         weight = next((m for m in map(_memory, args) if m in self.counts), None) if formula else None
         if formula is not None and weight is not None:
             self.counts[weight] += formula(*args, **(kwargs or {}), out_val=out) // 2
@@ -114,20 +115,16 @@ def _memory(value: Any) -> int | None:
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Without the fused kernels of attention and recurrent layers, which hide their matrix products."""
-    fused_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
-            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-                yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused_attention)
+    with eager(), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 def _layer(name: str, module: nn.Module, counts: Mapping[int | None, int]) -> LayerCost | None:
     """The cost of a module's own weights, unless it has none that multiply."""
-    named = set(weight_names(module))
+    known = layer_of.known(module, name)
+    named = set() if known is None else {weight.name for weight in known.weights}
     weights = [p for own, p in module.named_parameters(recurse=False) if own in named or counts.get(_memory(p), 0)]
     if not weights:
         return None

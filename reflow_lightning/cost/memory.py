@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.compat.torch import TorchDispatchMode, tree_leaves
+from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 
@@ -67,7 +65,7 @@ def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
 
 def _peak(model: nn.Module, inputs: Inputs) -> int:
     device = device_of(model)
-    with isolated_rng(), only_training(model, ()), torch.no_grad(), _plain_attention():
+    with isolated_rng(), only_training(model, ()), torch.no_grad(), eager():
         if device.type == "cuda":
             return _peak_of_allocator(model, inputs, device)
         live = _LiveTensors()
@@ -111,14 +109,3 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     """The memory behind tensors; views share theirs."""
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor) and value.layout == torch.strided)
     return [tensor.untyped_storage() for tensor in tensors]
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Without the kernel that runs a whole attention layer and so hides its tensors."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +25,7 @@ from reflow_lightning.calibration import (
 )
 from reflow_lightning.calibration.auto import between_prunings
 from reflow_lightning.calibration.drift.check import is_trained
-from reflow_lightning.pruning import Choice, Masks, choose
+from reflow_lightning.pruning import Choice, Masks, PruneSpec, choose
 from reflow_lightning.running.batches import Limit, at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
@@ -65,7 +65,7 @@ class Plan:
     """How a model is pruned and repaired.
 
     Attributes:
-        how: Arguments of `reflow_lightning.pruning.choose`, but the model, the sparsity, earlier masks and batches.
+        spec: How the weights are chosen.
         repair: See `reflow_lightning.calibrate`.
         batches: Makes fresh calibration batches, as they shall be for this process.
         forward: Runs the model on a batch.
@@ -81,7 +81,7 @@ class Plan:
         finish: Called with the masks at the end; if it raises, all is undone.
     """
 
-    how: Mapping[str, Any]
+    spec: PruneSpec
     repair: AnyRepair
     batches: Callable[[], Iterable[Any]]
     forward: Forward
@@ -102,12 +102,12 @@ class Plan:
             return choose(
                 model,
                 sparsity,
+                self.spec,
                 previous=previous,
                 batches=Again(self._drawn),
                 max_batches=self.limit,
                 forward=self.forward,
                 progress=self.progress,
-                **self.how,
             )
 
     def _drawn(self) -> Iterator[Any]:

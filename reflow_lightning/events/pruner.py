@@ -13,7 +13,7 @@ from reflow_lightning.calibration import AnyRepair, resolve_repair
 from reflow_lightning.events.binding import BoundMasks
 from reflow_lightning.events.event import PruneEvent, prune_and_repair
 from reflow_lightning.events.plan import Plan
-from reflow_lightning.pruning import Masks, check_arguments, check_model
+from reflow_lightning.pruning import Masks, PruneSpec, check_model
 from reflow_lightning.running.batches import Limit, at_most, check_limit
 from reflow_lightning.running.forward import Forward, default_forward
 
@@ -50,8 +50,8 @@ class Pruner:
         seed: int,
         measures: bool,
     ) -> None:
-        chosen = {name: value for name, value in how.items() if name not in ("include", "exclude")}
-        check_arguments(sparsity, **chosen)
+        self._spec = PruneSpec.from_dict(how)
+        self._spec.check_sparsity(sparsity)
         resolve_repair(repair)
         check_limit("calibration_batches", calibration_batches)
         self.sparsity = sparsity
@@ -94,14 +94,14 @@ class Pruner:
             >>> event.sparsity, event.calibration.repaired
             (0.5, ('1',))
         """
-        check_model(model, self.sparsity, **self._how)
+        check_model(model, self.sparsity, self._spec)
         self._adopt(model)
         return self._do(model, self.sparsity, replace(self._plan(), batches=functools.partial(iter, batches)))
 
     def _plan(self) -> Plan:
         """How a model is pruned, but for the batches."""
         return Plan(
-            self._how,
+            self._spec,
             self.repair,
             tuple,
             self.forward or default_forward,

@@ -1,1 +1,56 @@
-"""What is known of each kind of layer. Plain PyTorch."""
+"""What is known of each kind of layer: its weights, where its channels are, its affine maps. Plain PyTorch.
+
+`layer_of` finds it, and takes types of your own: see `layer_of.register`.
+"""
+
+from reflow_lightning.layers import attention, convolution, linear, norms, recurrent  # noqa: F401  (they register)
+from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.attention import AttentionLayer
+from reflow_lightning.layers.convolution import ConvLayer, TransposedConvLayer
+from reflow_lightning.layers.find import (
+    Layers,
+    find_layers,
+    input_dims,
+    known_layers,
+    prunable_weights,
+    unknown_matrices,
+)
+from reflow_lightning.layers.layer import Layer, NotSupportedError, OneMap, Weight, writable, writable_of
+from reflow_lightning.layers.linear import BilinearLayer, LinearLayer, TransposedLinearLayer
+from reflow_lightning.layers.norms import LastNormLayer, NormLayer, batchnorm_layers
+from reflow_lightning.layers.order import Order, OrderWatch, forward_order
+from reflow_lightning.layers.recurrent import RecurrentLayer
+from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.hooks import Call
+
+__all__ = [
+    "AffineMap",
+    "AttentionLayer",
+    "BilinearLayer",
+    "Call",
+    "ConvLayer",
+    "LastNormLayer",
+    "Layer",
+    "Layers",
+    "LinearLayer",
+    "NormLayer",
+    "NotSupportedError",
+    "OneMap",
+    "Order",
+    "OrderWatch",
+    "RecurrentLayer",
+    "Stage",
+    "TransposedConvLayer",
+    "TransposedLinearLayer",
+    "Weight",
+    "batchnorm_layers",
+    "find_layers",
+    "forward_order",
+    "input_dims",
+    "known_layers",
+    "layer_of",
+    "prunable_weights",
+    "unknown_matrices",
+    "writable",
+    "writable_of",
+]

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
-
-
-class Call(NamedTuple):
-    """One call of a module."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
-
-    def argument(self, position: int, name: str) -> Any:
-        """An argument that may be given by position or by name; ``None`` if it is not given."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
-
-
-def in_type(call: Call, dtype: torch.dtype) -> Call:
-    """The call with its floating-point tensors in a type, as autocast may have recorded them in others.
-
-    Example:
-        >>> in_type(Call((torch.ones(1),), {}, torch.ones(1).bfloat16()), torch.float32).output.dtype
-        torch.float32
-    """
-
-    def convert(values: Tensor) -> Tensor:
-        return values.to(dtype) if values.is_floating_point() else values
-
-    converted: Call = tree_map_only(Tensor, convert, call)
-    return converted
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,29 +90,3 @@ class Stage(NamedTuple):
 
     maps: tuple[int, ...]
     dense_inputs: bool = False
-
-
-class Layer(Protocol):
-    """A module with its affine maps, and how they are found in its calls."""
-
-    @property
-    def maps(self) -> tuple[AffineMap, ...]:
-        """In the order in which they act."""
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """In which order its maps are solved for; empty if their inputs are unknown."""
-
-    @property
-    def feeds_back(self) -> bool:
-        """Whether its outputs are inputs of its own, as in a recurrent layer."""
-
-    @property
-    def dim(self) -> int | None:
-        """Channel dimension of the module's output, if that is the y of the last map; ``None`` if it is not."""
-
-    def outputs(self, call: Call) -> list[Tensor]:
-        """The y of every map, with the channels in dimension 1."""
-
-    def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
-        """The x of a map in pieces of shape (groups, samples, inputs), the inputs of its weights side by side."""

@@ -1,46 +1,69 @@
-"""The affine maps of `torch.nn.MultiheadAttention`: its projections, which it keeps as bare parameters."""
+"""`torch.nn.MultiheadAttention`: its projections are linear maps, which it keeps as bare parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
-from reflow_lightning.layers.plain import NotSupportedError, as_in_torch, layer_of, plain, some
+from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.layer import (
+    Energies,
+    Layer,
+    NotSupportedError,
+    Weight,
+    check_as_in_torch,
+    squares,
+    writable,
+    writable_of,
+)
+from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.hooks import Call
+
+_INPUTS = ("query", "key", "value")
 
 
-class AttentionLayer:
-    """Projections of queries, keys and values, which act side by side, and that of the output."""
+class AttentionLayer(Layer):
+    """Projections of queries, keys and values, which act side by side, and the projection of the output."""
 
-    dim = -1
+    weights: tuple[Weight, ...] = tuple(
+        map(Weight, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"))
+    )
     stages: tuple[Stage, ...] = (Stage((0, 1, 2)), Stage((3,)))
-    feeds_back = False
+    module: Any
 
-    def __init__(self, module: nn.MultiheadAttention, name: str) -> None:
-        self.module = module
-        width = module.embed_dim
+    def __init__(self, module: nn.Module, name: str = "") -> None:
+        super().__init__(module, name)
+        self.time_first = not self.module.batch_first
+
+    @cached_property
+    def maps(self) -> tuple[AffineMap, ...]:
+        """Queries, keys, values, output."""
+        module, width = self.module, self.module.embed_dim
+        check_as_in_torch(module)
         if module.bias_k is not None:
             raise NotSupportedError("attention with add_bias_kv")
         rows = [slice(i * width, (i + 1) * width) for i in range(3)]
         if module.in_proj_weight is not None:
-            weights = [plain(module, "in_proj_weight")[part] for part in rows]
+            weights = [writable(module, "in_proj_weight")[part] for part in rows]
         else:
-            weights = [plain(module, f"{part}_proj_weight") for part in "qkv"]
-        biases = [tuple(bias[part] for bias in some(module, "in_proj_bias")) for part in rows]
+            weights = [writable(module, f"{part}_proj_weight") for part in "qkv"]
+        biases = [tuple(bias[part] for bias in writable_of(module, "in_proj_bias")) for part in rows]
         out = module.out_proj
-        self.maps = (
+        return (
             *(
-                AffineMap(f"{name}.{part}", width, (weight,), bias)
+                AffineMap(f"{self.name}.{part}", width, (weight,), bias)
                 for part, weight, bias in zip("qkv", weights, biases, strict=True)
             ),
-            AffineMap(f"{name}.out_proj", width, (plain(out, "weight"),), some(out, "bias")),
+            AffineMap(f"{self.name}.out_proj", width, (writable(out, "weight"),), writable_of(out, "bias")),
         )
 
     def _projected(self, index: int, call: Call) -> Tensor:
-        values = call.argument(index, ("query", "key", "value")[index])
+        values = call.argument(index, _INPUTS[index])
         flat: Tensor = values.reshape(-1, values.shape[-1])
         return flat
 
@@ -55,6 +78,15 @@ class AttentionLayer:
     def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
         """What is projected; for the output that is what the heads give, side by side."""
         yield (self._projected(index, call) if index < 3 else self._heads(call))[None]
+
+    def energies(self, call: Call) -> Energies:
+        """See `Layer`."""
+        energies = [squares(self._projected(index, call)) for index in range(3)]
+        if self.module.in_proj_weight is None:
+            yield from zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), energies, strict=True)
+        else:
+            yield "in_proj_weight", torch.cat([energy.expand(self.module.embed_dim, -1) for energy in energies])
+        yield "out_proj.weight", squares(self._heads(call))
 
     def _heads(self, call: Call) -> Tensor:
         """The module without its last projection."""
@@ -83,7 +115,4 @@ class _Unhooked(nn.Module):
         return output
 
 
-@layer_of.register(nn.MultiheadAttention)
-def _(module: nn.MultiheadAttention, name: str) -> Layer:
-    as_in_torch(module)
-    return AttentionLayer(module, name)
+layer_of.register(nn.MultiheadAttention, AttentionLayer)

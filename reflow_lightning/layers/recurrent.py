@@ -1,16 +1,29 @@
-"""The affine maps of torch's recurrent layers and cells: the pre-activations of their gates."""
+"""Torch's recurrent layers and cells: their maps are the pre-activations of their gates."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from reflow_lightning.layers.affine import AffineMap, Call, Layer, Stage
-from reflow_lightning.layers.plain import NotSupportedError, as_in_torch, layer_of, plain, some
+from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.layer import (
+    Energies,
+    Layer,
+    NotSupportedError,
+    Weight,
+    check_as_in_torch,
+    squares,
+    writable,
+    writable_of,
+)
+from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.compat.torch import recurrent_weights
+from reflow_lightning.running.hooks import Call
 
 
 def gates(kind: str, name: str, w: Tensor, u: Tensor, biases: tuple[Tensor, ...]) -> tuple[AffineMap, ...]:
@@ -44,29 +57,66 @@ def preactivation(affine: AffineMap, inputs: Tensor) -> Tensor:
     return y
 
 
-class RecurrentLayer(ABC):
-    """Maps that share the inputs and the states over time of one or several cells.
+class RecurrentLayer(Layer):
+    """A layer of one or several cells, each with an input matrix, a recurrent matrix and its `gates` as maps.
 
-    Args:
-        maps: Of each cell, its `gates`.
+    A subclass says what its cells are (`cells`) and what they see in a call (`states`).
+
+    Attributes:
+        matrices: Of each cell the names of its input matrix and of its recurrent matrix.
     """
 
-    dim = None
-    feeds_back = True
+    feeds_back: ClassVar[bool] = True
+    matrices: tuple[tuple[str, str], ...] = (("weight_ih", "weight_hh"),)
+    module: Any
 
-    def __init__(self, cells: list[tuple[AffineMap, ...]]) -> None:
-        self.cells = cells
-        self.maps = tuple(affine for cell in cells for affine in cell)
-        starts = [sum(map(len, cells[:i])) for i in range(len(cells))]
-        self.stages = tuple(
+    @cached_property
+    def cells(self) -> list[tuple[AffineMap, ...]]:
+        """The maps of each cell.
+
+        Raises:
+            NotSupportedError: If they can't be written.
+        """
+        raise NotSupportedError(f"{type(self.module).__name__} is not registered with layer_of")
+
+    def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
+        """Of each cell the inputs x and the states h before them, each of shape (steps and samples, size).
+
+        Raises:
+            NotSupportedError: If the layer does not tell them.
+            ValueError: If they can't be seen in such a call.
+        """
+        raise NotSupportedError(f"{type(self.module).__name__} is not registered with layer_of")
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:  # type: ignore[override]
+        """Both matrices of each cell."""
+        return tuple(Weight(name) for pair in self.matrices for name in pair)
+
+    @property
+    def maps(self) -> tuple[AffineMap, ...]:
+        """Those of all cells."""
+        return tuple(affine for cell in self.cells for affine in cell)
+
+    @property
+    def dim(self) -> int | None:
+        """The output is a state, not the y of a map."""
+        return None
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
+        """Cell by cell, first with the inputs of the dense network."""
+        starts = [sum(map(len, self.cells[:i])) for i in range(len(self.cells))]
+        return tuple(
             Stage(tuple(range(start, start + len(cell))), dense_inputs)
-            for start, cell in zip(starts, cells, strict=True)
+            for start, cell in zip(starts, self.cells, strict=True)
             for dense_inputs in (True, False)
         )
 
-    @abstractmethod
-    def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
-        """Of each cell the inputs x and the states h before them, each of shape (steps and samples, size)."""
+    @property
+    def sees_inputs(self) -> bool:
+        """Whether the subclass knows the states."""
+        return type(self).states is not RecurrentLayer.states
 
     def outputs(self, call: Call) -> list[Tensor]:
         """The pre-activations, computed anew from inputs and states."""
@@ -83,15 +133,23 @@ class RecurrentLayer(ABC):
         x, h = self.states(call)[number]
         yield gate_inputs(len(self.cells[number]), place, x, h)[None]
 
+    def energies(self, call: Call) -> Energies:
+        """See `Layer`."""
+        for (of_input, of_state), (x, h) in zip(self.matrices, self.states(call), strict=True):
+            yield of_input, squares(x)
+            yield of_state, squares(h)
+
 
 class CellLayer(RecurrentLayer):
     """An `RNNCell`, `GRUCell` or `LSTMCell`, called once a step."""
 
-    def __init__(self, module: nn.RNNCellBase, name: str) -> None:
-        self.module = module
-        kind = type(module).__name__.removesuffix("Cell")
-        weights = plain(module, "weight_ih"), plain(module, "weight_hh")
-        super().__init__([gates(kind, name, *weights, some(module, "bias_ih", "bias_hh"))])
+    @cached_property
+    def cells(self) -> list[tuple[AffineMap, ...]]:
+        """The cell alone."""
+        check_as_in_torch(self.module)
+        kind = type(self.module).__name__.removesuffix("Cell")
+        weights = writable(self.module, "weight_ih"), writable(self.module, "weight_hh")
+        return [gates(kind, self.name, *weights, writable_of(self.module, "bias_ih", "bias_hh"))]
 
     def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
         """The arguments of the cell; without a state it is zero."""
@@ -105,25 +163,40 @@ class CellLayer(RecurrentLayer):
 class StackedLayer(RecurrentLayer):
     """An `RNN`, `GRU` or `LSTM` over whole sequences, of any number of layers and both directions."""
 
-    def __init__(self, module: nn.RNNBase, name: str) -> None:
-        if module.proj_size:
+    def __init__(self, module: nn.Module, name: str = "") -> None:
+        super().__init__(module, name)
+        self.time_first = not self.module.batch_first
+        self.kind = self.module.mode.partition("_")[0]
+        directions = ("", "_reverse") if self.module.bidirectional else ("",)
+        self.suffixes = [f"l{layer}{direction}" for layer in range(self.module.num_layers) for direction in directions]
+        self.matrices = tuple((f"weight_ih_{suffix}", f"weight_hh_{suffix}") for suffix in self.suffixes)
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:  # type: ignore[override]
+        """Both matrices of each layer and direction, and the projection that an LSTM may have."""
+        names = recurrent_weights(self.module)
+        return tuple(Weight(name) for name in names if name.startswith("weight_"))
+
+    @cached_property
+    def cells(self) -> list[tuple[AffineMap, ...]]:
+        """Layer by layer, direction by direction."""
+        check_as_in_torch(self.module)
+        if self.module.proj_size:
             raise NotSupportedError("an LSTM with proj_size")
-        self.module = module
-        self.kind = module.mode.partition("_")[0]
-        directions = ("", "_reverse") if module.bidirectional else ("",)
-        self.suffixes = [f"l{layer}{direction}" for layer in range(module.num_layers) for direction in directions]
-        cells = []
-        for suffix in self.suffixes:
-            weights = plain(module, f"weight_ih_{suffix}"), plain(module, f"weight_hh_{suffix}")
-            biases = some(module, f"bias_ih_{suffix}", f"bias_hh_{suffix}")
-            cells.append(gates(self.kind, f"{name}.{suffix}", *weights, biases))
-        super().__init__(cells)
+        found = []
+        for suffix, pair in zip(self.suffixes, self.matrices, strict=True):
+            w, u = (writable(self.module, matrix) for matrix in pair)
+            biases = writable_of(self.module, f"bias_ih_{suffix}", f"bias_hh_{suffix}")
+            found.append(gates(self.kind, f"{self.name}.{suffix}", w, u, biases))
+        return found
 
     def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
         """Run layer by layer and direction by direction, since the module gives the states of its last layer only."""
         x, first = call.argument(0, "input"), call.argument(1, "hx")
         if isinstance(x, PackedSequence):
             raise ValueError("a recurrent layer got a PackedSequence: calibrate with padded sequences")
+        if self.module.proj_size:
+            raise NotSupportedError("an LSTM with proj_size")
         first = first[0] if isinstance(first, tuple) else first
         if x.ndim == 2:
             x, first = x[:, None], None if first is None else first[:, None]
@@ -153,26 +226,13 @@ class StackedLayer(RecurrentLayer):
         extra = {"nonlinearity": self.module.nonlinearity} if self.kind == "RNN" else {}
         single = kind(steps.shape[-1], self.module.hidden_size, bias=self.module.bias, device="meta", **extra)
         names = [name for name, _ in single.named_parameters()]
-        values = {name: plain(self.module, name.replace("l0", suffix)) for name in names}
+        values = {name: writable(self.module, name.replace("l0", suffix)) for name in names}
         state = h0 if self.kind != "LSTM" else (h0, torch.zeros_like(h0) if c0 is None else c0)
         output: Tensor = torch.func.functional_call(single, values, (steps, state))[0]
         return output
 
 
-@layer_of.register(nn.RNNBase)
-def _(module: nn.RNNBase, name: str) -> Layer:
-    as_in_torch(module)
-    return StackedLayer(module, name)
-
-
-@layer_of.register(nn.RNNCell)
-@layer_of.register(nn.GRUCell)
-@layer_of.register(nn.LSTMCell)
-def _(module: nn.RNNCell | nn.GRUCell | nn.LSTMCell, name: str) -> Layer:
-    as_in_torch(module)
-    return CellLayer(module, name)
-
-
-@layer_of.register(nn.RNNCellBase)
-def _(module: nn.RNNCellBase, name: str) -> Layer:
-    raise NotSupportedError(f"{type(module).__name__} is not registered with layer_of")
+for _kind in (nn.RNNCell, nn.GRUCell, nn.LSTMCell):
+    layer_of.register(_kind, CellLayer)
+layer_of.register(nn.RNNCellBase, RecurrentLayer)
+layer_of.register(nn.RNNBase, StackedLayer)

@@ -13,7 +13,7 @@ from reflow_lightning.pruning.scores import Scores
 
 @dataclass(frozen=True)
 class Pattern:
-    """At most ``n`` of every ``m`` weights that follow each other along dimension 1 (the input channels) stay.
+    """At most ``n`` of every ``m`` weights that follow each other along the input channels stay.
 
     Example:
         >>> Pattern.parse("2:4")
@@ -42,25 +42,35 @@ class Pattern:
         """The share of weights that the pattern prunes."""
         return 1 - self.n / self.m
 
-    def check(self, name: str, shape: Sequence[int]) -> None:
+    def check(self, name: str, shape: Sequence[int], dim: int = 1) -> None:
         """Check that the pattern fits a weight.
 
+        Args:
+            name: Name of the parameter.
+            shape: Its shape.
+            dim: The dimension that runs along its input channels.
+
         Raises:
-            ValueError: If M does not divide dimension 1 of the weight.
+            ValueError: If M does not divide that dimension of the weight.
         """
-        if len(shape) < 2 or shape[1] % self.m:
+        if len(shape) < 2 or shape[dim] % self.m:
             raise ValueError(
-                f"pattern='{self.n}:{self.m}' needs dimension 1 of '{name}' {tuple(shape)} to be a multiple of "
-                f"{self.m}: leave it out with exclude=['{name}']"
+                f"pattern='{self.n}:{self.m}' needs dimension {dim} of '{name}' {tuple(shape)}, along the inputs, to "
+                f"be a multiple of {self.m}: leave it out with exclude=['{name}']"
             )
 
-    def outside(self, scores: Scores) -> torch.Tensor:
-        """The weights that the pattern prunes: bool, of the weight's shape; of equal scores the first go."""
+    def outside(self, scores: Scores, dim: int = 1) -> torch.Tensor:
+        """The weights that the pattern prunes: bool, of the weight's shape; of equal scores the first go.
+
+        Args:
+            scores: Scores of the weight.
+            dim: The dimension that runs along its input channels.
+        """
         shape = scores.weight.shape
         if not scores.weight.numel():
             return torch.zeros(shape, dtype=torch.bool, device=scores.weight.device)
-        keys = torch.cat(list(scores.keys(scores.dtype))).view(shape).movedim(1, -1)
+        keys = torch.cat(list(scores.keys(scores.dtype))).view(shape).movedim(dim, -1)
         groups = keys.reshape(*keys.shape[:-1], -1, self.m)
         order = groups.argsort(dim=-1, stable=True)  # ascending: the first M - N are pruned
         pruned = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., : self.m - self.n], True)
-        return pruned.flatten(-2).movedim(-1, 1).contiguous()
+        return pruned.flatten(-2).movedim(-1, dim).contiguous()

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.layers import known_layers, prunable_weights
 from reflow_lightning.pruning.storage import check_storage
-from reflow_lightning.pruning.unprunable import listed, sources, unprunable_weights
+from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, listed, sources, unknown_weights, unprunable_weights
+from reflow_lightning.running.compat.torch import COMPILED
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 from reflow_lightning.running.processes import warn
 
@@ -18,19 +19,19 @@ def _aliases(model: nn.Module) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-        if (plain := name.replace("_orig_mod.", "")) != name:  # what torch.compile puts before the names
+        if (plain := name.replace(f"{COMPILED}.", "")) != name:  # what torch.compile puts before the names
             names[id(parameter)].append(plain)
     return names
 
 
 def _prunable(model: nn.Module) -> set[int]:
-    prunable: set[int] = set()
-    embeddings: set[int] = set()
-    for module in model.modules():
-        parameters = module._parameters
-        prunable.update(id(parameters[name]) for name in weight_names(module) if parameters.get(name) is not None)
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            embeddings.add(id(module.weight))
+    prunable = {id(owned.parameter) for owned in prunable_weights(model).values()}
+    embeddings = {
+        id(parameter)
+        for _, layer in known_layers(model)
+        if layer.is_embedding
+        for parameter in layer.module.parameters(recurse=False)
+    }
     return prunable - embeddings  # a decoder that is tied to an embedding is an embedding
 
 
@@ -46,9 +47,11 @@ def _usable(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[st
 def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ()) -> dict[str, nn.Parameter]:
     """Select the parameters that may be pruned.
 
-    Candidates are the weights of Conv*/Linear layers, of recurrent cells and of attention projections, frozen ones
-    too. A pattern that is a parameter's *full name* also adds what is no candidate, such as a norm's weight or a
-    parameter of your own. A warning names quantized and parametrized weights, which stay as they are.
+    Candidates are the matrices of every known layer (`reflow_lightning.layers.layer_of`), frozen ones too: of linear
+    and convolution layers, of recurrent cells and of attention projections. Biases, norms and embeddings are none. A
+    pattern other than ``"*"`` also selects the matrices of unknown layers that it matches; and if it matches no matrix
+    at all, the parameters that it names, such as ``"*.bias"``. A parameter's full name always selects it. A warning
+    names what stays dense although it is a matrix: quantized and parametrized weights, and those of unknown layers.
 
     Args:
         model: Any module. A tied parameter counts once, under its first name; patterns may use any of its names, and
@@ -70,45 +73,53 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     """
     include, exclude = as_patterns(include), as_patterns(exclude)
     aliases, prunable = _aliases(model), _prunable(model)
+    parameters = dict(model.named_parameters())
+    of_known = {name: p for name, p in parameters.items() if id(p) in prunable}
+    of_unknown = unknown_weights(model)
+    unprunable = unprunable_weights(
+        model, of_known | {name: parameters[name] for name in include if name in parameters}
+    )
+
+    def matched(pattern: str) -> list[str]:
+        """The parameters that a pattern selects: its own name, else matrices, else what it names otherwise."""
+        found = [n for n, p in parameters.items() if p.is_floating_point() and matches(aliases[id(p)], pattern)]
+        if any(pattern in aliases[id(parameters[name])] for name in found):
+            return found
+        matrices = [name for name in found if name in of_known or (name in of_unknown and pattern != "*")]
+        computed = any(matches([name], pattern) for name in unprunable)
+        return matrices if matrices or computed or pattern == "*" else found
+
+    by_pattern = {pattern: matched(pattern) for pattern in (*include, *exclude)}
     names = [name for group in aliases.values() for name in group]
-    candidates = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if id(parameter) in prunable or any(alias in include for alias in aliases[id(parameter)])
-    }
-    unprunable = unprunable_weights(model, candidates)
-    candidates = {name: p for name, p in candidates.items() if p.is_floating_point()}
-    matched = {
-        pattern: [name for name, p in candidates.items() if matches(aliases[id(p)], pattern)]
-        for pattern in (*include, *exclude)
-    }
     for pattern in include:
-        if not matched[pattern] and pattern != "*":
+        if not by_pattern[pattern] and pattern != "*":
             found = {name: why for name, why in unprunable.items() if matches([name], pattern)}
             reason = f": {listed(found)}" if found else nearest(pattern, names)
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
-        if not matched[pattern] and not any(matches([name], pattern) for name in unprunable):
+        if not by_pattern[pattern] and not any(matches([name], pattern) for name in unprunable):
             warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}", stacklevel=3)
-    included = {name for pattern in include for name in matched[pattern]}
-    excluded = {name for pattern in exclude for name in matched[pattern]}
-    selected = {name: p for name, p in candidates.items() if name in included - excluded}
-    unprunable = {
+    included = {name for pattern in include for name in by_pattern[pattern]}
+    excluded = {name for pattern in exclude for name in by_pattern[pattern]}
+    selected = {name: p for name, p in parameters.items() if name in included - excluded}
+    left = {
         name: why
-        for name, why in unprunable.items()
-        if any(matches([name], pattern) for pattern in include)
+        for name, why in (unprunable | of_unknown).items()
+        if name not in selected
+        and any(matches([name], pattern) for pattern in include)
         and not any(matches([name], pattern) for pattern in exclude)
         and not any(other.startswith(sources(name)) for other in selected)
     }
     if not sum(p.numel() for p in _sized(selected)):
         raise ValueError(
             f"nothing to prune in {type(model).__name__} with include={list(include)}, exclude={list(exclude)}: "
-            "candidates are the weights of Conv*, Linear, recurrent and attention layers; "
-            f"name any other parameter in full in include{f'; {listed(unprunable)}' if unprunable else ''}"
+            "candidates are the weights of linear, convolution, recurrent and attention layers, and of types that are "
+            f"registered with layer_of; name any other parameter in include{f'; {listed(left)}' if left else ''}"
         )
     check_storage(selected)
-    if unprunable:
-        warn(f"left dense: {listed(unprunable)}; or say so with exclude", stacklevel=3)
+    if left:
+        remedy = "" if left.keys().isdisjoint(of_unknown) else UNKNOWN_REMEDY
+        warn(f"left dense: {listed(left)}{remedy}; or say so with exclude", stacklevel=3)
     return selected
 
 

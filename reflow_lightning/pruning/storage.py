@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from reflow_lightning.pruning.shards import is_sharded
+from reflow_lightning.running.compat.torch import is_traceable_wrapper_subclass
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

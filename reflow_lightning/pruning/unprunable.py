@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reflow_lightning.layers.weights import weight_names
+from reflow_lightning.layers import prunable_weights, unknown_matrices
+from reflow_lightning.running.compat.torch import computed_by, pre_hooks
 
 _REMEDY = (
     "make it a parameter first, with remove_parametrizations of torch.nn.utils.parametrize, or with prune.remove, "
     "remove_weight_norm or remove_spectral_norm of torch.nn.utils"
 )
+
+UNKNOWN_REMEDY = ": name it in include, or register the type with reflow_lightning.layers.layer_of"
+"""What to do about `unknown_weights`."""
 
 
 def unprunable_weights(model: nn.Module, candidates: Mapping[str, Tensor]) -> dict[str, str]:
@@ -32,12 +36,16 @@ def unprunable_weights(model: nn.Module, candidates: Mapping[str, Tensor]) -> di
         for name, candidate in candidates.items()
         if not candidate.is_floating_point()
     }
-    for prefix, module in model.named_modules():
-        for weight in weight_names(module):
-            if module._parameters.get(weight) is None and (kinds := _computed_by(module, weight)):
-                name = f"{prefix}.{weight}" if prefix else weight
-                reasons[name] = f"is computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
+    for name, owned in prunable_weights(model).items():
+        kinds = _computed_by(owned.holder, name.rpartition(".")[2]) if owned.parameter is None else []
+        if kinds:
+            reasons[name] = f"is computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
     return reasons
+
+
+def unknown_weights(model: nn.Module) -> dict[str, str]:
+    """Matrices that are left out because the type of their layer is unknown: why, by name."""
+    return {name: f"belongs to a {kind}, an unknown type of layer" for name, kind in unknown_matrices(model).items()}
 
 
 def sources(name: str) -> tuple[str, ...]:
@@ -68,9 +76,4 @@ def _computed_by(module: nn.Module, weight: str) -> list[str]:
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         return [type(kind).__name__ for kind in parametrizations[weight].children()]
-    hooks = module._forward_pre_hooks.values()
-    return [
-        type(hook).__name__
-        for hook in hooks
-        if weight in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
-    ]
+    return [type(hook).__name__ for hook in pre_hooks(module) if computed_by(hook) == weight]

@@ -9,6 +9,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
+from reflow_lightning.running.compat.torch import prepare_sharded, shard_groups
+
 
 def sharded_modules(model: nn.Module) -> list[Any]:
     """The modules that `fully_shard` was applied to; the outermost first.
@@ -43,9 +45,9 @@ def whole(model: nn.Module) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for module in modules:  # outermost first, so that it becomes the root, as in its first forward pass
-            module._get_fsdp_state()._lazy_init()
+            prepare_sharded(module)
         for module in modules:
-            for group in _parameter_groups(module):  # torch has a setter, but no way to ask what was set before
+            for group in shard_groups(module):  # torch has a setter, but no way to ask what was set before
                 stack.callback(setattr, group, "post_forward_mesh_info", group.post_forward_mesh_info)
                 group.post_forward_mesh_info = None
             module.unshard()
@@ -62,9 +64,3 @@ def _abandon_forward(modules: list[Any]) -> None:
     for module in modules:
         with suppress(AttributeError, RuntimeError):  # not every torch has it; only the root of a pass may do it
             module.reset_iter_state()
-
-
-def _parameter_groups(module: Any) -> list[Any]:
-    state = module._get_fsdp_state()
-    groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-    return [group for group in groups if group is not None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.running.compat.lightning import count_as_updated
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.processes import gather, in_step
 from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
@@ -132,7 +133,7 @@ class RectifierStates:
 
     @staticmethod
     def _everywhere(statistic: NeuronStates) -> NeuronCounts:
-        statistic._update_count += 1  # no update is no reason for torchmetrics' warning here
+        count_as_updated(statistic)
         found: NeuronCounts = statistic.compute()
         return found
 

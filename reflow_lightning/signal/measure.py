@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import nn
 
+from reflow_lightning.layers import Order, forward_order
 from reflow_lightning.running.batches import Batches, device_of, move
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
@@ -30,6 +32,7 @@ def measure_signal(
     max_batches: int = 10,
     forward: Forward | None = None,
     layers: Patterns | None = None,
+    order: Order | None = None,
     progress: bool = True,
 ) -> SignalReport:
     """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
@@ -46,6 +49,8 @@ def measure_signal(
         max_batches: At most so many batches.
         forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
+        order: What follows what, if it was learned before; see `learn_order`. Otherwise the first batch is run once
+            more to learn it, unless there are patterns.
         progress: Show a bar in a terminal if it takes more than two seconds.
 
     Returns:
@@ -61,14 +66,8 @@ def measure_signal(
         >>> [(row.name, round(row.cosine, 3), round(row.cka, 3)) for row in report.rows]
         [('1', 1.0, 1.0), ('3', 1.0, 1.0)]
     """
-    names = signal_layers(model, layers)
-    if reference is not None and (missing := set(names) - dict(reference.named_modules()).keys()):
-        raise ValueError(
-            f"reference={type(reference).__name__} lacks {sorted(missing)}: pass the dense copy of the model"
-        )
+    signal_layers(model, Order(), layers)  # of a wrong pattern it is better to hear before any batch is read
     run = forward or default_forward
-    dense = None if reference is None else Measurement(reference, names, comparable=True)
-    measurement = Measurement(model, names, reference=dense)
     moved = Batches(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
     with ExitStack() as stack:
         for network in (model, reference or model):
@@ -78,7 +77,18 @@ def measure_signal(
             stack.enter_context(whole(reference))
         stack.enter_context(isolated_rng())
         stack.enter_context(together("signal measurement"))
-        for batch in moved:
+        source = iter(moved)
+        first = list(islice(source, 1))
+        if order is None:
+            order = Order() if layers is not None else forward_order(model, first, run)
+        names = signal_layers(model, order, layers)
+        if reference is not None and (missing := set(names) - dict(reference.named_modules()).keys()):
+            raise ValueError(
+                f"reference={type(reference).__name__} lacks {sorted(missing)}: pass the dense copy of the model"
+            )
+        dense = None if reference is None else Measurement(reference, names, comparable=True)
+        measurement = Measurement(model, names, reference=dense)
+        for batch in chain(first, source):
             if reference is not None and dense is not None:
                 dense.pooled.clear()  # the batch before is done with
                 with dense.batch(reference):
@@ -87,6 +97,27 @@ def measure_signal(
                 run(model, batch)
     moved.check()
     return measurement.report()
+
+
+@torch.no_grad()
+def learn_order(model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None) -> Order:
+    """Learn from a forward pass on the first batch what follows what, for `measure_signal`; nothing is changed.
+
+    Where processes run together, call it on all of them.
+
+    Args:
+        model: Any module.
+        batches: Any iterable of batches.
+        forward: See `reflow_lightning.calibrate`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        >>> learn_order(model, [torch.randn(32, 4)]).followers
+        {'0': '1'}
+    """
+    moved = [move(batch, device_of(model)) for batch in islice(batches, 1)]
+    with isolated_rng(), only_training(model, ()), whole(model):
+        return forward_order(model, moved, forward or default_forward)
 
 
 class Profile:
@@ -112,12 +143,14 @@ class Profile:
         self._model = model
         self._batches = list(batches)
         self._forward = forward
-        self._layers = signal_layers(model)
+        self._layers: list[str] | None = None
         self._reference: Measurement | None = None
 
     @torch.no_grad()
     def measure(self, label: str) -> None:
         """Measure the network as it is now."""
+        if self._layers is None:
+            self._layers = signal_layers(self._model, learn_order(self._model, self._batches, forward=self._forward))
         first = self._reference is None
         measurement = Measurement(self._model, self._layers, reference=self._reference, comparable=first)
         with isolated_rng(), only_training(self._model, ()), whole(self._model), together("signal measurement"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from reflow_lightning.running.compat.lightning import count_as_updated
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.processes import gather, in_step
 from reflow_lightning.signal.cka import LinearCKA
@@ -150,7 +151,7 @@ class Measurement:
 
     def _empty(self, kind: str, channels: int) -> Metric:
         statistic = _KINDS[kind](channels).to(self._device)
-        statistic._update_count = 1  # no update is no reason for torchmetrics' warning here
+        count_as_updated(statistic)
         return statistic
 
 

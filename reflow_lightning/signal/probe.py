@@ -1,36 +1,30 @@
-"""Forward hooks that hand every output of chosen layers to a listener."""
+"""Every output of chosen layers, handed to a listener."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.conv import _ConvNd
 
+from reflow_lightning.layers import Order, known_layers, layer_of
+from reflow_lightning.running.compat.torch import BatchNorm
+from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 
 Listener = Callable[[str, Tensor], None]
 """``(layer name, output) -> None``."""
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-
-
-def _is_weighted(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention))
-
 
 def channel_dim(layer: nn.Module) -> int:
-    """The channel dimension of a layer's output: last for Linear, LayerNorm, recurrent and attention layers, else 1.
+    """The channel dimension of a layer's output, as `reflow_lightning.layers` knows it; 1 if its type is unknown.
 
     Example:
-        >>> channel_dim(nn.Linear(2, 3)), channel_dim(nn.BatchNorm2d(3))
-        (-1, 1)
+        >>> channel_dim(nn.Linear(2, 3)), channel_dim(nn.BatchNorm2d(3)), channel_dim(nn.ReLU())
+        (-1, 1, 1)
     """
-    return -1 if isinstance(layer, _CHANNELS_LAST) or type(layer).__name__ == "RMSNorm" else 1
+    known = layer_of.known(layer)
+    return 1 if known is None else known.channel_dim
 
 
 def is_time_first(layer: nn.Module) -> bool:
@@ -40,17 +34,16 @@ def is_time_first(layer: nn.Module) -> bool:
         >>> is_time_first(nn.GRU(2, 3)), is_time_first(nn.GRU(2, 3, batch_first=True))
         (True, False)
     """
-    return isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and not layer.batch_first
+    known = layer_of.known(layer)
+    return known is not None and known.time_first
 
 
-def signal_layers(model: nn.Module, patterns: Patterns | None = None) -> list[str]:
+def signal_layers(model: nn.Module, order: Order, patterns: Patterns | None = None) -> list[str]:
     """The layers whose output is the signal: BatchNorm layers, and weighted layers that no BatchNorm follows.
-
-    A BatchNorm layer follows a weighted one if it comes next among the model's normalisation and weighted layers and
-    has its number of channels.
 
     Args:
         model: Any module.
+        order: Which BatchNorm layers get the outputs of which layers.
         patterns: Glob patterns on module names, instead of that rule.
 
     Raises:
@@ -58,55 +51,43 @@ def signal_layers(model: nn.Module, patterns: Patterns | None = None) -> list[st
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
-        >>> signal_layers(model), signal_layers(model, "2")
+        >>> signal_layers(model, Order(handed_on={"0": ("1",)})), signal_layers(model, Order(), "2")
         (['1', '4'], ['2'])
     """
-    modules = dict(model.named_modules())
     if patterns is not None:
+        modules = dict(model.named_modules())
         for pattern in (wanted := as_patterns(patterns)):
             if not matches(modules, pattern):
                 raise ValueError(f"layers pattern '{pattern}' matches no module{nearest(pattern, modules)}")
         return [name for name in modules if any(matches([name], pattern) for pattern in wanted)]
-    layers = [(name, m) for name, m in modules.items() if isinstance(m, _NORMS) or _is_weighted(m)]
     names = [
         name
-        for (name, module), after in zip(layers, [*(module for _, module in layers[1:]), None], strict=False)
-        if isinstance(module, _BatchNorm) or (_is_weighted(module) and not _normalises(after, module))
+        for name, layer in known_layers(model)
+        if isinstance(layer.module, BatchNorm) or (layer.weights and name not in order.handed_on)
     ]
     if not names:
         raise ValueError(f"{type(model).__name__} has no layer to measure: name modules with layers=('...',)")
     return names
 
 
-def _normalises(after: nn.Module | None, module: nn.Module) -> bool:
-    channels = getattr(module, "out_channels", getattr(module, "out_features", None))
-    return isinstance(after, _BatchNorm) and after.num_features == channels
-
-
 @contextmanager
 def listening(model: nn.Module, layers: Iterable[str], listener: Listener) -> Iterator[None]:
     """Call ``listener(name, output)`` after every call of the named layers; of several outputs the first tensor counts.
 
-    Modules compiled by `torch.compile` run eagerly meanwhile, since compiled code would not run the hooks.
-
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(2, 3))
         >>> with listening(model, ["0"], lambda name, output: print(name, tuple(output.shape))):
         ...     _ = model(torch.ones(5, 2))
         0 (5, 3)
     """
 
-    def hook(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hand_over(module: nn.Module, inputs: object, output: object) -> None:
-            while isinstance(output, (tuple, list)) and output:
-                output = output[0]
-            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
-                listener(name, output.detach())
+    def hand_over(name: str, call: Call) -> None:
+        output = call.output
+        while isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
+            listener(name, output.detach())
 
-        return hand_over
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for name in layers:
-            stack.callback(model.get_submodule(name).register_forward_hook(hook(name)).remove)
+    with watching(model, layers, hand_over):
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from reflow_lightning.running.hooks import eager
 from reflow_lightning.signal.origins import Origin, joined, moved_dim
 
 _RECTIFIERS = frozenset(
@@ -79,11 +80,7 @@ def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None])
         ...     _ = model(torch.randn(2, 1, 5, 5))
         0 relu (2, 4, 3, 3) 1
     """
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not ask the mode
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)  # it is one kernel, activation included
-        stack.enter_context(_Watch(model, listener))
+    with eager(), _Watch(model, listener):
         yield
 
 

@@ -9,6 +9,7 @@ from zoo.linear import mlp
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Auto, BatchNormStatistics, Moments, NoRepair, Reconstruct, ThenBatchNorm
 from reflow_lightning.calibration.auto import between_prunings, without_batchnorm
+from reflow_lightning.layers import Order, forward_order
 
 
 def population(model, norm, batch):
@@ -99,9 +100,9 @@ def test_only_then_are_the_statistics_taken_twice(layers, times, monkeypatch):
 
 
 def test_which_layers_no_batchnorm_follows():
-    model, *_ = make("batchnorm", 1)
-    assert list(without_batchnorm(model)) == ["3", "7"]
-    assert list(without_batchnorm(make("layernorm", 1)[0])) == ["0", "1", "3", "5"]
+    model, _, batches = make("batchnorm", 1)
+    assert list(without_batchnorm(model, forward_order(model.eval(), batches, plain))) == ["3", "7"]
+    assert list(without_batchnorm(make("layernorm", 1)[0], Order())) == ["0", "1", "3", "5"]
 
 
 def test_a_layer_that_cannot_be_written_is_no_loss_if_a_batchnorm_follows():
@@ -114,9 +115,59 @@ def test_a_layer_that_cannot_be_written_is_no_loss_if_a_batchnorm_follows():
     assert set(result.repaired) == {"1", "3"}
 
 
-def test_the_dense_network_is_needed_only_for_layers_without_batchnorm():
+def test_the_dense_network_is_needed_unless_nothing_but_batchnorm_can_be_written():
+    """Whether a BatchNorm follows a layer is known from the calls, when it is too late to copy the network."""
     assert Auto().needs_reference(mlp())
-    assert not Auto().needs_reference(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
+    assert Auto().needs_reference(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
+    assert not Auto().needs_reference(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()))
+
+
+class ByKind(nn.Module):
+    """Layers registered as they run, or kind by kind, as many people write them."""
+
+    def __init__(self, by_kind):
+        super().__init__()
+        made = {"conv1": nn.Conv2d(3, 8, 3), "norm1": nn.BatchNorm2d(8), "conv2": nn.Conv2d(8, 8, 3)}
+        made |= {"norm2": nn.BatchNorm2d(8), "embed": nn.Linear(8, 8)}
+        kinds = ["conv1", "conv2", "embed", "norm1", "norm2"]
+        for name in kinds if by_kind else made:
+            self.add_module(name, made[name])
+
+    def forward(self, x):
+        return self.embed(self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu().mean((2, 3)))
+
+
+def test_the_repair_does_not_depend_on_the_order_of_registration():
+    torch.manual_seed(0)
+    batches, state, results = [torch.randn(16, 3, 10, 10) for _ in range(2)], ByKind(False).state_dict(), []
+    for by_kind in (False, True):
+        dense = ByKind(by_kind)
+        dense.load_state_dict(state)
+        calibrate(dense, batches, repair="batchnorm", max_batches=2)
+        model = thinned(copy.deepcopy(dense))
+        before = bits(model)
+        result = calibrate(model, batches, repair="auto", reference=dense, max_batches=2)
+        written = {n for n, _ in model.named_parameters() if bits(model)[n] != before[n]}
+        assert written == {"embed.weight", "embed.bias"}
+        assert result.how == {**dict.fromkeys(("norm1", "norm2"), "BatchNorm statistics"), "embed": "moments"}
+        results.append(bits(model))
+    assert results[0] == results[1]
+
+
+def test_without_a_dense_network_batches_may_be_read_only_once():
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    result = calibrate(model, iter([torch.randn(16, 8)]), max_batches=1)
+    assert result.repaired == ("1",)
+    assert set(result.skipped) == {"3"}
+
+
+def test_if_the_second_step_fails_the_statistics_are_put_back():
+    dense = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    model, other = thinned(copy.deepcopy(dense)), nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
+    before = bits(model)
+    with pytest.raises(ValueError, match="lacks layer '3'"):
+        calibrate(model, [torch.randn(16, 8)], repair="auto", reference=other, max_batches=1)
+    assert bits(model) == before
 
 
 def test_a_repair_then_statistics():

@@ -7,7 +7,7 @@ from torch import nn
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import NotSupportedError, layer_of
 from reflow_lightning.layers.find import find_layers
-from reflow_lightning.layers.plain import LinearLayer
+from reflow_lightning.layers.linear import LinearLayer
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,29 @@ def test_a_norm_that_puts_channels_elsewhere_is_left_alone():
         layer_of(Turned(4), "")
 
 
-def test_a_norm_whose_output_is_no_image_is_an_error_that_says_what_to_do():
+def test_where_a_norm_has_its_channels_is_told_by_what_it_does_and_not_by_its_name():
     class Norm2d(nn.LayerNorm):
-        """By its name it normalises channels in the second dimension."""
+        """By its name it might normalise channels in the second dimension."""
 
-    model = nn.Sequential(Norm2d(4))
-    with pytest.raises(ValueError, match=r"layer '0' puts out \(2, 3, 4\), not 4 channels where.* register its type"):
-        calibrate(model, [torch.randn(2, 3, 4)], max_batches=1, repair="moments", reference=copy.deepcopy(model))
+    model = nn.Sequential(Norm2d(4), nn.Tanh())
+    dense = copy.deepcopy(model)
+    nn.init.constant_(model[0].weight, 2)
+    calibrate(model, [torch.randn(8, 3, 4)], max_batches=1, repair="moments", reference=dense)
+    torch.testing.assert_close(model[0].weight, dense[0].weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_is_registered_with_other_channels_is_an_error_that_says_what_to_do():
+    class Odd(nn.Linear):
+        pass
+
+    class OddLayer(LinearLayer):
+        def outputs(self, call):
+            return [call.output[:, :2]]
+
+    layer_of.register(Odd, OddLayer)
+    model = nn.Sequential(Odd(4, 4))
+    with pytest.raises(ValueError, match=r"layer '0' puts out \(3, 4\), not 4 channels where.* register its type"):
+        calibrate(model, [torch.randn(3, 4)], max_batches=1, repair="moments", reference=copy.deepcopy(model))
 
 
 class Own(nn.Module):

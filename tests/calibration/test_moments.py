@@ -11,7 +11,8 @@ from zoo.linear import mlp
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Moments
 from reflow_lightning.calibration.matching import LARGEST_GAIN, passes_needed
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.hooks import watching
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 

@@ -34,7 +34,7 @@ def folded(model):
 
 def test_a_network_with_batchnorm_folded_away_needs_no_dense_network():
     dense, batches = with_batchnorm()
-    repair = Moments(targets=batchnorm_targets(dense))
+    repair = Moments(targets=batchnorm_targets(dense, batches))
     assert not repair.needs_reference(dense)
     torch.testing.assert_close(folded(dense)(batches[0]), dense(batches[0]), rtol=1e-4, atol=1e-4)
     model = thinned(folded(dense))
@@ -51,17 +51,43 @@ def test_a_network_with_batchnorm_folded_away_needs_no_dense_network():
 def test_with_targets_and_a_dense_network_each_layer_gets_what_there_is():
     dense, batches = with_batchnorm()
     model = thinned(folded(dense))
-    repair = Moments(targets=batchnorm_targets(dense))
+    repair = Moments(targets=batchnorm_targets(dense, batches))
     result = calibrate(model, batches, repair=repair, reference=folded(copy.deepcopy(dense)), max_batches=1)
     assert result.repaired == ("0", "3", "8")
 
 
 def test_targets_are_beta_and_the_absolute_value_of_gamma():
-    dense, _ = with_batchnorm()
-    target = batchnorm_targets(dense)["3"]
+    dense, batches = with_batchnorm()
+    target = batchnorm_targets(dense, batches)["3"]
     assert torch.equal(target.mean, dense[4].bias.double())
     assert torch.equal(target.std, dense[4].weight.double().abs())
 
 
 def test_targets_of_batchnorm_layers_without_gamma_are_left_out():
-    assert batchnorm_targets(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))) == {}
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
+    assert batchnorm_targets(model, [torch.randn(4, 2)]) == {}
+
+
+def test_the_targets_are_learned_from_the_calls_and_nothing_is_changed():
+    class ByKind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.norm_a, self.norm_b = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return self.norm_b(self.b(self.norm_a(self.a(x)).relu()))
+
+    model = ByKind().train()
+    nn.init.constant_(model.norm_a.weight, 3)
+    before = copy.deepcopy(model.state_dict())
+    targets = batchnorm_targets(model, [torch.randn(4, 2)])
+    assert set(targets) == {"a", "b"}
+    assert targets["a"].std.tolist() == [3, 3]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_targets_need_a_batch():
+    with pytest.raises(ValueError, match="gave no batch for finding the targets"):
+        batchnorm_targets(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), [])

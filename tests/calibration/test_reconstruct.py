@@ -13,7 +13,8 @@ from zoo.linear import Repeated, mlp
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Reconstruct
 from reflow_lightning.calibration.reconstruct import calls_of
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.hooks import watching
 
 ONCE = [
     "mlp",
@@ -149,7 +150,7 @@ def test_inputs_that_are_laid_out_in_pieces_meet_their_own_outputs(monkeypatch):
     model, dense, batches = make("convolutions", 1)
     other = copy.deepcopy(model)
     Reconstruct()(model, batches, plain, dense)
-    monkeypatch.setattr("reflow_lightning.layers.plain._PIECE", 5000)
+    monkeypatch.setattr("reflow_lightning.layers.convolution._PIECE", 5000)
     Reconstruct()(other, batches, plain, dense)
     for parameter, value in model.named_parameters():
         torch.testing.assert_close(other.get_parameter(parameter), value, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from reflow_lightning.experiments.models.fastgrnn import FastGRNN
-from reflow_lightning.layers.find import find_layers, first_tensor, normalised, watching
+from reflow_lightning.layers.find import find_layers, first_tensor
 
 
 def test_layers_are_found_by_name_in_the_order_of_the_modules():
@@ -70,58 +70,6 @@ def test_weights_that_are_computed_are_left_alone_with_the_reason():
 
 def test_frozen_layers_are_layers_too():
     assert list(find_layers(nn.Linear(3, 2).requires_grad_(False)).known) == [""]
-
-
-def test_layers_that_a_batchnorm_follows():
-    model = nn.Sequential(
-        nn.Conv1d(2, 4, 1), nn.BatchNorm1d(4), nn.Conv1d(4, 5, 1), nn.BatchNorm1d(4), nn.Linear(3, 4), nn.LayerNorm(4)
-    )
-    assert normalised(model) == {"0": "1"}
-
-
-def test_a_listener_sees_every_call_and_may_change_the_output():
-    model, seen = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), []
-
-    def listener(name, call):
-        seen.append((name, call.argument(0, "input").shape))
-        return call.output * 0 if name == "1" else None
-
-    with watching(model, ["0", "1"], listener):
-        output = model(torch.ones(3, 2))
-    assert seen == [("0", (3, 2)), ("1", (3, 2))]
-    assert not output.any()
-    assert model(torch.ones(3, 2)).any()
-
-
-def test_nothing_is_left_of_a_listener_that_raises():
-    model = nn.Sequential(nn.Linear(2, 2))
-
-    def listener(name, call):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError), watching(model, ["0"], listener):
-        model(torch.ones(3, 2))
-    assert not model[0]._forward_hooks
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_every_layer_of_a_transformer_is_called_though_it_has_a_fast_path():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model, seen = nn.TransformerEncoder(layer, 2).eval(), []
-    padding = torch.zeros(3, 5, dtype=torch.bool).index_fill(1, torch.tensor([4]), True)
-    names = [f"layers.1.{name}" for name in ("self_attn", "norm1", "linear1", "linear2", "norm2")]
-    with torch.no_grad(), watching(model, names, lambda name, call: seen.append(first_tensor(call.output).shape)):
-        model(torch.randn(3, 5, 8), src_key_padding_mask=padding)
-    assert [shape[:2] for shape in seen] == [(3, 5)] * 5  # nested tensors have no such shape
-
-
-def test_a_compiled_model_calls_its_listeners():
-    model, seen = torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager"), []
-    model(torch.ones(1, 2))
-    with watching(model, ["_orig_mod.0"], lambda name, call: seen.append(name)):
-        model(torch.ones(1, 2))
-    assert seen == ["_orig_mod.0"]
 
 
 def test_the_first_tensor_of_an_output():

@@ -4,13 +4,12 @@ from scenarios.thinned import plain
 from torch import nn
 from zoo.residual import Preactivation
 
-from reflow_lightning.layers.order import forward_order
+from reflow_lightning.layers.order import Order, OrderWatch, forward_order
 
 
-def order_of(model, *names, batch=None):
+def order_of(model, batch=None):
     x = torch.randn(2, 3) if batch is None else batch
-    with torch.no_grad():
-        return forward_order(model.eval(), names, [x, None], plain)
+    return forward_order(model.eval(), [x, None], plain)
 
 
 class Backwards(nn.Module):
@@ -23,16 +22,16 @@ class Backwards(nn.Module):
 
 
 def test_layers_come_in_the_order_in_which_they_are_reached_with_their_calls():
-    found = order_of(Backwards(), "last", "first", "unused")
+    found = order_of(Backwards())
     assert list(found.calls.items()) == [("first", 2), ("last", 1)]
 
 
 def test_only_the_first_batch_is_read():
-    order_of(Backwards(), "last")  # the second is None
+    order_of(Backwards())  # the second is None
 
 
 def test_no_batch_gives_nothing():
-    assert forward_order(Backwards(), ["last"], [], plain).calls == {}
+    assert forward_order(Backwards(), [], plain).calls == {}
 
 
 def test_a_batchnorm_that_gets_the_output_of_a_layer_follows_it_wherever_it_is_defined():
@@ -44,18 +43,18 @@ def test_a_batchnorm_that_gets_the_output_of_a_layer_follows_it_wherever_it_is_d
         def forward(self, x):
             return self.norm(input=self.fc(x))
 
-    assert order_of(Network(), "fc").followers == {"fc": "norm"}
+    assert order_of(Network()).followers == {"fc": "norm"}
 
 
 def test_a_batchnorm_after_an_addition_follows_no_layer_but_the_stem():
     model = Preactivation()
-    found = order_of(model, "stem", "conv1", "conv2", "head", batch=torch.randn(2, 3, 6, 6))
+    found = order_of(model, torch.randn(2, 3, 6, 6))
     assert found.followers == {"stem": "norm1"}
 
 
 @pytest.mark.parametrize("inplace", [True, False])
 def test_a_batchnorm_after_an_activation_follows_no_layer_even_if_that_writes_in_place(inplace):
-    assert order_of(nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace), nn.BatchNorm1d(3)), "0").followers == {}
+    assert order_of(nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace), nn.BatchNorm1d(3))).followers == {}
 
 
 class Called(nn.Module):
@@ -85,4 +84,75 @@ class Called(nn.Module):
     ],
 )
 def test_the_statistics_of_a_follower_are_those_of_all_outputs_of_one_layer_alone(calls, followers):
-    assert order_of(Called(calls), "a", "b").followers == followers
+    assert order_of(Called(calls)).followers == followers
+
+
+@pytest.mark.parametrize(
+    ("calls", "normalised"),
+    [
+        ("a norm b norm", {"a": ("norm",), "b": ("norm",)}),
+        ("a norm a other", {"a": ("norm", "other")}),  # as a shared head with statistics of its own for each level
+        ("a norm a", {}),  # what the second call gives goes out as it is
+    ],
+)
+def test_a_layer_is_normalised_if_every_output_goes_to_some_batchnorm(calls, normalised):
+    assert order_of(Called(calls)).handed_on == normalised
+
+
+class Turned(nn.Module):
+    """A BatchNorm layer that gets the output of a layer in another layout."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.fc, self.norm, self.turn = nn.Linear(3, 4), nn.BatchNorm1d(4), turn
+
+    def forward(self, x):
+        return self.norm(self.turn(self.fc(x)))
+
+
+@pytest.mark.parametrize(
+    ("turn", "follows"),
+    [
+        (lambda y: y.transpose(1, 2), True),
+        (lambda y: y.flatten(0, 1), True),
+        (lambda y: y.transpose(1, 2).contiguous(), False),  # a copy: what became of it is not known
+        (lambda y: y, False),  # (2, 4, 4): the norm takes the steps for channels
+        (lambda y: y.transpose(1, 2).relu_(), False),
+    ],
+)
+def test_a_batchnorm_may_get_a_view_of_the_output_channel_for_channel(turn, follows):
+    found = order_of(Turned(turn), torch.randn(2, 4, 3))
+    assert found.followers == ({"fc": "norm"} if follows else {})
+
+
+def test_within_inference_mode_the_order_is_found_too():
+    with torch.inference_mode():
+        assert order_of(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))).followers == {"0": "1"}
+
+
+def test_the_order_is_learned_from_a_pass_that_is_run_anyway_and_only_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    watch, runs = OrderWatch(model), []
+    forward = watch.around(lambda network, batch: runs.append(1) or network(batch))
+    with torch.no_grad():
+        for _ in range(3):
+            forward(model, torch.randn(2, 3))
+    assert len(runs) == 3
+    assert watch.order().followers == {"0": "1"}
+    assert not model[0]._forward_hooks
+
+
+def test_a_pass_that_is_broken_off_tells_nothing_and_the_next_one_does():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    watch = OrderWatch(model)
+
+    def broken(network, batch):
+        network(batch)
+        raise RuntimeError("half a batch")
+
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="half a batch"):
+            watch.around(broken)(model, torch.randn(2, 3))
+        assert watch.order() == Order()
+        watch.around(plain)(model, torch.randn(2, 3))
+    assert watch.order().followers == {"0": "1"}

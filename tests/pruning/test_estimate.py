@@ -8,11 +8,11 @@ from reflow_lightning.pruning import (
     Estimated,
     Fisher,
     PerOutput,
+    PruneSpec,
     Snip,
     Taylor,
     Wanda,
     WoodFisher,
-    check_arguments,
     check_model,
     choose,
     make_masks,
@@ -20,6 +20,10 @@ from reflow_lightning.pruning import (
 )
 
 NAMES = {"fisher": Fisher(), "taylor": Taylor(), "snip": Snip(), "wanda": Wanda(), "woodfisher": WoodFisher()}
+
+
+def chosen(model, sparsity, criterion, batches=None):
+    return choose(model, sparsity, PruneSpec(criterion=criterion), batches=batches)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,12 +35,11 @@ def test_a_name_stands_for_its_criterion_with_defaults(name):
 
 
 @pytest.mark.parametrize("criterion", [*NAMES, PerOutput("fisher"), PerOutput("wanda")])
-@pytest.mark.parametrize("call", [prune, make_masks, choose])
+@pytest.mark.parametrize("call", [prune, make_masks, chosen])
 def test_no_batches_are_an_error_that_names_the_remedy(criterion, call):
     model, _ = make("small_net")
     before = model[0].weight.clone()
-    check_arguments(0.5, criterion, "global", None, 0.0)
-    check_model(model, 0.5, criterion=criterion)
+    check_model(model, 0.5, PruneSpec(criterion=criterion))
     with pytest.raises(ValueError, match="needs data, but batches=None: pass batches=loader"):
         call(model, 0.5, criterion=criterion)
     with pytest.raises(ValueError, match="batches=list gave no batch for scoring"):

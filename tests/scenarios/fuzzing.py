@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import optim
 from zoo.layers import KINDS, Network
 
-from reflow_lightning.pruning import check_model
+from reflow_lightning.pruning import PruneSpec, check_model
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.select import select
 from reflow_lightning.running.isolation import isolated_rng
@@ -60,7 +60,7 @@ class Case:
             if not sum(p.numel() for n, p in select(model).items() if n not in how["exclude"]):
                 how |= {"pattern": None, "exclude": ()}
         try:
-            check_model(model, self.sparsities[-1], **how)
+            check_model(model, self.sparsities[-1], PruneSpec(**how))
         except ValueError as error:
             how["min_kept"] = float(re.search(r"use min_kept <= (\S+)", str(error))[1])
         return how

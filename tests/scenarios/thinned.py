@@ -11,7 +11,8 @@ import zoo
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import Call
-from reflow_lightning.layers.find import find_layers, watching
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.hooks import watching
 
 
 def make(name: str, count: int = 3, size: int = 32) -> tuple[nn.Module, nn.Module, list[Tensor]]:

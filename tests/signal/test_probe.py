@@ -4,26 +4,49 @@ from helpers import images
 from torch import nn
 from zoo.convolutional import small_net
 
+from reflow_lightning.layers import Order
+from reflow_lightning.signal.measure import learn_order
 from reflow_lightning.signal.probe import listening, signal_layers
 
 
+def layers_of(model, batch, patterns=None):
+    return signal_layers(model, learn_order(model, [batch]), patterns)
+
+
 def test_batchnorm_layers_and_what_none_follows():
-    assert signal_layers(small_net()) == ["1", "5", "9"]
+    assert layers_of(small_net(), images(2)) == ["1", "5", "9"]
 
 
 def test_without_batchnorm_every_weighted_layer():
-    assert signal_layers(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.GRU(3, 4))) == ["0", "2"]
+    assert layers_of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.GRU(3, 4)), torch.randn(4, 2, 2)) == ["0", "2"]
 
 
 def test_patterns_choose_layers():
-    assert signal_layers(small_net(), ("2", "6")) == ["2", "6"]
+    assert signal_layers(small_net(), Order(), ("2", "6")) == ["2", "6"]
     with pytest.raises(ValueError, match="'relu' matches no module"):
-        signal_layers(small_net(), "relu")
+        signal_layers(small_net(), Order(), "relu")
 
 
 def test_a_model_without_layers_is_an_error():
     with pytest.raises(ValueError, match="no layer to measure"):
-        signal_layers(nn.ReLU())
+        signal_layers(nn.ReLU(), Order())
+
+
+@pytest.mark.parametrize("by_kind", [False, True])
+def test_what_follows_what_does_not_depend_on_the_order_of_registration(by_kind):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            made = {"conv1": nn.Conv2d(3, 4, 3), "norm1": nn.BatchNorm2d(4)}
+            made |= {"conv2": nn.Conv2d(4, 4, 3), "norm2": nn.BatchNorm2d(4), "head": nn.Linear(4, 4)}
+            for name in sorted(made, key=lambda name: type(made[name]).__name__ if by_kind else 0):
+                self.add_module(name, made[name])
+
+        def forward(self, x):
+            x = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu()
+            return self.head(x.mean((2, 3)))
+
+    assert sorted(layers_of(Network(), torch.randn(2, 3, 8, 8))) == ["head", "norm1", "norm2"]
 
 
 def test_hooks_are_gone_after_an_error():

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from reflow_lightning.calibration.drift.distance import THRESHOLD, LayerDrift, batches_are_sorted, compare
 from reflow_lightning.calibration.drift.observing import Change, Entry, Observation, merged, observe
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.signal.statistics import merge_moments
 

@@ -19,7 +19,7 @@ from reflow_lightning.calibration.batchnorm import Population
 from reflow_lightning.calibration.drift.causes import likely_causes
 from reflow_lightning.calibration.drift.distance import LayerDrift, batches_are_sorted, compare, layer_row
 from reflow_lightning.calibration.drift.observing import observe
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from reflow_lightning.layers.batchnorm import batchnorm_layers
+from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.labels import batch_labels
 from reflow_lightning.running.processes import gather, together
@@ -89,14 +88,32 @@ def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: 
         What all processes saw.
     """
     layers = batchnorm_layers(model)
+    entrances = {name: module for name, module in model.named_modules() if isinstance(module, _FIRST)}
     here = Observation()
-    with ExitStack() as stack:
-        stack.enter_context(only_training(model, ()))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
-        first = stack.enter_context(_at_the_entry(model, here, change))
-        for name, layer in layers.items():
-            stack.enter_context(_at_a_layer(name, layer, here))
-        stack.enter_context(together("drift check"))
+    first: list[str] = []  # the layer that ran first in this batch
+
+    def enter(name: str, call: Call) -> Any:
+        if first:
+            return None
+        first.append(name)
+        values = call.argument(0, "input")
+        by = values.flatten()[:, None] if isinstance(entrances[name], nn.Linear) else values
+        here.entries.append(Entry(name, moments(by).cpu(), values.min().item(), values.max().item()))
+        if change is None:
+            return None
+        args, kwargs = call.args, call.kwargs
+        return ((change(values), *args[1:]), kwargs) if args else (args, {**kwargs, "input": change(values)})
+
+    def take_in(name: str, call: Call) -> None:
+        centre = layers[name].get_buffer("running_mean")
+        here.layers.setdefault(name, []).append(sample_moments(call.argument(0, "input"), centre))
+
+    with (
+        only_training(model, ()),
+        watching_inputs(model, entrances, enter),
+        watching_inputs(model, layers, take_in),
+        together("drift check"),
+    ):
         for batch in batches:
             first.clear()
             output = forward(model, batch)
@@ -119,45 +136,6 @@ def _merged(parts: list[Observation]) -> Observation:
         whole.classes = whole.classes or part.classes
         whole.batches += part.batches
     return whole
-
-
-@contextmanager
-def _at_a_layer(name: str, layer: _BatchNorm, here: Observation) -> Iterator[None]:
-    def take_in(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        values = args[0] if args else kwargs["input"]
-        here.layers.setdefault(name, []).append(sample_moments(values, layer.get_buffer("running_mean")))
-
-    handle = layer.register_forward_pre_hook(take_in, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _at_the_entry(model: nn.Module, here: Observation, change: Change | None) -> Iterator[list[str]]:
-    first: list[str] = []  # the layer that ran first in this batch
-
-    def watch(name: str, module: nn.Module) -> Any:
-        def take_in(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-            if first:
-                return None
-            first.append(name)
-            values = args[0] if args else kwargs["input"]
-            by = values.flatten()[:, None] if isinstance(module, nn.Linear) else values
-            here.entries.append(Entry(name, moments(by).cpu(), values.min().item(), values.max().item()))
-            if change is None:
-                return None
-            return ((change(values), *args[1:]), kwargs) if args else (args, {**kwargs, "input": change(values)})
-
-        return module.register_forward_pre_hook(take_in, with_kwargs=True)
-
-    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, _FIRST)]
-    try:
-        yield first
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def merged(found: list[Tensor]) -> Tensor:

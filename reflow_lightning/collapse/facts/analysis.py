@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from reflow_lightning.collapse.exactness import undisturbed
 from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
@@ -19,6 +18,7 @@ from reflow_lightning.collapse.facts.groups import Channels
 from reflow_lightning.collapse.facts.intervals import Bounds
 from reflow_lightning.collapse.graph.steps import ACTIVATIONS, Steps
 from reflow_lightning.running.arguments import Inputs, first_sample
+from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 
 
 class Analysis:

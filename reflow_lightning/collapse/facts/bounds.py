@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.nn import functional
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.collapse.facts.intervals import (
     OF_PAIRS,
@@ -25,6 +24,7 @@ from reflow_lightning.collapse.facts.intervals import (
     unknown,
 )
 from reflow_lightning.collapse.graph.steps import ACTIVATIONS, MOVES, PAIRS, POOLS, REDUCTIONS, SHAPES, Steps
+from reflow_lightning.running.compat.torch import tree_map_only
 
 _RISING = ("maximum", "minimum", "index_add")
 

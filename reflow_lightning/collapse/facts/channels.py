@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.collapse.facts.apart import part_of_sum
 from reflow_lightning.collapse.facts.groups import Axis, Channels, Groups, along, is_numbers, labels_of, spread
@@ -27,6 +26,7 @@ from reflow_lightning.collapse.graph.steps import (
     after_inputs,
     broadcast,
 )
+from reflow_lightning.running.compat.torch import tree_map_only
 
 _MOST = 1 << 20  # elements of a parameter that is used by itself, beyond which its channels are not followed
 

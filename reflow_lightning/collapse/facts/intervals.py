@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reflow_lightning.collapse.graph.steps import broadcast
+from reflow_lightning.running.compat.torch import convolve
 
 _ROUNDING = 1e-12
 _FAR = 1e100  # where every activation function has reached its limit, and none overflows in float64
@@ -98,12 +99,10 @@ def _applied(module: Any, values: Tensor, weight: Tensor) -> Tensor:
         used = finite.flatten(0, -2).any(0)  # most are zero: then there is little to multiply
         return functional.linear(finite[..., used], weight[:, used])
     if module.groups != 1:
-        convolved: Tensor = module._conv_forward(finite, weight, None)
-        return convolved
+        return convolve(module, finite, weight)
     used = finite.transpose(0, 1).flatten(1).any(1)
     used[0] = True  # a convolution wants one
-    convolved = module._conv_forward(finite[:, used], weight[:, used], None)
-    return convolved  # noqa: RET504  (its type is known here)
+    return convolve(module, finite[:, used], weight[:, used])
 
 
 def _reaches(module: Any, values: Tensor, weight: Tensor) -> Tensor:

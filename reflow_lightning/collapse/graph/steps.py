@@ -11,9 +11,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils import parametrize
+
+from reflow_lightning.running.compat.torch import (
+    NATIVE_FUNCTIONS,
+    BatchNorm,
+    Convolution,
+    Dropout,
+    TransposedConvolution,
+    has_hooks,
+    own_parameters,
+)
 
 ACTIVATIONS: Mapping[str, tuple[float, ...]] = {
     "relu": (),
@@ -113,7 +121,7 @@ _RANDOM: Mapping[str, int] = {
 }
 """Functions that do nothing if they are told that this is no training, and where among their arguments that stands."""
 
-_OWNERS = (operator, builtins, torch, functional, torch._C._nn)
+_OWNERS = (operator, builtins, torch, functional, NATIVE_FUNCTIONS)
 
 
 class Steps:
@@ -134,7 +142,7 @@ class Steps:
         self.traced = traced
         self.modules = dict(traced.named_modules())
         self._calls = Counter(node.target for node in traced.graph.nodes if node.op in ("call_module", "get_attr"))
-        held = [id(p) for module in traced.modules() for p in module._parameters.values() if p is not None]
+        held = [id(p) for module in traced.modules() for p in own_parameters(module).values()]
         got = [id(self.value(node)) for node in traced.graph.nodes if node.op == "get_attr"]
         self._holders = Counter([*held, *got])
 
@@ -175,12 +183,12 @@ class Steps:
         return self._calls[node.target] > 1 or held_twice
 
     def _of_module(self, module: Any, node: fx.Node) -> str:
-        own = [p for p in module._parameters.values() if p is not None]
+        own = list(own_parameters(module).values())
         if node.kwargs or len(node.args) != 1 or any(not p.is_floating_point() for p in own):
             return "opaque"
         if own and (self.is_shared(node) or any(self._holders[id(p)] > 1 for p in own)):
             return "opaque"
-        if "parametrizations" in module._modules or _has_hooks(module):
+        if parametrize.is_parametrized(module) or has_hooks(module):
             return "opaque"
         if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
             return "conv"
@@ -188,9 +196,9 @@ class Steps:
             return "linear"
         if not type(module).__module__.startswith("torch.nn"):
             return "opaque"
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, Dropout):
             return "identity"
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             return "opaque" if module.running_var is None else "batchnorm"
         if getattr(module, "mode", None) == "bicubic" or getattr(module, "return_indices", False):
             return "opaque"  # neither is monotone
@@ -223,13 +231,9 @@ def _known(name: str) -> str:
     return name if known or name in SHAPES else "opaque"
 
 
-def _has_hooks(module: Any) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def is_weighted(module: Any) -> bool:
     """Whether a module multiplies by weights: convolution or linear."""
-    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+    return isinstance(module, (nn.Linear, Convolution)) and not isinstance(module, TransposedConvolution)
 
 
 def broadcast(*values: Tensor) -> list[Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration import AffineMap, Call, NotSupportedError, layer_of
-from reflow_lightning.layers.plain import plain
-from reflow_lightning.layers.recurrent import RecurrentLayer
+from reflow_lightning.layers import AffineMap, Call, NotSupportedError, RecurrentLayer, layer_of, writable
 
 
 class FastGRNNCell(nn.RNNCellBase):
@@ -66,20 +66,25 @@ class FastGRNNCell(nn.RNNCellBase):
         return state
 
 
+@layer_of.register(FastGRNNCell)
 class FastGRNNLayer(RecurrentLayer):
-    """The pre-activation ``W x + U h + b_z`` of a cell with full matrices; that of the other gate has b_h for b_z."""
+    """The pre-activation ``W x + U h + b_z`` of a cell with full matrices; the other gate has b_h in place of b_z."""
 
-    def __init__(self, module: FastGRNNCell, name: str) -> None:
-        weights = plain(module, "weight_ih"), plain(module, "weight_hh")
-        if [len(weight) for weight in weights] != 2 * [module.hidden_size]:
+    @cached_property
+    def cells(self) -> list[tuple[AffineMap, ...]]:
+        """Both gates, which share one map."""
+        size = self.module.hidden_size
+        weights = writable(self.module, "weight_ih"), writable(self.module, "weight_hh")
+        if [len(weight) for weight in weights] != [size, size]:
             raise NotSupportedError("a FastGRNN cell with factored matrices")
-        self.module = module
-        biases, offsets = (plain(module, "bias_z"),), (plain(module, "bias_h"),)
-        super().__init__([(AffineMap(f"{name}.gates", module.hidden_size, weights, biases, offsets),)])
+        biases, offsets = (writable(self.module, "bias_z"),), (writable(self.module, "bias_h"),)
+        return [(AffineMap(f"{self.name}.gates", size, weights, biases, offsets),)]
 
     def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
         """The inputs of all steps, and the states before them."""
         sequences, state = call.argument(0, "sequences"), call.argument(1, "state")
+        if len(self.module.weight_ih) != self.module.hidden_size:
+            raise NotSupportedError("a FastGRNN cell with factored matrices")
         if state is None:
             state = sequences.new_zeros(len(sequences), self.module.hidden_size)
         before = []
@@ -87,11 +92,6 @@ class FastGRNNLayer(RecurrentLayer):
             before.append(state)
             state = self.module.step(from_input, state)
         return [(sequences.transpose(0, 1).flatten(0, 1), torch.cat(before))]
-
-
-@layer_of.register(FastGRNNCell)
-def _(module: FastGRNNCell, name: str) -> FastGRNNLayer:
-    return FastGRNNLayer(module, name)
 
 
 class FastGRNN(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.pruning.criteria.losses import Loss
 from reflow_lightning.pruning.criteria.samples import count_samples
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import only_training
 
 Gradients = dict[str, Tensor]
@@ -36,7 +37,7 @@ def differentiable(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eager())
         stack.enter_context(only_training(model, ()))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in eval mode

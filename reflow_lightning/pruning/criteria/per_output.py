@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
+from reflow_lightning.layers import prunable_weights
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.running.forward import Forward
 
 
@@ -22,7 +22,8 @@ class PerOutput:
     tensors prunes every row of every tensor by the same share, as nearly as whole numbers allow: the comparison group
     of *Wanda* (arXiv 2306.11695). Of equal scores the first by position is the lower.
 
-    A row is what makes one output: a first index of the weight, but the second one in a transposed convolution.
+    A row is what makes one output: a first index of the weight, but the second one where the outputs lie along the
+    second dimension, as in a transposed convolution.
 
     Attributes:
         criterion: A name or a criterion. It needs batches only if that does.
@@ -47,9 +48,8 @@ class PerOutput:
         if isinstance(criterion, DataCriterion):
             criterion = criterion.estimate(model, weights, batches, forward)
         named = dict(model.named_parameters(remove_duplicate=False))
-        transposed = {id(m.weight): m.groups for m in model.modules() if isinstance(m, _ConvTransposeNd)}
-        groups = {name: transposed[id(named[name])] for name in weights if id(named[name]) in transposed}
-        return Places(criterion, groups)
+        groups = {id(o.parameter): o.weight.groups for o in prunable_weights(model).values() if o.weight.outputs == 1}
+        return Places(criterion, {name: groups[id(named[name])] for name in weights if id(named[name]) in groups})
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Places:
 
     Attributes:
         criterion: Gives the scores.
-        groups: Number of groups of those weights that belong to transposed convolutions, by name.
+        groups: Of the weights whose outputs lie along the second dimension, how often those repeat what stands there.
     """
 
     criterion: Criterion

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.layers.inputs import input_energies, named_arguments
-from reflow_lightning.layers.weights import weight_names
-from reflow_lightning.pruning.criteria.protocols import Estimated
+from reflow_lightning.layers import Call, Layer, NotSupportedError, prunable_weights
+from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import watching_inputs
 from reflow_lightning.running.isolation import only_training
 
 
@@ -48,7 +48,20 @@ class Wanda:
         """
         owners = _owners(model, weights)
         totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
-        with _listening(owners, lambda name, energy: totals.add({name: energy})), only_training(model, ()):
+
+        def take_in(name: str, call: Call) -> None:
+            layer, names = owners[name]
+            try:
+                for weight, energy in layer.energies(call):
+                    if weight in names:
+                        totals.add({names[weight]: energy})
+            except (NotSupportedError, ValueError) as error:
+                first = next(iter(names.values()))
+                raise ValueError(
+                    f"Wanda can't see what '{first}' multiplies: {error}; leave it out with exclude"
+                ) from error
+
+        with watching_inputs(model, owners, take_in), only_training(model, ()):
             for batch in batches:
                 with torch.no_grad():
                     forward(model, batch)
@@ -56,49 +69,23 @@ class Wanda:
         return Estimated(self, {n: energy.sqrt_().mul_(exact(weights[n]).abs_()) for n, energy in energies.items()})
 
 
-def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Module, dict[str, str]]:
-    """The modules whose inputs the weights multiply, and the parameters' names by those within the module."""
+def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, tuple[Layer, dict[str, str]]]:
+    """The layers whose inputs the weights multiply, by module name, and the parameters' names by those within."""
     named = dict(model.named_parameters(remove_duplicate=False))
     names = {id(named[name]): name for name in weights}
-    owners: dict[nn.Module, dict[str, str]] = {}
-    for module in model.modules():
-        if input_energies(module) is None:
-            continue
-        within = dict(module.named_parameters(remove_duplicate=False))
-        own = [*weight_names(module), *(["out_proj.weight"] if isinstance(module, nn.MultiheadAttention) else [])]
-        found = {name: names[id(within[name])] for name in own if name in within and id(within[name]) in names}
-        if found:
-            owners[module] = found
-    known = {name for found in owners.values() for name in found.values()}
+    owners: dict[str, tuple[Layer, dict[str, str]]] = {}
+    for owned in prunable_weights(model).values():
+        if owned.layer.sees_inputs and id(owned.parameter) in names:
+            _, found = owners.setdefault(owned.layer.name, (owned.layer, {}))
+            found[owned.weight.name] = names[id(owned.parameter)]
+    known = {name for _, found in owners.values() for name in found.values()}
     if unknown := [name for name in weights if name not in known]:
         raise ValueError(
-            f"Wanda knows no input of '{unknown[0]}': it knows Linear, Conv*, attention and torch's own recurrent "
-            "layers; leave it out with exclude, or use a criterion with gradients, such as 'fisher'"
+            f"Wanda knows no input of '{unknown[0]}': it knows linear layers, convolutions, attention, recurrent "
+            "layers and what says so when it is registered with layer_of; leave it out with exclude, or use a "
+            "criterion with gradients, such as 'fisher'"
         )
     return owners
 
 
-@contextmanager
-def _listening(
-    owners: Mapping[nn.Module, Mapping[str, str]], listener: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Hand the sums of squares in every call of the modules to a listener, with the name of the parameter."""
-
-    def hand_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        energies = input_energies(module)
-        assert energies is not None
-        try:
-            for name, energy in energies(module, named_arguments(module, args, kwargs)):
-                if name in owners[module]:
-                    listener(owners[module][name], energy)
-        except ValueError as error:
-            name = next(iter(owners[module].values()))
-            raise ValueError(f"Wanda can't see what '{name}' multiplies: {error}; leave it out with exclude") from error
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not run the hooks
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)  # nor does this
-        for module in owners:
-            stack.callback(module.register_forward_pre_hook(hand_over, with_kwargs=True).remove)
-        yield
+register_criterion("wanda", Wanda())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scenarios.gradients import forward, gradients_of_samples, make, split, weights_of
 from torch import nn
 
-from reflow_lightning.pruning import Choice, Masks, WoodFisher, choose, prune
+from reflow_lightning.pruning import Choice, Masks, PruneSpec, WoodFisher, choose, prune
 from reflow_lightning.pruning.criteria.losses import label_cross_entropy
 
 DAMPING = 0.1
@@ -92,7 +92,7 @@ def test_prune_adds_the_update_and_leaves_exact_zeros():
     model, batch = make("small_net")
     before = weights_of(model)
     before = {name: weight.clone() for name, weight in before.items()}
-    choice = choose(model, 0.6, criterion="woodfisher", batches=[batch], max_batches=1)
+    choice = choose(model, 0.6, PruneSpec(criterion="woodfisher"), batches=[batch], max_batches=1)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
     masks = prune(model, 0.6, criterion="woodfisher", batches=[batch], max_batches=1)
     assert masks == choice.masks
@@ -147,7 +147,7 @@ def test_the_scale_of_the_loss_does_not_matter():
     masks, changes = [], []
     for scale in (1, 1e-6):
         criterion = WoodFisher(loss=lambda output, batch, scale=scale: scale * label_cross_entropy(output, batch))
-        choice = choose(model, 0.5, criterion=criterion, batches=[batch], max_batches=1)
+        choice = choose(model, 0.5, PruneSpec(criterion=criterion), batches=[batch], max_batches=1)
         masks.append(choice.masks)
         changes.append(choice.changes)
     assert masks[0] == masks[1]

@@ -12,8 +12,8 @@ from zoo.convolutional import small_net
 
 from reflow_lightning import Gradual, Masks, Reflow, find_sparsity, measure_signal, prune
 from reflow_lightning.pruning import DataAllocation, EntropyBudget, EntropyShares, Magnitude, Scores, make_masks
-from reflow_lightning.pruning.allocation import ALLOCATIONS
-from reflow_lightning.pruning.budget import redistributed
+from reflow_lightning.pruning.allocations.entropy import redistributed
+from reflow_lightning.pruning.allocations.registry import ALLOCATIONS
 
 BATCHES = list(images(64).split(16))
 

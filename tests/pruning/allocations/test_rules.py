@@ -10,7 +10,8 @@ from zoo.convolutional import small_net
 
 from reflow_lightning import prune
 from reflow_lightning.pruning import Magnitude, Scores, make_masks, select
-from reflow_lightning.pruning.layerwise import Lamp, apportion, erk, lamp, uniform
+from reflow_lightning.pruning.allocations import Lamp, erk, lamp, uniform
+from reflow_lightning.pruning.allocations.apportion import apportion
 
 SHAPES = st.lists(
     st.one_of(

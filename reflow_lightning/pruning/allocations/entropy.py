@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.pruning.allocation import register_allocation
-from reflow_lightning.pruning.layerwise import apportion
+from reflow_lightning.pruning.allocations.apportion import apportion
+from reflow_lightning.pruning.allocations.registry import register_allocation
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training

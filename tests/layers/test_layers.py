@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from reflow_lightning.calibration import AffineMap, Call, layer_of
-from reflow_lightning.layers.plain import patches
+from reflow_lightning.layers.convolution import patches
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -112,7 +112,7 @@ def test_inputs_times_weights_are_the_outputs_if_they_are_laid_out(module_and_in
 def test_inputs_in_small_pieces_are_the_same(monkeypatch):
     conv, x = nn.Conv2d(2, 3, 3), torch.randn(7, 2, 5, 5)
     whole = list(layer_of(conv, "").inputs(0, called(conv, x)))
-    monkeypatch.setattr("reflow_lightning.layers.plain._PIECE", 1000)
+    monkeypatch.setattr("reflow_lightning.layers.convolution._PIECE", 1000)
     pieces = list(layer_of(conv, "").inputs(0, called(conv, x)))
     assert len(pieces) > len(whole) == 1
     assert torch.equal(torch.cat(pieces, 1), whole[0])

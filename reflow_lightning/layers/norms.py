@@ -1,0 +1,113 @@
+"""Norms: where their channels are, and their scales and biases as maps. Embeddings, which have no map."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import NoneType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.layers.affine import AffineMap
+from reflow_lightning.layers.layer import (
+    Layer,
+    NotSupportedError,
+    check_as_in_torch,
+    has_own_forward,
+    writable,
+    writable_of,
+)
+from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.compat.torch import BatchNorm, RunningNorm
+from reflow_lightning.running.isolation import isolated_rng
+
+
+class NormLayer(Layer):
+    """A norm of channels in dimension 1, with a weight for each, and maybe a bias: BatchNorm, GroupNorm, InstanceNorm.
+
+    A weight that is ``None`` is no map.
+    """
+
+    is_norm: ClassVar[bool] = True
+    channel_dim: int = 1
+    module: Any
+
+    @cached_property
+    def maps(self) -> tuple[AffineMap, ...]:
+        """See `Layer`."""
+        module, kind = self.module, type(self.module).__name__
+        if getattr(module, "weight", None) is None:
+            return ()
+        if not isinstance(getattr(module, "act", None), (nn.Identity, NoneType)):
+            raise NotSupportedError(f"a {kind}, which has an activation in it")
+        weight = writable(module, "weight")
+        if weight.ndim != 1:
+            raise NotSupportedError(f"a {kind} over {weight.ndim} dimensions")
+        return (AffineMap(self.name, weight.numel(), (weight,), writable_of(module, "bias")),)
+
+
+class LastNormLayer(NormLayer):
+    """A norm over the last dimensions, as `torch.nn.LayerNorm` is, or a subclass of it that takes (N, C, ...)."""
+
+    def __init__(self, module: nn.Module, name: str = "") -> None:
+        super().__init__(module, name)
+        self.channel_dim = 1 if has_own_forward(module) and _takes_channels_first(module) else -1
+
+    @cached_property
+    def maps(self) -> tuple[AffineMap, ...]:
+        """See `Layer`."""
+        if self.channel_dim == -1:
+            check_as_in_torch(self.module)
+        return super().maps
+
+
+@torch.no_grad()
+def _takes_channels_first(module: nn.Module) -> bool:
+    """Whether a norm with a forward of its own normalises dimension 1.
+
+    The forward is tried on one sample of one position: only a norm of that dimension takes it. Its name tells less.
+    """
+    weight: Tensor | None = getattr(module, "weight", None)
+    channels = 0 if weight is None or weight.ndim != 1 else weight.numel()
+    if weight is None or channels < 2 or weight.is_meta or nn.parameter.is_lazy(weight):
+        return type(module).__name__.rstrip("0123456789Fp").endswith(("1d", "2d", "3d"))
+    with isolated_rng():
+        return any(_runs(module, weight.new_zeros(1, channels, *[1] * positions)) for positions in (2, 1, 3))
+
+
+def _runs(module: nn.Module, values: Tensor) -> bool:
+    try:
+        output = module.forward(values)
+    except Exception:  # whatever a forward of the user's raises on a shape that it does not take
+        return False
+    return isinstance(output, Tensor) and output.shape == values.shape
+
+
+class EmbeddingLayer(Layer):
+    """A table that is looked up, and multiplies no signal. A matrix that is tied to it is an embedding too."""
+
+    is_embedding: ClassVar[bool] = True
+
+
+def batchnorm_layers(model: nn.Module) -> dict[str, BatchNorm]:
+    """BatchNorm layers that hold running statistics, by module name.
+
+    Example:
+        >>> list(batchnorm_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, eps=1e-3))))
+        ['1', '2']
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, BatchNorm) and module.running_mean is not None
+    }
+
+
+layer_of.register(RunningNorm, NormLayer)
+layer_of.register(nn.GroupNorm, NormLayer)
+layer_of.register(nn.LocalResponseNorm, NormLayer)
+layer_of.register(nn.LayerNorm, LastNormLayer)
+layer_of.register(nn.RMSNorm, LastNormLayer)
+layer_of.register(nn.Embedding, EmbeddingLayer)
+layer_of.register(nn.EmbeddingBag, EmbeddingLayer)

@@ -1,0 +1,142 @@
+"""Watch the calls of modules. No other file of the package puts forward hooks on modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.running.compat.torch import tree_map_only
+
+
+class Call(NamedTuple):
+    """One call of a module.
+
+    Attributes:
+        args: Its positional arguments.
+        kwargs: Its arguments by name.
+        output: What it put out; ``None`` before the module has run.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any = None
+
+    @property
+    def first(self) -> Any:
+        """The first argument, by whatever name a subclass calls it."""
+        return self.args[0] if self.args else next(iter(self.kwargs.values()))
+
+    def argument(self, position: int, name: str) -> Any:
+        """An argument that may be given by position or by name; ``None`` if it is not given."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
+
+
+def in_type(call: Call, dtype: torch.dtype) -> Call:
+    """The call with its floating-point tensors in a type, as autocast may have recorded them in others.
+
+    Example:
+        >>> in_type(Call((torch.ones(1),), {}, torch.ones(1).bfloat16()), torch.float32).output.dtype
+        torch.float32
+    """
+
+    def convert(values: Tensor) -> Tensor:
+        return values.to(dtype) if values.is_floating_point() else values
+
+    converted: Call = tree_map_only(Tensor, convert, call)
+    return converted
+
+
+Listener = Callable[[str, Call], Any]
+"""``(module name, call) -> None``, or what takes the place of the module's output."""
+
+InputListener = Callable[[str, Call], "tuple[tuple[Any, ...], dict[str, Any]] | None"]
+"""``(module name, call) -> None``, or the arguments ``(args, kwargs)`` that the module is called with instead."""
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Have every module be called: compiled code runs eagerly, and attention without its fast path.
+
+    Code that `torch.compile` made runs neither hooks nor the modes of torch. The fast path of attention is one kernel
+    for a whole layer, which skips the modules within, or hands them nested tensors.
+
+    Example:
+        >>> with eager():
+        ...     torch.backends.mha.get_fastpath_enabled()
+        False
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.compiler.set_stance("force_eager"):
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def watching(model: nn.Module, names: Iterable[str], listener: Listener) -> Iterator[None]:
+    """Call the listener after each call of the named modules. What it returns, unless ``None``, is put out instead.
+
+    A module that is named by two names is listened to by both. The block stands within `eager`.
+
+    Args:
+        model: Any module.
+        names: Names of modules within it; ``""`` is the model itself.
+        listener: Takes the name and the call.
+
+    Raises:
+        AttributeError: If the model has no module of a name. Then no module is watched.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2))
+        >>> with watching(model, ["0"], lambda name, call: call.output * 0):
+        ...     model(torch.ones(1, 2)).abs().tolist()
+        [[0.0, 0.0]]
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        return lambda _, args, kwargs, output: listener(name, Call(args, kwargs, output))
+
+    with ExitStack() as stack:
+        stack.enter_context(eager())
+        for name in names:
+            module = model.get_submodule(name)
+            stack.callback(module.register_forward_hook(hook(name), with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def watching_inputs(model: nn.Module, names: Iterable[str], listener: InputListener) -> Iterator[None]:
+    """Call the listener before each call of the named modules, which may change what the module is called with.
+
+    In all else it is like `watching`.
+
+    Args:
+        model: Any module.
+        names: Names of modules within it; ``""`` is the model itself.
+        listener: Takes the name and the call, whose output is ``None``.
+
+    Raises:
+        AttributeError: If the model has no module of a name. Then no module is watched.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity())
+        >>> with watching_inputs(model, ["0"], lambda name, call: ((call.args[0] + 1,), {})):
+        ...     model(torch.ones(1)).tolist()
+        [2.0]
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        return lambda _, args, kwargs: listener(name, Call(args, kwargs))
+
+    with ExitStack() as stack:
+        stack.enter_context(eager())
+        for name in names:
+            module = model.get_submodule(name)
+            stack.callback(module.register_forward_pre_hook(hook(name), with_kwargs=True).remove)
+        yield
