@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import Module, images, loader, selected_size, trainer, zeros
-from lightning_scenarios import RESUMED, TRAININGS, Watch, data, seeded
-from workers import results, run
+from scenarios.processes import results, run
+from scenarios.trainings import RESUMED, TRAININGS, Watch, data, seeded
 
 from reflow_lightning import Masks, Reflow
 

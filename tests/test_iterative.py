@@ -11,7 +11,7 @@ from helpers import loader, trainer, zeros
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from resuming import QUIET, SIZE, Deterministic, Resumable, Save, fit, masks_in, reflow, same
+from scenarios.resuming import QUIET, SIZE, Deterministic, Resumable, Save, fit, masks_in, reflow, same
 
 from reflow_lightning import Iterative, OneShot, Reflow
 from reflow_lightning.schedules import Length, Progress

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
-from repair_zoo import bits, make, mlp, plain, thinned
+from scenarios.thinned import bits, make, plain, thinned
 from torch import nn
+from zoo.linear import mlp
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Auto, BatchNormStatistics, Moments, NoRepair, Reconstruct, ThenBatchNorm

@@ -2,7 +2,8 @@ import copy
 
 import pytest
 import torch
-from helpers import images, small_net, zeros
+from helpers import images, zeros
+from zoo.convolutional import small_net
 
 from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.events.event import prune_and_repair

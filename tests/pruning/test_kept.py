@@ -6,9 +6,10 @@ import weakref
 
 import pytest
 import torch
-from helpers import images, selected_size, small_net, zeros
+from helpers import images, selected_size, zeros
 from torch import nn, optim
 from torch.optim.swa_utils import AveragedModel
+from zoo.convolutional import small_net
 
 from reflow_lightning import Masks, prune
 from reflow_lightning.pruning import make_masks

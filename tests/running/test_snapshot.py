@@ -1,5 +1,5 @@
 import torch
-from repair_zoo import bits
+from scenarios.thinned import bits
 from torch import nn
 
 from reflow_lightning.running.snapshot import Snapshot, Snapshots

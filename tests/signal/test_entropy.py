@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers import everything, images, small_net
+from helpers import everything, images
 from torch import nn
 from torch.nn import functional
+from zoo.convolutional import small_net
 
 from reflow_lightning import measure_signal
 from reflow_lightning.signal import LayerEntropy, measure_entropy

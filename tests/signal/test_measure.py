@@ -3,8 +3,9 @@ import math
 
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.running.forward import default_forward

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning.layers import Order
 from reflow_lightning.signal.measure import learn_order

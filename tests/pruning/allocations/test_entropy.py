@@ -3,11 +3,12 @@ import warnings
 
 import pytest
 import torch
-from helpers import Module, everything, images, loader, small_net, trainer
+from helpers import Module, everything, images, loader, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from zoo.convolutional import small_net
 
 from reflow_lightning import Gradual, Masks, Reflow, find_sparsity, measure_signal, prune
 from reflow_lightning.pruning import DataAllocation, EntropyBudget, EntropyShares, Magnitude, Scores, make_masks

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
-from helpers import selected_size, small_net
+from helpers import selected_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import prune
 from reflow_lightning.pruning import Magnitude, Scores, make_masks, select

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gradient_models import forward, make, split, weights_of
+from scenarios.gradients import forward, make, split, weights_of
 
 from reflow_lightning.pruning import Fisher, Snip, Taylor
 from reflow_lightning.pruning.criteria.gradients import LossOf, differentiable, gradients_of
@@ -66,7 +66,7 @@ def test_scores_are_the_same_to_the_bit(criterion, term, scores, case, dtype):
 
 
 def test_a_network_without_any_gradient_scores_zero():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     weights = weights_of(model)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import nn
+from zoo.convolutional import small_net
 
 import reflow_lightning.experiments  # noqa: F401  (what the configuration resolves)
 from reflow_lightning import Reflow, find_sparsity, prune

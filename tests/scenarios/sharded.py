@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scenarios import BATCHES, mine
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from zoo.convolutional import uneven
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.pruning import Magnitude
 from reflow_lightning.pruning.keeping import ZeroKeeper
 from reflow_lightning.running.sharding import reshard
+from scenarios.functions import BATCHES
+from scenarios.processes import error_of, mine, named, values
 
 CASES: dict[str, dict[str, Any]] = {
     "global": {"sparsity": 0.7},
@@ -30,21 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def plain(dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Convolutions of 5, 8 and 3 rows, which 2 or 3 processes can't share out evenly."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 5, 3, padding=1),
-        nn.BatchNorm2d(5),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(5, 1),
-        nn.Linear(1, 3),
-    )
-    return model.to(dtype)
+    return uneven().to(dtype)
 
 
 def spread(model: nn.Module) -> Any:
@@ -52,13 +41,6 @@ def spread(model: nn.Module) -> Any:
     for layer in (model[0], model[3], model):
         fully_shard(layer, mesh=mesh)
     return model
-
-
-def whole(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
-        for name, value in model.state_dict().items()
-    }
 
 
 class BytesSent(TorchDispatchMode):
@@ -90,7 +72,7 @@ def masks_of_every_kind(_: Path) -> dict[str, Any]:
                 "further": further.state_dict(),
                 "sparsity": masks.sparsity,
                 "sparsities": masks.sparsities,
-                "state": whole(model),
+                "state": values(model),
             }
     return found
 
@@ -113,17 +95,17 @@ def statistics_and_signal(_: Path) -> dict[str, Any]:
     model, dense = spread(plain()), spread(plain())
     prune(model, 0.5)
     batches = mine(BATCHES)[: dist.get_rank() + 1]  # other numbers on each process
-    before = whole(model)
+    before = values(model)
     result = calibrate(model, batches, max_batches=len(batches))
-    after = whole(model)
+    after = values(model)
     signal = measure_signal(model, batches, reference=dense, max_batches=len(batches)).to_dict()
     result.undo()
-    return {"before": before, "after": after, "undone": whole(model), "signal": signal}
+    return {"before": before, "after": after, "undone": values(model), "signal": signal}
 
 
 def a_batch_that_breaks_sharded(_: Path) -> dict[str, Any]:
     model = spread(plain())
-    before = whole(model)
+    before = values(model)
     handle = model[3].register_forward_hook(lambda *_: 1 / 0 if dist.get_rank() == 1 else None)
     try:
         calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))
@@ -131,7 +113,7 @@ def a_batch_that_breaks_sharded(_: Path) -> dict[str, Any]:
     except Exception as error:
         raised = type(error).__name__
     handle.remove()
-    after = whole(model)
+    after = values(model)
     calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))  # it still works
     return {"raised": raised, "before": before, "after": after}
 
@@ -151,7 +133,7 @@ def training_keeps_zeros(folder: Path) -> dict[str, Any]:
     keeper.forget_moments(optimizer)
     masks.save(folder / f"masks_of_{dist.get_world_size()}.pt")
     moments = [s["exp_avg"].full_tensor() for s in (optimizer.state[p] for p in masks.parameters(model))]
-    return {"masks": masks.state_dict(), "state": whole(model), "moments": moments}
+    return {"masks": masks.state_dict(), "state": values(model), "moments": moments}
 
 
 def masks_of_other_numbers_of_processes(folder: Path) -> dict[str, Any]:
@@ -160,7 +142,7 @@ def masks_of_other_numbers_of_processes(folder: Path) -> dict[str, Any]:
     masks.apply(model)
     held = masks.spread_over(model)
     return {
-        "state": whole(model),
+        "state": values(model),
         "masks": held.state_dict(),
         "local": [mask.to_local().shape[0] for mask in held.values()],
     }
@@ -172,12 +154,12 @@ def what_is_refused(_: Path) -> list[str]:
     texts = []
     model = spread(plain())
     for options in ({"allocation": "lamp"}, {"criterion": lambda name, weight: weight.abs()}):
-        before = whole(model)
+        before = values(model)
         try:
             prune(model, 0.5, **options)
         except ValueError as error:
             texts.append(str(error))
-        assert all(torch.equal(before[name], value) for name, value in whole(model).items())
+        assert all(torch.equal(before[name], value) for name, value in values(model).items())
     model = plain()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model[3].weight = nn.Parameter(distribute_tensor(model[3].weight.data, mesh, [Shard(1)]))
@@ -192,11 +174,7 @@ def a_weight_that_is_not_finite_on_one(_: Path) -> str:
     model = spread(plain())
     if dist.get_rank() == 0:
         model[3].weight.to_local().data[0, 0, 0, 0] = float("nan")
-    try:
-        prune(model, 0.5)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
+    return error_of(prune, model, 0.5)
 
 
 def after_an_evaluation(_: Path) -> dict[str, Any]:
@@ -209,7 +187,7 @@ def after_an_evaluation(_: Path) -> dict[str, Any]:
         model(BATCHES[0])
     masks.apply(model)
     reshard(model)
-    return {"masks": masks.state_dict(), "state": whole(model)}
+    return {"masks": masks.state_dict(), "state": values(model)}
 
 
 class Fails(Magnitude):
@@ -231,18 +209,15 @@ def a_criterion_that_breaks(_: Path) -> list[str]:
     return texts
 
 
-SHARDED = {
-    scenario.__name__: scenario
-    for scenario in (
-        masks_of_every_kind,
-        bytes_sent,
-        statistics_and_signal,
-        a_batch_that_breaks_sharded,
-        training_keeps_zeros,
-        masks_of_other_numbers_of_processes,
-        what_is_refused,
-        a_weight_that_is_not_finite_on_one,
-        after_an_evaluation,
-        a_criterion_that_breaks,
-    )
-}
+SHARDED = named(
+    masks_of_every_kind,
+    bytes_sent,
+    statistics_and_signal,
+    a_batch_that_breaks_sharded,
+    training_keeps_zeros,
+    masks_of_other_numbers_of_processes,
+    what_is_refused,
+    a_weight_that_is_not_finite_on_one,
+    after_an_evaluation,
+    a_criterion_that_breaks,
+)

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch.distributed as dist
 from helpers import loader, trainer
-from resuming import Deterministic, Save
 
 from reflow_lightning import Iterative, Reflow
+from scenarios.processes import named
+from scenarios.resuming import Deterministic, Save
 
 
 class Disagreeing(Deterministic):
@@ -60,4 +61,4 @@ def one_process_lacks_the_metric(_: Path) -> str:
     return "nothing"
 
 
-ROUNDS = {scenario.__name__: scenario for scenario in (rank_zero_decides, one_process_lacks_the_metric)}
+ROUNDS = named(rank_zero_decides, one_process_lacks_the_metric)

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scenarios import BATCHES, mine, network
 from torch import nn
 
 from reflow_lightning import prune
 from reflow_lightning.signal import measure_entropy
+from scenarios.functions import BATCHES, network
+from scenarios.processes import error_of, mine, named, on_the_last
 
 
 class Branching(nn.Module):
@@ -41,7 +42,7 @@ def uneven(_: Path) -> dict[str, Any]:
 
 
 def all_on_the_last(_: Path) -> dict[str, Any]:
-    return _measured(BATCHES if dist.get_rank() == dist.get_world_size() - 1 else [])
+    return _measured(on_the_last(BATCHES))
 
 
 def other_layers_on_each(_: Path) -> dict[str, Any]:
@@ -54,17 +55,10 @@ def a_batch_that_breaks_on_one(_: Path) -> list[str]:
             raise ZeroDivisionError("on rank 1")
         return model(batch)
 
-    raised = []
-    for call in (
-        lambda: measure_entropy(network(), mine(BATCHES), forward=forward),
-        lambda: prune(network(), 0.5, allocation="entropy", batches=mine(BATCHES), forward=forward),
-    ):
-        try:
-            call()
-            raised.append("nothing")
-        except Exception as error:
-            raised.append(f"{type(error).__name__}: {error}")
-    return raised
+    return [
+        error_of(measure_entropy, network(), mine(BATCHES), forward=forward),
+        error_of(prune, network(), 0.5, allocation="entropy", batches=mine(BATCHES), forward=forward),
+    ]
 
 
 def no_batches_on_any(_: Path) -> None:
@@ -85,14 +79,11 @@ def spread_over_processes(_: Path) -> dict[str, Any]:
     return {"report": report, "raised": raised}
 
 
-SCENARIOS = {
-    scenario.__name__: scenario
-    for scenario in (
-        uneven,
-        all_on_the_last,
-        other_layers_on_each,
-        a_batch_that_breaks_on_one,
-        no_batches_on_any,
-        spread_over_processes,
-    )
-}
+SCENARIOS = named(
+    uneven,
+    all_on_the_last,
+    other_layers_on_each,
+    a_batch_that_breaks_on_one,
+    no_batches_on_any,
+    spread_over_processes,
+)

@@ -1,4 +1,4 @@
-"""Random prunings of networks, and comparisons of what a collapse makes of them."""
+"""Networks of the zoo as `collapse` meets them, with dead parts, and comparisons of what it makes of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import copy
 from typing import Any
 
 import torch
-from collapse_blocks import Chain
+import zoo
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
+from zoo.blocks import Chain
 
 from reflow_lightning.collapse import collapse_report
 from reflow_lightning.collapse.edits import Row
@@ -30,6 +31,18 @@ def shake(model: nn.Module) -> None:
             nn.init.normal_(module.bias)
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A network of the zoo in eval mode, with BatchNorm statistics other than a fresh one has."""
+    torch.manual_seed(seed)
+    model = zoo.network(name).build()
+    shake(model)
+    return model.eval()
+
+
+def inputs_for(name: str, samples: int = 2, seed: int = 1) -> Inputs:
+    return zoo.network(name).batch(samples, torch.Generator().manual_seed(seed))
 
 
 PRUNINGS = ("rows", "columns", "weights", "layers", "nearly all", "nothing")

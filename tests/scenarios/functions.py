@@ -6,19 +6,20 @@ import copy
 import signal
 import threading
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import Reflow, calibrate, measure_signal, prune
 from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.running.processes import gather, together
+from scenarios.processes import error_of, mine, named, values
 
 BATCHES = [images(16, seed=seed) for seed in range(7)]
 LABELLED = [(batch, torch.arange(16) % (i + 2)) for i, batch in enumerate(BATCHES)]  # each batch has a class of its own
@@ -29,20 +30,12 @@ def network() -> nn.Sequential:
     return small_net()
 
 
-def mine(batches: list[Any]) -> list[Any]:
-    return batches[dist.get_rank() :: dist.get_world_size()]
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
 def _prune_calibrate_measure(batches: list[Any], model: nn.Module) -> dict[str, Any]:
     dense = copy.deepcopy(model)
     masks = prune(model, 0.5, criterion="random")
     result = calibrate(model, batches, max_batches=len(batches))
     signal = measure_signal(model, batches, reference=dense, max_batches=len(batches)).to_dict()
-    return {"masks": masks.state_dict(), "state": _state(model), "signal": signal, "batches": result.batches}
+    return {"masks": masks.state_dict(), "state": values(model), "signal": signal, "batches": result.batches}
 
 
 def uneven(_: Path) -> dict[str, Any]:
@@ -78,12 +71,12 @@ def empty_everywhere(_: Path) -> None:
 def synchronised(_: Path) -> dict[str, Any]:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
     calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))
-    return _state(model)
+    return values(model)
 
 
 def a_batch_that_breaks(_: Path) -> dict[str, Any]:
     model = network()
-    before = _state(model)
+    before = values(model)
     seen = []
 
     def breaks(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -92,17 +85,13 @@ def a_batch_that_breaks(_: Path) -> dict[str, Any]:
             raise ZeroDivisionError("the second batch of rank 1")
 
     model[4].register_forward_hook(breaks)
-    try:
-        calibrate(model, mine(BATCHES), max_batches=len(mine(BATCHES)))
-        raised = "nothing"
-    except Exception as error:
-        raised = f"{type(error).__name__}: {error}"
-    return {"raised": raised, "before": before, "after": _state(model)}
+    raised = error_of(calibrate, model, mine(BATCHES), max_batches=len(mine(BATCHES)))
+    return {"raised": raised, "before": before, "after": values(model)}
 
 
 def a_value_that_is_not_finite(_: Path) -> dict[str, Any]:
     model = network()
-    before = _state(model)
+    before = values(model)
     batches = copy.deepcopy(mine(BATCHES))
     if dist.get_rank() == 1:
         batches[0][0, 0, 0, 0] = float("nan")
@@ -111,7 +100,7 @@ def a_value_that_is_not_finite(_: Path) -> dict[str, Any]:
         raised = "nothing"
     except ValueError as error:
         raised = str(error)
-    return {"raised": raised, "before": before, "after": _state(model)}
+    return {"raised": raised, "before": before, "after": values(model)}
 
 
 def failures_are_told_once(_: Path) -> list[str]:
@@ -151,7 +140,7 @@ def a_repair_that_breaks(_: Path) -> str:
             raise ZeroDivisionError("in the repair")
         return BatchNormStatistics()(*_)
 
-    return _message(lambda: calibrate(network(), mine(BATCHES), repair=repair, max_batches=7))
+    return error_of(calibrate, network(), mine(BATCHES), repair=repair, max_batches=7)
 
 
 def the_same_error_twice(_: Path) -> list[str]:
@@ -163,7 +152,7 @@ def the_same_error_twice(_: Path) -> list[str]:
             raise error
         return model(batch)
 
-    return [_message(lambda: calibrate(network(), mine(BATCHES), forward=forward)) for _ in range(2)]
+    return [error_of(calibrate, network(), mine(BATCHES), forward=forward) for _ in range(2)]
 
 
 def interrupted_while_they_wait(_: Path) -> list[str]:
@@ -188,17 +177,9 @@ def interrupted_while_they_wait(_: Path) -> list[str]:
 def other_scores(_: Path) -> dict[str, Any]:
     """A criterion that scores otherwise on every rank."""
     model = network()
-    before = _state(model)
+    before = values(model)
     reflow = Reflow(0.5, criterion=lambda name, weight: (weight + dist.get_rank()).abs())
-    return {"raised": _message(lambda: reflow.apply(model, mine(BATCHES))), "before": before, "after": _state(model)}
-
-
-def _message(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
+    return {"raised": error_of(reflow.apply, model, mine(BATCHES)), "before": before, "after": values(model)}
 
 
 def as_many_as_needed(_: Path) -> list[dict[str, Any]]:
@@ -209,28 +190,25 @@ def as_many_as_needed(_: Path) -> list[dict[str, Any]]:
         batches = [images(256, seed=10 * dist.get_rank() + i) for i in range(lengths[dist.get_rank()])]
         source = (taken.append(1) or batch for batch in batches)
         result = calibrate(model, source, max_batches="auto")
-        found.append({"state": _state(model), "batches": result.batches, "taken": len(taken)})
+        found.append({"state": values(model), "batches": result.batches, "taken": len(taken)})
     return found
 
 
-PLAIN = {
-    scenario.__name__: scenario
-    for scenario in (
-        uneven,
-        empty_on_the_first,
-        empty_on_the_last,
-        labelled,
-        labelled_everywhere,
-        empty_everywhere,
-        synchronised,
-        a_batch_that_breaks,
-        a_value_that_is_not_finite,
-        failures_are_told_once,
-        as_many_as_needed,
-        a_repair_that_stops_early,
-        a_repair_that_breaks,
-        the_same_error_twice,
-        interrupted_while_they_wait,
-        other_scores,
-    )
-}
+PLAIN = named(
+    uneven,
+    empty_on_the_first,
+    empty_on_the_last,
+    labelled,
+    labelled_everywhere,
+    empty_everywhere,
+    synchronised,
+    a_batch_that_breaks,
+    a_value_that_is_not_finite,
+    failures_are_told_once,
+    as_many_as_needed,
+    a_repair_that_stops_early,
+    a_repair_that_breaks,
+    the_same_error_twice,
+    interrupted_while_they_wait,
+    other_scores,
+)

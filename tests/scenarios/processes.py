@@ -1,7 +1,8 @@
-"""What the processes of the distributed tests do; a module of its own, since a spawned process imports it by name."""
+"""Several processes that run the same functions together, and what those functions share."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import traceback
@@ -14,8 +15,45 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+
+IMPORTED = ["reflow_lightning.experiments.app"]
+"""What a process of a test finds imported when it starts."""
 
 Scenario = Callable[[Path], Any]
+
+
+def named(*scenarios: Scenario) -> dict[str, Scenario]:
+    """The scenarios by their names, as `run` takes them."""
+    return {scenario.__name__: scenario for scenario in scenarios}
+
+
+def mine(batches: list[Any]) -> list[Any]:
+    """The batches of this process, where every process takes one in turn."""
+    return batches[dist.get_rank() :: dist.get_world_size()]
+
+
+def on_the_last(batches: list[Any]) -> list[Any]:
+    """All batches on the last process, and none on the others."""
+    return batches if dist.get_rank() == dist.get_world_size() - 1 else []
+
+
+def values(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the model's state; what is spread over processes is put together."""
+    return {name: whole(value) for name, value in model.state_dict().items()}
+
+
+def whole(value: Any) -> torch.Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
+
+
+def error_of(call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """The error that the call raises, with its type, or ``"nothing"``."""
+    try:
+        call(*arguments, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def free_port() -> int:
@@ -43,8 +81,13 @@ def _work(rank: int, scenarios: dict[str, Scenario], world_size: int, port: int,
 
 
 def run(scenarios: dict[str, Scenario], world_size: int, folder: Path) -> None:
-    """Run the scenarios, one after the other, in processes that run together; each result lands in the folder."""
-    mp.spawn(_work, (scenarios, world_size, free_port(), str(folder)), nprocs=world_size)
+    """Run the scenarios, one after the other, in processes that run together; each result lands in the folder.
+
+    The processes are copies of one that has imported everything and done nothing else.
+    """
+    multiprocessing.set_forkserver_preload(IMPORTED)
+    arguments = (scenarios, world_size, free_port(), str(folder))
+    mp.start_processes(_work, arguments, nprocs=world_size, start_method="forkserver")
 
 
 def results(name: str, folder: Path) -> list[Any]:

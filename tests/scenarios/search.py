@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from helpers import selected_size, zeros
-from scenarios import BATCHES, mine, network
 from torch import nn
 
 from reflow_lightning import find_sparsity
 from reflow_lightning.search import Search
+from scenarios.functions import BATCHES, network
+from scenarios.processes import error_of, mine, named
 
 QUICK: dict[str, Any] = {"max_batches": 4, "coarse": (0.5, 0.9), "tolerance": 0.05, "progress": False}
 
@@ -44,11 +45,7 @@ def _failing(evaluate: Callable[[nn.Module], Any]) -> dict[str, Any]:
         calls.append(1)
         return evaluate(model) if dist.get_rank() == 1 and len(calls) == 3 else falling(model)
 
-    try:
-        _searched(model, third_on_rank_one)
-        raised = "nothing"
-    except Exception as error:
-        raised = f"{type(error).__name__}: {error}"
+    raised = error_of(_searched, model, third_on_rank_one)
     same = all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     return {"raised": raised, "same": same}
 
@@ -75,7 +72,4 @@ def other_weights(_: Path) -> str:
     return "nothing"
 
 
-SEARCHES = {
-    scenario.__name__: scenario
-    for scenario in (scores_that_differ, an_evaluation_that_breaks, a_score_that_is_nan, other_weights)
-}
+SEARCHES = named(scores_that_differ, an_evaluation_that_breaks, a_score_that_is_nan, other_weights)

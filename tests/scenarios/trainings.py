@@ -18,6 +18,7 @@ from reflow_lightning import Gradual, OneShot, Reflow, SignalMonitor
 from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import reshard
+from scenarios.processes import error_of, named, values, whole
 
 
 def seeded(kind: type[Module] = Module) -> Module:
@@ -39,14 +40,10 @@ def fit(callback: Any, module: Module, strategy: Any, *others: Any, batches: Any
     return runner
 
 
-def whole(module: nn.Module) -> dict[str, torch.Tensor]:
+def resharded(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a network that a forward pass may have left whole."""
     reshard(module)
-    found = module.state_dict()
-    return {name: whole_tensor(value) for name, value in found.items()}
-
-
-def whole_tensor(value: Any) -> torch.Tensor:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
+    return values(module)
 
 
 class Watch:
@@ -57,7 +54,7 @@ class Watch:
 
     def __call__(self, stage: str, module: nn.Module) -> None:
         if stage == "repaired":
-            self.states.append(whole(module))
+            self.states.append(resharded(module))
 
 
 def one_shot(strategy: Any, module: Module, *listeners: Any, batches: Any = None, **options: Any) -> dict[str, Any]:
@@ -82,7 +79,7 @@ def one_shot(strategy: Any, module: Module, *listeners: Any, batches: Any = None
         "masks": callback.state_dict()["masks"],
         "signal": {stage: report.to_dict() for stage, report in event.signal.items()},
         "batches": event.calibration.batches,
-        "end": whole(module),
+        "end": resharded(module),
     }
 
 
@@ -123,22 +120,18 @@ def a_process_that_fails(_: Path) -> dict[str, Any]:
 
     def listener(stage: str, network: nn.Module) -> None:
         if stage == "dense":
-            watch.append(whole(network))
+            watch.append(resharded(network))
             forward.armed = True
 
     callback.listeners.append(listener)
-    try:
-        fit(callback, module, "ddp")
-        raised = "nothing"
-    except Exception as error:
-        raised = f"{type(error).__name__}: {error}"
-    return {"raised": raised, "before": watch[0], "after": whole(module)}
+    raised = error_of(fit, callback, module, "ddp")
+    return {"raised": raised, "before": watch[0], "after": resharded(module)}
 
 
 def gradual_ddp(_: Path) -> dict[str, Any]:
     module, callback = seeded(), Reflow(0.6, schedule=Gradual(every_n_steps=1))
     fit(callback, module, "ddp", max_epochs=2)
-    return {"masks": callback.state_dict()["masks"], "end": whole(module), "events": len(callback.events)}
+    return {"masks": callback.state_dict()["masks"], "end": resharded(module), "events": len(callback.events)}
 
 
 class Spread(Module):
@@ -218,7 +211,7 @@ class SaveAt(pl.Callback):
         if trainer.current_epoch == self.epoch:
             trainer.save_checkpoint(self.path, weights_only=False)
             [reflow] = [callback for callback in trainer.callbacks if isinstance(callback, Reflow)]
-            self.masks, self.state = reflow.state_dict()["masks"], whole(pl_module)
+            self.masks, self.state = reflow.state_dict()["masks"], resharded(pl_module)
 
 
 SLOW = Gradual(every_n_steps=2, end=1.0)
@@ -252,31 +245,28 @@ def tensor_parallel(_: Path) -> str:
     return "nothing"
 
 
-TRAININGS = {
-    scenario.__name__: scenario
-    for scenario in (
-        ddp,
-        ddp_random_scores,
-        ddp_few_batches,
-        ddp_one_batch,
-        gradual_ddp,
-        sharded,
-        sharded_checkpoint,
-        tensor_parallel,
-        several_loaders,
-        a_data_module_of_its_own,
-        one_logger,
-        a_process_that_fails,  # last: it leaves a training that was broken off
-    )
-}
+TRAININGS = named(
+    ddp,
+    ddp_random_scores,
+    ddp_few_batches,
+    ddp_one_batch,
+    gradual_ddp,
+    sharded,
+    sharded_checkpoint,
+    tensor_parallel,
+    several_loaders,
+    a_data_module_of_its_own,
+    one_logger,
+    a_process_that_fails,  # last: it leaves a training that was broken off
+)
 
 
 class Start(pl.Callback):
     """Keeps the weights with which a training begins."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.state = whole(pl_module)
-        self.moments = [whole_tensor(s["momentum_buffer"]) for s in trainer.optimizers[0].state.values()]
+        self.state = resharded(pl_module)
+        self.moments = [whole(s["momentum_buffer"]) for s in trainer.optimizers[0].state.values()]
 
 
 def resumed(folder: Path) -> dict[str, Any]:
@@ -291,7 +281,7 @@ def resumed(folder: Path) -> dict[str, Any]:
             "start": start.state,
             "moments": start.moments,
             "masks": callback.state_dict()["masks"],
-            "end": whole(module),
+            "end": resharded(module),
             "steps": [event.step for event in callback.events],
         }
     return found

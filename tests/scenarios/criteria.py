@@ -7,37 +7,36 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gradient_models import make, split
 from torch import nn
 
 from reflow_lightning.pruning import prune
+from scenarios.gradients import make, split
+from scenarios.processes import error_of, mine, named, on_the_last
 
 CRITERIA = ("fisher", "taylor", "snip", "wanda", "woodfisher")
 SIZES = (3, 3, 3, 1, 1, 1)
 
 
 def parts() -> tuple[nn.Module, list[Any]]:
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     return model, split(batch, SIZES)
 
 
-def _prune_by_each(mine: list[Any]) -> dict[str, Any]:
+def _prune_by_each(batches: list[Any]) -> dict[str, Any]:
     found = {}
     for criterion in CRITERIA:
         model, _ = parts()
-        masks = prune(model, 0.5, criterion=criterion, batches=mine, max_batches=len(mine))
+        masks = prune(model, 0.5, criterion=criterion, batches=batches, max_batches=len(batches))
         found[criterion] = {"masks": masks.state_dict(), "state": model.state_dict()}
     return found
 
 
 def uneven_batches(_: Path) -> dict[str, Any]:
-    batches = parts()[1]
-    return _prune_by_each(batches[dist.get_rank() :: dist.get_world_size()])
+    return _prune_by_each(mine(parts()[1]))
 
 
 def all_batches_on_the_last(_: Path) -> dict[str, Any]:
-    last = dist.get_rank() == dist.get_world_size() - 1
-    return _prune_by_each(parts()[1] if last else [])
+    return _prune_by_each(on_the_last(parts()[1]))
 
 
 def a_batch_that_breaks_on_one(_: Path) -> dict[str, str]:
@@ -53,11 +52,8 @@ def a_batch_that_breaks_on_one(_: Path) -> dict[str, str]:
                 raise ZeroDivisionError("the second call on rank 1")
             return module(batch[0])
 
-        try:
-            prune(model, 0.5, criterion=criterion, batches=batches, max_batches=3, forward=forward)
-            raised[criterion] = "nothing"
-        except Exception as error:
-            raised[criterion] = f"{type(error).__name__}: {error}"
+        how = {"criterion": criterion, "batches": batches, "max_batches": 3, "forward": forward}
+        raised[criterion] = error_of(prune, model, 0.5, **how)
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     return raised
 
@@ -81,13 +77,10 @@ def spread_over_processes(_: Path) -> dict[str, str]:
     return raised
 
 
-SCENARIOS = {
-    scenario.__name__: scenario
-    for scenario in (
-        uneven_batches,
-        all_batches_on_the_last,
-        a_batch_that_breaks_on_one,
-        no_batches_on_any,
-        spread_over_processes,
-    )
-}
+SCENARIOS = named(
+    uneven_batches,
+    all_batches_on_the_last,
+    a_batch_that_breaks_on_one,
+    no_batches_on_any,
+    spread_over_processes,
+)

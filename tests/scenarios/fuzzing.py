@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass, field
 
 import torch
-from architectures import KINDS, Network
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import optim
+from zoo.layers import KINDS, Network
 
 from reflow_lightning.pruning import PruneSpec, check_model
 from reflow_lightning.pruning.patterns import Pattern

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from repair_zoo import bits, make
 from torch import Tensor, nn
 
 from reflow_lightning import calibrate
+from scenarios.processes import error_of, mine, named, on_the_last
+from scenarios.thinned import bits, make
 
 NAMES = ("batchnorm", "layernorm", "attention", "gru")
 REPAIRS = ("moments", "reconstruct", "auto")
@@ -37,12 +38,11 @@ def _by_each(own: Any) -> dict[str, Any]:
 
 
 def uneven_batches(_: Path) -> dict[str, Any]:
-    return _by_each(lambda batches: batches[dist.get_rank() :: dist.get_world_size()])
+    return _by_each(mine)
 
 
 def all_batches_on_the_last(_: Path) -> dict[str, Any]:
-    last = dist.get_rank() == dist.get_world_size() - 1
-    return _by_each(lambda batches: batches if last else [])
+    return _by_each(on_the_last)
 
 
 def a_forward_pass_that_breaks_on_one(_: Path) -> dict[str, str]:
@@ -60,13 +60,9 @@ def a_forward_pass_that_breaks_on_one(_: Path) -> dict[str, str]:
                         raise ZeroDivisionError("on rank 1")
                     return network(batch)
 
-                try:
-                    calibrate(model, batches, repair=repair, reference=dense, max_batches=5, forward=forward)
-                    text = "nothing"
-                except Exception as error:
-                    text = f"{type(error).__name__}: {error}"
+                how = {"repair": repair, "reference": dense, "max_batches": 5, "forward": forward}
+                raised[f"{name} {repair} {fails_at}"] = error_of(calibrate, model, batches, **how)
                 assert bits(model) == before
-                raised[f"{name} {repair} {fails_at}"] = text
     return raised
 
 
@@ -77,11 +73,7 @@ def a_value_that_is_not_finite_on_one(_: Path) -> dict[str, str]:
         if dist.get_rank() == 1:
             batches[0][0] = torch.nan
         before = bits(model)
-        try:
-            calibrate(model, batches, repair=repair, reference=dense, max_batches=5)
-            raised[repair] = "nothing"
-        except Exception as error:
-            raised[repair] = f"{type(error).__name__}: {error}"
+        raised[repair] = error_of(calibrate, model, batches, repair=repair, reference=dense, max_batches=5)
         assert bits(model) == before
     return raised
 
@@ -91,11 +83,7 @@ def no_batch_on_any(_: Path) -> dict[str, str]:
     for repair in REPAIRS:
         model, dense, _ = parts("batchnorm")
         before = bits(model)
-        try:
-            calibrate(model, [], repair=repair, reference=dense, max_batches=0)
-            raised[repair] = "nothing"
-        except Exception as error:
-            raised[repair] = f"{type(error).__name__}: {error}"
+        raised[repair] = error_of(calibrate, model, [], repair=repair, reference=dense, max_batches=0)
         assert bits(model) == before
     return raised
 
@@ -112,14 +100,11 @@ def as_many_as_needed(_: Path) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = {
-    scenario.__name__: scenario
-    for scenario in (
-        uneven_batches,
-        all_batches_on_the_last,
-        a_forward_pass_that_breaks_on_one,
-        a_value_that_is_not_finite_on_one,
-        no_batch_on_any,
-        as_many_as_needed,
-    )
-}
+SCENARIOS = named(
+    uneven_batches,
+    all_batches_on_the_last,
+    a_forward_pass_that_breaks_on_one,
+    a_value_that_is_not_finite_on_one,
+    no_batch_on_any,
+    as_many_as_needed,
+)
