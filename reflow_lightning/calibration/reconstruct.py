@@ -139,7 +139,7 @@ def reconstruct(
                 _renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
     if few:
         named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
-        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge", 5)
+        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge")
     return tuple(name for name in calls for name in (name, *([norms[name]] if name in norms else [])))
 
 

@@ -90,7 +90,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
         if not matched[pattern] and not any(matches([name], pattern) for name in unprunable):
-            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}", stacklevel=3)
+            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}")
     included = {name for pattern in include for name in matched[pattern]}
     excluded = {name for pattern in exclude for name in matched[pattern]}
     selected = {name: p for name, p in candidates.items() if name in included - excluded}
@@ -109,7 +109,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         )
     check_storage(selected)
     if unprunable:
-        warn(f"left dense: {listed(unprunable)}; or say so with exclude", stacklevel=3)
+        warn(f"left dense: {listed(unprunable)}; or say so with exclude")
     return selected
 
 
