@@ -26,7 +26,7 @@ from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.snapshot import Snapshot
+from reflow_lightning.running.snapshot import Snapshot, TrainingFlags
 
 DONE = "least squares"
 
@@ -150,7 +150,7 @@ def by_batch(layers: Iterable[BatchNorm]) -> Iterator[None]:
         for layer in layers:
             stack.enter_context(alone(layer))
             stack.callback(Snapshot.of_buffers([layer]).restore)
-            stack.callback(setattr, layer, "training", layer.training)
+            stack.callback(TrainingFlags([layer]).restore)
             layer.training = True
         yield
 
