@@ -44,7 +44,7 @@ class Change:
         if left := dict(skipped) | unreached:
             named = [f"'{name}': {reason}" for name, reason in left.items()]
             more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-            warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}", stacklevel=5)
+            warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}")
         count = sum(gather(batches.count if isinstance(batches, (Batches, First)) else sum(1 for _ in batches)))
         seconds = time.perf_counter() - self._start
         return Calibration(self.repaired, left, count, seconds, self.before, dict.fromkeys(self.repaired, self._how))
@@ -108,7 +108,7 @@ def check_reference(model: nn.Module, layers: Mapping[str, Layer], reference: nn
         if any(id(parameter) in own for parameter in reference.get_submodule(name).parameters()):
             raise ValueError(f"reference shares the parameters of '{name}' with the pruned model: pass a deep copy")
     if _is_pruned_copy(model, reference, layers):
-        warn("reference has all the weights of the model, zeros included: copy it before prune()", stacklevel=5)
+        warn("reference has all the weights of the model, zeros included: copy it before prune()")
     return reference
 
 

@@ -26,7 +26,7 @@ from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.snapshot import Snapshot
+from reflow_lightning.running.snapshot import Snapshot, TrainingFlags
 
 DONE = "least squares"
 
@@ -143,7 +143,7 @@ def reconstruct(
                 _renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
     if few:
         named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
-        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge", 5)
+        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge")
     return tuple(name for name in calls for name in (name, *([norms[name]] if name in norms else [])))
 
 
@@ -154,7 +154,7 @@ def by_batch(layers: Iterable[BatchNorm]) -> Iterator[None]:
         for layer in layers:
             stack.enter_context(alone(layer))
             stack.callback(Snapshot.of_buffers([layer]).restore)
-            stack.callback(setattr, layer, "training", layer.training)
+            stack.callback(TrainingFlags([layer]).restore)
             layer.training = True
         yield
 

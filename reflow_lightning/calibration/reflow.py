@@ -40,12 +40,11 @@ class BatchNormStatistics:
         skipped = not_calibrated(model)
         if skipped:
             named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
-            warn(f"calibrate left alone {named}", stacklevel=4)
+            warn(f"calibrate left alone {named}")
         if not layers:
             warn(
                 f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
                 "use repair='moments' or 'reconstruct', with reference=the dense network",
-                stacklevel=4,
             )
             return Calibration((), skipped, 0, 0.0)
         for name, layer in layers.items():
@@ -56,7 +55,7 @@ class BatchNormStatistics:
         repaired = write_statistics(model, population)
         unreached = {name: "no batch reached it" for name in layers if name not in repaired}
         if unreached:
-            warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
+            warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them")
         how = dict.fromkeys(repaired, DONE)
         seconds = time.perf_counter() - start
         return Calibration(repaired, skipped | unreached, population.batches, seconds, before, how)

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn  # type: ignore[attr-defined]
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,7 +27,7 @@ from reflow_lightning.running.compat.lightning import state_key
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
 from reflow_lightning.running.names import Patterns, as_patterns
-from reflow_lightning.running.processes import together
+from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.sharding import reshard, whole
 from reflow_lightning.schedules import OneShot, Progress, Schedule, resolve_schedule
 
@@ -176,7 +176,7 @@ class Reflow(Pruner, pl.Callback):
         self._resume(trainer, pl_module)
         ended = self.schedule.finished(self._last) or self._judge.rounds.over
         if self.masks is not None and ended and not self.masks.reaches(self.sparsity):
-            rank_zero_warn(
+            warn(
                 f"sparsity={self.sparsity} has no effect: {self.schedule} was completed before this fit, at sparsity "
                 f"{self.masks.sparsity:.4f}; use a new Reflow, without its state in the checkpoint, to prune further"
             )
@@ -239,7 +239,7 @@ class Reflow(Pruner, pl.Callback):
         self._bound.apply([pl_module])
         self._bound.keeper.release()
         if not (completed or self._judge.rounds.stopped):
-            rank_zero_warn(
+            warn(
                 f"training ended at step {trainer.global_step} before {self.schedule} was completed: sparsity is "
                 f"{self._reached:.4f} instead of {self.sparsity}; train longer, or prune earlier"
             )

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from reflow_lightning.calibration import Calibration, Snapshot
+from reflow_lightning.calibration import Calibration
 from reflow_lightning.events.plan import Plan
 from reflow_lightning.pruning import Masks
 from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.processes import gather, together, world_size
 from reflow_lightning.running.sharding import reshard
+from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
 from reflow_lightning.signal import SignalReport
 
 
@@ -122,13 +123,10 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
 
     A repair undoes itself if it raises, but Ctrl-C may come when it has just returned, or undoes itself.
     """
-    values = Snapshot([model])
-    flags = [(module, module.training) for module in model.modules()]
+    before = Snapshots([TrainingFlags(model.modules()), Snapshot([model])])
 
     def restore() -> None:
         reshard(model)  # as it was when the values were taken
-        values.restore()
-        for module, flag in flags:
-            module.training = flag
+        before.restore()
 
     return restore

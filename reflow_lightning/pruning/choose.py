@@ -120,7 +120,6 @@ def choose(
             warn(
                 f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes, but by a shortcut; "
                 f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
-                stacklevel=3,
             )
         masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
         changes = score.compensate(masks) if isinstance(score, Compensating) else {}

@@ -98,7 +98,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
         if not by_pattern[pattern] and not any(matches([name], pattern) for name in unprunable):
-            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}", stacklevel=3)
+            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}")
     included = {name for pattern in include for name in by_pattern[pattern]}
     excluded = {name for pattern in exclude for name in by_pattern[pattern]}
     selected = {name: p for name, p in parameters.items() if name in included - excluded}
@@ -119,7 +119,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     check_storage(selected)
     if left:
         remedy = "" if left.keys().isdisjoint(of_unknown) else UNKNOWN_REMEDY
-        warn(f"left dense: {listed(left)}{remedy}; or say so with exclude", stacklevel=3)
+        warn(f"left dense: {listed(left)}{remedy}; or say so with exclude")
     return selected
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reflow_lightning.running.caller import users_level
 from reflow_lightning.running.errors import ReflowError
 
 
@@ -127,10 +128,10 @@ def total(values: Tensor) -> Tensor:
     return values if world_size() == 1 else summed(values, dist.group.WORLD).to(values.device)
 
 
-def warn(message: str, stacklevel: int = 1) -> None:
-    """A warning on rank zero alone."""
+def warn(message: str) -> None:
+    """A warning on rank zero alone, which points at the user's line that led to it."""
     if rank() == 0:
-        warnings.warn(message, stacklevel=stacklevel + 1)
+        warnings.warn(message, stacklevel=users_level())
 
 
 _told: list[BaseException] = []  # what the others know of, until the outermost block ends
