@@ -4,6 +4,7 @@ from reflow_lightning.calibration import calibrate
 from reflow_lightning.callbacks.monitor import SignalMonitor
 from reflow_lightning.callbacks.reflow import Reflow
 from reflow_lightning.collapse import collapse
+from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.pruning import Masks, prune
 from reflow_lightning.schedules import Gradual, Iterative, OneShot
 from reflow_lightning.search import find_sparsity
@@ -14,6 +15,7 @@ __all__ = [
     "Iterative",
     "Masks",
     "OneShot",
+    "Pruner",
     "Reflow",
     "SignalMonitor",
     "calibrate",

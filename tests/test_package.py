@@ -18,6 +18,7 @@ def test_public_names():
         "Iterative",
         "Masks",
         "OneShot",
+        "Pruner",
         "Reflow",
         "SignalMonitor",
         "calibrate",

@@ -9,8 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from reflow_lightning.callbacks import logs
-from reflow_lightning.callbacks import trainer as asking
+from reflow_lightning.callbacks.logs import log_metrics, logger_step
+from reflow_lightning.callbacks.trainer import callbacks_of, forward_in_precision
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns, as_patterns
 from reflow_lightning.running.processes import gather
@@ -84,7 +84,7 @@ class SignalMonitor(pl.Callback):
         if not self._logged or step < 0 or not due:
             return
         self._last = step
-        forward = asking.forward_in_precision(trainer, self.forward)
+        forward = forward_in_precision(trainer, self.forward)
         with torch.no_grad():
             report = measure_signal(
                 pl_module, [batch], max_batches=1, forward=forward, layers=self.layers, progress=False
@@ -101,4 +101,18 @@ class SignalMonitor(pl.Callback):
             for metric, field in _OF_RECTIFIERS.items()
             if metric in self.metrics
         }
-        logs.log_metrics(trainer, metrics, logs.logger_step(trainer))
+        log_metrics(trainer, metrics, logger_step(trainer))
+
+
+def monitor_for(trainer: pl.Trainer, wanted: bool | SignalMonitor, forward: Forward | None) -> SignalMonitor | None:
+    """The monitor that a callback has in a training, as its user wants it.
+
+    Args:
+        trainer: The trainer.
+        wanted: ``True``: a default one, unless another callback of the trainer does its work.
+        forward: The forward pass of a default one.
+    """
+    if not isinstance(wanted, bool):
+        return wanted
+    others = any(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer))
+    return SignalMonitor(forward=forward) if wanted and not others else None

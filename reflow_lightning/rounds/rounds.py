@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reflow_lightning.rounds.kept import Kept
+from reflow_lightning.running.formats import check_format
 from reflow_lightning.search import is_within
+
+FORMAT = 1
+"""Number of the format of `Rounds.state_dict`; version 0.1 wrote none."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class Rounds:
         """Plain types only."""
         kept = {"accepted": self._accepted, "best": self._best}
         return {
+            "format": FORMAT,
             "rows": [asdict(row) for row in self.rows],
             "stopped": self.stopped,
             "over": self.over,
@@ -133,8 +138,13 @@ class Rounds:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was."""
+        """Go on where `state_dict` was.
+
+        Raises:
+            ValueError: If it was saved by a newer version, or the masks in it are damaged; nothing is changed then.
+        """
+        check_format(state, FORMAT, "states of rounds")
+        found = [None if state[name] is None else Kept.from_state_dict(state[name]) for name in ("accepted", "best")]
         self.rows = tuple(Round(**row) for row in state["rows"])
         self.stopped, self.over = state["stopped"], state["over"]
-        found = [None if state[name] is None else Kept.from_state_dict(state[name]) for name in ("accepted", "best")]
         self._accepted, self._best = found

@@ -7,13 +7,16 @@ from helpers import images, small_net, zeros
 from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.events.event import prune_and_repair
 from reflow_lightning.events.plan import Plan
+from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.running.forward import default_forward
 
 BATCHES = list(images(32).split(16))
 
 
 def plan(**options):
-    return Plan({}, **{"repair": "auto", "batches": lambda: BATCHES, "forward": default_forward, "limit": 2} | options)
+    return Plan(
+        PruneSpec(), **{"repair": "auto", "batches": lambda: BATCHES, "forward": default_forward, "limit": 2} | options
+    )
 
 
 @pytest.mark.parametrize("failing", ["dense", "pruned", "repaired", "repair"])

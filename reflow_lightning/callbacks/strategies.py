@@ -1,0 +1,28 @@
+"""Which of Lightning's strategies leave the weights where they can be pruned."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Check that the weights are where they can be pruned.
+
+    Raises:
+        ValueError: If the strategy shards them in a way that is not understood.
+    """
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
+            "fully_shard(...) in configure_model"
+        )
+    if "DeepSpeed" in name:
+        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
+    if getattr(strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
+        raise ValueError(
+            f"{name}(tensor_parallel_size={strategy._tensor_parallel_size}) splits layers over processes: use "  # type: ignore[attr-defined]
+            "tensor_parallel_size=1 and data_parallel_size for all processes"
+        )
