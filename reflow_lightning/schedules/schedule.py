@@ -96,14 +96,18 @@ def check_schedule(schedule: Any, pattern: str | None) -> None:
         raise ValueError(
             f"schedule={schedule!r} must be a schedule: OneShot(...), Gradual(...) or Iterative(...), or your own"
         )
-    for name, arguments in _METHODS.items():
-        if name in missing or not _takes(getattr(schedule, name), len(arguments)):
-            old = ", in the place of share(now)" if name == "sparsity" and hasattr(schedule, "share") else ""
-            asked = "" if pattern is None else f", and allows_pattern = True if it can reach pattern={pattern!r}"
-            raise ValueError(
-                f"schedule={schedule!r} needs a method {name}({', '.join(arguments)}){old}: write it as `Schedule` in "
-                f"reflow_lightning.schedules describes it{asked}"
-            )
+    wrong = [
+        f"{name}({', '.join(arguments)})"
+        for name, arguments in _METHODS.items()
+        if name in missing or not _takes(getattr(schedule, name), len(arguments))
+    ]
+    if wrong:
+        old = ", the absolute sparsity in the place of share(now)" if hasattr(schedule, "share") else ""
+        asked = "" if pattern is None else f", and allows_pattern = True if it can reach pattern={pattern!r}"
+        raise ValueError(
+            f"schedule={schedule!r} needs {', '.join(wrong)}{old}: write what `Schedule` in reflow_lightning.schedules "
+            f"describes{asked}"
+        )
     if pattern is not None and not getattr(schedule, "allows_pattern", False):
         raise ValueError(
             f"pattern={pattern!r} can't be reached gradually, as schedule={schedule!r} does: use "
