@@ -20,7 +20,7 @@ def averages_in(trainer: pl.Trainer) -> list[nn.Module]:
     found = []
     for callback in averaging_callbacks(trainer):
         average = getattr(callback, "_average_model", None)
-        has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
+        has_begun = getattr(callback, "_initialized", True)  # before, SWA has a copy of the first weights
         if has_begun and isinstance(average, nn.Module):
             found.append(average.module if isinstance(average, AveragedModel) else average)
     return found

@@ -189,5 +189,5 @@ def _epochs_between_validations(trainer: pl.Trainer) -> float:
 def _summary(rounds: Rounds, metric: str) -> str:
     values = [f"{row.sparsity:.4g}: {'none' if row.value is None else f'{row.value:.4g}'}" for row in rounds.rows]
     back = rounds.returned
-    end = "none was validated" if back is None else f"the network is that of round {back.number}, epoch {back.epoch}"
+    end = "none was validated" if back is None else f"the network is back at round {back.number}, epoch {back.epoch}"
     return f"Reflow trained {len(values) - 1} rounds, {metric} by sparsity {', '.join(values)}; {end}"

@@ -67,7 +67,7 @@ class Reflow(KeepsZeros):
         seed: Seed of the calibration batches' order and augmentation.
 
     Attributes:
-        pruner: The `Pruner` that does it, of which `masks`, `events`, `listeners` and `apply` are.
+        pruner: The `Pruner` that does it; `masks`, `events`, `listeners` and `apply` are its own.
         schedule: Decides when.
 
     Raises:
@@ -156,7 +156,7 @@ class Reflow(KeepsZeros):
         self.pruner.bound.bind(pl_module)
         self.pruner.bound.watch(trainer.optimizers)
         self._course.judge.begin(trainer, self.pruner.reached)
-        self._course.judge_round(trainer, trainer.current_epoch)  # that of a checkpoint may have ended just then
+        self._course.judge_round(trainer, trainer.current_epoch)  # a checkpoint's round may have ended just then
         self._curves = monitor_for(trainer, self.monitor, self.pruner.forward)
         if self._curves is not None:
             self._curves.on_train_start(trainer, pl_module)

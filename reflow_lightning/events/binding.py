@@ -34,11 +34,11 @@ class BoundMasks:
         self._model: weakref.ref[nn.Module] | None = None
 
     def may_be_of(self, model: nn.Module) -> bool:
-        """Whether the masks may be those of this model: they are of no other."""
+        """Whether the masks may belong to this model: they belong to no other."""
         return self._model is None or self._model() is model
 
     def adopt(self, model: nn.Module) -> bool:
-        """Take the masks as those of this model, unless they are of another, and then forget them.
+        """Take the masks to belong to this model, unless they belong to another, and then forget them.
 
         Returns:
             Whether they may be its masks.

@@ -41,7 +41,7 @@ class Plan:
         step: Optimizer steps done before.
         listeners: Called at every stage.
         averages: Copies of the model in which averages of its weights are kept; they are pruned and repaired too.
-        foreign: The batches may be others than those of the training, so that a drift is looked for.
+        foreign: The batches may be others than the training's, so that a drift is looked for.
         is_last: No pruning of this model is to come.
         progress: Show a bar if it takes long.
         finish: Called with the masks at the end; if it raises, all is undone.

@@ -22,7 +22,7 @@ class Round:
     Attributes:
         number: 0 is the dense network.
         sparsity: Share of the selected weights that are pruned.
-        epoch: Epochs that were completed before that of its best validation; ``None`` before there is one.
+        epoch: Epochs that were completed before the one of its best validation; ``None`` before there is one.
         step: Optimizer steps done by then.
         value: The metric.
         kept: Whether that is good enough.
@@ -90,7 +90,7 @@ class Rounds:
         self._best = None if self.stop_on_drop is None else keep()
 
     def judge(self) -> bool:
-        """Whether the next round may begin; one that was not validated stands in nobody's way."""
+        """Whether the next round may begin; a round without a validation does not stop it."""
         self.stopped = self.stopped or (self.rows[-1].value is not None and not self.rows[-1].kept)
         return not self.stopped
 

@@ -1,4 +1,4 @@
-"""Rounds of pruning and training, each of which takes a share of the weights that are left."""
+"""Rounds of pruning and training; each takes a share of the weights that are left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Iterative:
     its validations. If that is worse than the best one of the dense network by more than the drop, the training ends.
     In any case it ends with the network of the best validation of the last round that was good enough, be it the dense
     one: its weights, its buffers, its masks. That happens after the last validation and checkpoint of an epoch, which
-    are still those of the network that was trained last. Without ``stop_on_drop`` nothing is judged, and the network
+    still belong to the network that was trained last. Without ``stop_on_drop`` nothing is judged, and the network
     stays as it was trained.
 
     A learning rate that decays over the whole training leaves the last rounds little to recover with: let it start
