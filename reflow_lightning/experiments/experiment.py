@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from torch import nn
 
-from reflow_lightning.callbacks.reflow import Reflow
+from reflow_lightning.callbacks import Reflow
 from reflow_lightning.cost.cost import Cost, measure_cost
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.collapsing import collapse_network
