@@ -34,7 +34,7 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, size: int) -> Tensor:
-    """The bool tensor, flat, of which `pack` made this.
+    """The bool tensor, flat, from what `pack` gave.
 
     Args:
         packed: uint8 tensor.

@@ -51,13 +51,14 @@ class ZeroKeeper:
         self._names, self._parameters, self._masks = list(masks), parameters, [mask for _, mask in held]
 
     def is_bound(self, model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
-        """Whether the model still has the parameters that were bound, on their devices, and no others by their names.
+        """Whether the model still has the parameters that were bound, as they were, and no others by their names.
 
-        It takes a few microseconds a parameter, so that it can be asked at every step.
+        One that has moved to another device, or has data of another shape, is not as it was. It takes a few
+        microseconds a parameter, so that it can be asked at every step.
         """
-        bound = zip(self._names, self._parameters, self._masks, strict=True)
         return list(masks) == self._names and all(
-            _find(model, name) is parameter and parameter.device == mask.device for name, parameter, mask in bound
+            _find(model, name) is parameter and parameter.shape == mask.shape and parameter.device == held.device
+            for (name, mask), parameter, held in zip(masks.items(), self._parameters, self._masks, strict=True)
         )
 
     def watch(self, optimizers: Iterable[optim.Optimizer]) -> None:

@@ -32,7 +32,8 @@ class KeptZeros:
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], optimizers: Sequence[optim.Optimizer]) -> None:
         _check(model, masks, optimizers)
-        self._model, self._masks = model, masks
+        self._model: nn.Module | None = model
+        self._masks = masks
         self._keeper = ZeroKeeper()
         self._keeper.bind(model, masks)
         self._handles: list[RemovableHandle] = []
@@ -59,6 +60,7 @@ class KeptZeros:
         while self._handles:
             self._handles.pop().remove()
         self._keeper.release()
+        self._model = None
 
     def __enter__(self) -> KeptZeros:
         return self
@@ -69,7 +71,7 @@ class KeptZeros:
         self.remove()
 
     def _follow(self) -> None:
-        if self._keeper.is_bound(self._model, self._masks):
+        if self._model is None or self._keeper.is_bound(self._model, self._masks):
             return
         try:
             self._keeper.bind(self._model, self._masks)

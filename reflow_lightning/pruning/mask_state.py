@@ -36,7 +36,7 @@ def packed(masks: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def unpacked(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The masks by name, on the CPU, of which `packed` made this.
+    """The masks by name, on the CPU, from what `packed` gave.
 
     Raises:
         FormatError: If a newer version wrote it.

@@ -54,7 +54,7 @@ class Masks(Mapping[str, Tensor]):
             return False
         return all(torch.equal(local(mask).cpu(), local(other[name]).cpu()) for name, mask in self.items())
 
-    __hash__ = None  # type: ignore[assignment]  # as that of every mapping
+    __hash__ = None  # type: ignore[assignment]  # as every mapping has it
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self._total} weights, {self.sparsity:.4f} pruned)"

@@ -99,8 +99,8 @@ def prune(
         include: Glob patterns on parameter names; see `select`.
         exclude: Glob patterns on parameter names.
         batches: What a criterion or an allocation learns from that needs data, drawn and transformed as in training:
-            any iterable of batches. Where processes run together, each has its own or none, and the result is that of
-            the union.
+            any iterable of batches. Where processes run together, each has its own or none, and the result is as if
+            one had read them all.
         max_batches: At most so many batches; ``"auto"`` stands for 200.
         forward: ``(model, batch) -> output`` for batches that the default does not understand; see
             `reflow_lightning.calibrate`.

@@ -15,7 +15,7 @@ class FormatError(ReflowError, ValueError):
 
 
 def check_format(state: Mapping[str, Any], newest: int, subject: str) -> int:
-    """The format number of a state: 0 where it has none, as those of version 0.1.
+    """The format number of a state: 0 where it has none, as version 0.1 wrote it.
 
     Args:
         state: What was written.

@@ -216,11 +216,21 @@ def test_a_model_that_is_moved_is_followed():
         assert not any(p.cpu()[~mask].any() for p, mask in zip(masks.parameters(model), masks.values(), strict=True))
 
 
-def test_a_layer_that_no_longer_fits_is_named_with_the_remedy():
-    model = small_net()
-    optimizer = OPTIMIZERS["momentum"](model.parameters())
-    handle = prune(model, 0.5).keep(model, optimizer)
+def another_layer(model):
     model[9] = nn.Linear(8, 5)
+
+
+def other_data(model):
+    model[9].weight.data = torch.ones(5, 8)
+    model[9].bias.data = torch.ones(5)
+
+
+@pytest.mark.parametrize("change", [another_layer, other_data])
+def test_a_layer_that_no_longer_fits_is_named_with_the_remedy(change):
+    model = small_net()
+    optimizer = optim.SGD(model.parameters(), 0.1)
+    handle = prune(model, 0.5).keep(model, optimizer)
+    change(model)
     with pytest.raises(ValueError, match=r"'9.weight' has shape \(3, 8\).*\(5, 8\).*by remove\(\) of its handle"):
         step(model, optimizer)
     handle.remove()
@@ -249,7 +259,7 @@ def test_the_model_is_held_until_the_handle_is_removed():
     gc.collect()
     assert alive() is not None
     handle.remove()
-    del handle
+    handle.mask_gradients()  # there are none of its own any more
     gc.collect()
     assert alive() is None
 

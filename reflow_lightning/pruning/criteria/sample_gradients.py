@@ -15,7 +15,7 @@ from reflow_lightning.pruning.criteria.losses import Loss
 from reflow_lightning.pruning.criteria.samples import count_samples, mapped, samples_of
 from reflow_lightning.running.forward import Forward
 
-_PIECE = 1 << 24  # values of gradients that are held at once, or those of one sample: bounds the memory
+_PIECE = 1 << 24  # values of gradients that are held at once, or one sample's: bounds the memory
 
 
 def sample_gradients(
