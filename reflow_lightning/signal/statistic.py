@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.processes import gather, in_step, world_size
+from reflow_lightning.running.processes import gather, gather_tensors, in_step, world_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,11 +84,9 @@ class Statistic(ABC, Generic[Value]):
         """The statistic of the data of all processes, each of which must call this; this one keeps its own."""
         if world_size() == 1:
             return self
-        gathered = gather({name: getattr(self, name).cpu() for name in self.merges})
         merged = copy(self)
         for name, merge in self.merges.items():
-            device = getattr(self, name).device
-            setattr(merged, name, merge([tensors[name].to(device) for tensors in gathered]))
+            setattr(merged, name, merge(gather_tensors(getattr(self, name))))
         return merged
 
     def merge_state(self, other: Self) -> None:
