@@ -35,9 +35,9 @@ def stacked(merge: Callable[[Tensor], Tensor]) -> Merge:
 class Statistic(ABC, Generic[Value]):
     """A statistic of the channels of a layer, for data that come in parts.
 
-    A subclass names its tensors in ``merges``, passes what they are without data to ``__init__``, and says in `update` how a part
-    changes them and in `value` what they tell. `update` assigns new tensors and never writes into the old ones.
-    Wrapped by `reflow_lightning.callbacks.metrics.as_metric`, it is a metric of torchmetrics.
+    A subclass names its tensors in ``merges``, passes what they are without data to ``__init__``, and says in `update`
+    how a part changes them and in `value` what they tell. `update` assigns new tensors and never writes into the old
+    ones. Wrapped by `reflow_lightning.callbacks.metrics.as_metric`, it is a metric of torchmetrics.
 
     Args:
         channels: Number of channels.
