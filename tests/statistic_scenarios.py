@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from reflow_lightning.callbacks.metrics import as_metric
+from reflow_lightning.running.processes import gather_tensors
 from reflow_lightning.signal import CenteredCosine, ClassShare, LinearCKA, Moments, Signs, Statistic
 from reflow_lightning.signal.neurons import signs
 
@@ -50,4 +51,18 @@ def statistics_of_all_on_the_last(_: Path) -> dict[str, list[torch.Tensor]]:
     return _with_parts(slice(None) if dist.get_rank() == dist.get_world_size() - 1 else slice(0))
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (statistics_of_some_each, statistics_of_all_on_the_last)}
+def channels_that_differ(_: Path) -> str:
+    try:
+        Moments(2 + dist.get_rank()).compute()
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+def rows_that_differ(_: Path) -> list[list[float]]:
+    rank = dist.get_rank()
+    return [found.flatten().tolist() for found in gather_tensors(torch.full((2 * rank, 1), float(rank)))]
+
+
+MERGING = {scenario.__name__: scenario for scenario in (statistics_of_some_each, statistics_of_all_on_the_last)}
+SCENARIOS = {**MERGING, "channels_that_differ": channels_that_differ, "rows_that_differ": rows_that_differ}
