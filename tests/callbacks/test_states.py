@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from resuming import same
+from scenarios.resuming import same
 
 from reflow_lightning import Iterative, OneShot, Reflow
 from reflow_lightning.running.formats import FormatError

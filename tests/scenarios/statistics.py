@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from reflow_lightning.callbacks.metrics import as_metric
 from reflow_lightning.signal import CenteredCosine, ClassShare, LinearCKA, Moments, Signs, Statistic
 from reflow_lightning.signal.neurons import signs
+from scenarios.processes import mine, named, on_the_last
 
 PARTS = [torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 LABELS = [torch.arange(5) % (2 + i) for i in range(4)]  # each part has a class of its own
@@ -29,11 +30,11 @@ def _plain(found: Any) -> list[torch.Tensor]:
     return list(found) if isinstance(found, tuple) else [found]
 
 
-def _with_parts(here: slice) -> dict[str, list[torch.Tensor]]:
+def _with_parts(share: Callable[[list[Taken]], list[Taken]]) -> dict[str, list[torch.Tensor]]:
     found = {}
     for kind, taken in TAKEN.items():
         statistic, metric = kind(3), as_metric(kind(3))
-        for part in taken[here]:
+        for part in share(taken):
             statistic.update(*part)
             metric.update(*part)
         found[kind.__name__] = _plain(statistic.compute())
@@ -43,11 +44,11 @@ def _with_parts(here: slice) -> dict[str, list[torch.Tensor]]:
 
 
 def statistics_of_some_each(_: Path) -> dict[str, list[torch.Tensor]]:
-    return _with_parts(slice(dist.get_rank(), None, dist.get_world_size()))
+    return _with_parts(mine)
 
 
 def statistics_of_all_on_the_last(_: Path) -> dict[str, list[torch.Tensor]]:
-    return _with_parts(slice(None) if dist.get_rank() == dist.get_world_size() - 1 else slice(0))
+    return _with_parts(on_the_last)
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (statistics_of_some_each, statistics_of_all_on_the_last)}
+SCENARIOS = named(statistics_of_some_each, statistics_of_all_on_the_last)
