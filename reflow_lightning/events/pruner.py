@@ -158,7 +158,7 @@ class Pruner:
         Raises:
             ValueError: If they do not fit it.
         """
-        check_model(model, self.sparsity, **vars(self.spec))
+        check_model(model, self.sparsity, self.spec)
         check_repair(model, self.repair)
 
     def settle(self) -> None:
