@@ -69,8 +69,9 @@ def one_shot(strategy: Any, module: Module, *listeners: Any, batches: Any = None
 
         return BatchNormStatistics()(model, batches, counted, reference)
 
+    count.writes_weights = False
     callback, watch = Reflow(0.6, calibration_batches=9, repair=count, **options), Watch()
-    callback.listeners += [*listeners, watch]
+    callback.listeners.extend([*listeners, watch])
     fit(callback, module, strategy, batches=batches)
     [event] = callback.events
     return {
