@@ -11,7 +11,7 @@ and the tests of ``tests/test_distributed_*.py`` read it there.
 | `functions` | prune, calibrate and measure, with batches shared out unevenly; failures on one process |
 | `criteria`, `entropy`, `repairs`, `search`, `statistics` | the same for what asks for data |
 | `sharded` | a model whose parameters are spread over the processes |
-| `trainings`, `rounds` | Lightning's Trainer, with DDP and with parameters spread |
+| `trainings`, `checkpoints`, `rounds` | Lightning's Trainer, with DDP and with parameters spread |
 
 | one process | subject |
 |---|---|
