@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from statistic_scenarios import MERGING, SCENARIOS, TAKEN
-from workers import results, run
+from scenarios.processes import results, run
+from scenarios.statistics import MERGING, SCENARIOS, TAKEN
 
 pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 

@@ -3,9 +3,10 @@ import pickle
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
+from zoo.convolutional import small_net
 
 from reflow_lightning.callbacks.metrics import as_metric
 from reflow_lightning.signal import CenteredCosine, ClassShare, DeadChannels, LinearCKA, Moments

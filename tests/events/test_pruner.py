@@ -5,7 +5,8 @@ import pickle
 
 import pytest
 import torch
-from helpers import Module, images, selected_size, small_net, zeros
+from helpers import Module, images, selected_size, zeros
+from zoo.convolutional import small_net
 
 from reflow_lightning import OneShot, Pruner, Reflow
 from reflow_lightning.calibration import Moments

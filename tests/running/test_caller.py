@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import Module, images, loader, small_net, trainer
+from helpers import Module, images, loader, trainer
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import Iterative, OneShot, Reflow, calibrate, find_sparsity, measure_signal, prune
 from reflow_lightning.pruning.select import select

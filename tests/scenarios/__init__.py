@@ -9,9 +9,9 @@ and the tests of ``tests/test_distributed_*.py`` read it there.
 |---|---|
 | `processes` | starts them, and reads what each of them returned or raised |
 | `functions` | prune, calibrate and measure, with batches shared out unevenly; failures on one process |
-| `criteria`, `entropy`, `repairs`, `search` | the same for what asks for data |
+| `criteria`, `entropy`, `repairs`, `search`, `statistics` | the same for what asks for data |
 | `sharded` | a model whose parameters are spread over the processes |
-| `trainings`, `rounds` | Lightning's Trainer, with DDP and with parameters spread |
+| `trainings`, `checkpoints`, `rounds` | Lightning's Trainer, with DDP and with parameters spread |
 
 | one process | subject |
 |---|---|

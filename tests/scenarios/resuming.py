@@ -46,7 +46,7 @@ class Deterministic(Module):
 
 
 class EpochOrder(Sampler):
-    """Another order in every epoch, of which Lightning tells the number."""
+    """Another order in every epoch; Lightning tells its number."""
 
     epoch = 0
 

@@ -44,7 +44,7 @@ def spread(model: nn.Module) -> Any:
 
 
 class BytesSent(TorchDispatchMode):
-    """Counts the bytes that this process hands over to collectives, whatever calls them."""
+    """Counts the bytes that this process hands over to collectives."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from reflow_lightning import Gradual, OneShot, Reflow, SignalMonitor
 from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import reshard
-from scenarios.processes import error_of, named, values, whole
+from scenarios.processes import error_of, named, values
 
 
 def seeded(kind: type[Module] = Module) -> Module:
@@ -69,8 +69,9 @@ def one_shot(strategy: Any, module: Module, *listeners: Any, batches: Any = None
 
         return BatchNormStatistics()(model, batches, counted, reference)
 
+    count.writes_weights = False
     callback, watch = Reflow(0.6, calibration_batches=9, repair=count, **options), Watch()
-    callback.listeners += [*listeners, watch]
+    callback.listeners.extend([*listeners, watch])
     fit(callback, module, strategy, batches=batches)
     [event] = callback.events
     return {
@@ -163,7 +164,7 @@ def sharded(_: Path) -> dict[str, Any]:
 
 
 def several_loaders(_: Path) -> dict[str, Any]:
-    """One has nine batches, the other a single one; the network gets those of the first."""
+    """One has nine batches, the other a single one; the network gets the batches of the first."""
 
     class Both(Module):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -201,34 +202,6 @@ def one_logger(folder: Path) -> list[int]:
     return [] if not logger else [len(logger.experiment.metrics)]
 
 
-class SaveAt(pl.Callback):
-    """Saves a checkpoint, and what must be found again in it."""
-
-    def __init__(self, path: Path, epoch: int) -> None:
-        self.path, self.epoch = path, epoch
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            [reflow] = [callback for callback in trainer.callbacks if isinstance(callback, Reflow)]
-            self.masks, self.state = reflow.state_dict()["masks"], resharded(pl_module)
-
-
-SLOW = Gradual(every_n_steps=2, end=1.0)
-
-
-def sharded_checkpoint(folder: Path) -> dict[str, Any]:
-    """Gradual pruning, with a checkpoint in the middle; two kinds of it."""
-    found = {}
-    for name, options in (("parts", {}), ("one_file", {"save_distributed_checkpoint": False})):
-        module, callback = seeded(Spread), Reflow(0.6, schedule=SLOW, monitor=False)
-        path = folder.parent / f"{name}_{dist.get_world_size()}"
-        save = SaveAt(path, epoch=2)
-        fit(callback, module, model_parallel(**options), save, max_epochs=5)
-        found[name] = {"masks": save.masks, "state": save.state, "steps": [event.step for event in callback.events]}
-    return found
-
-
 def tensor_parallel(_: Path) -> str:
     strategy = ModelParallelStrategy(
         data_parallel_size=1, tensor_parallel_size=dist.get_world_size(), process_group_backend="gloo"
@@ -252,39 +225,9 @@ TRAININGS = named(
     ddp_one_batch,
     gradual_ddp,
     sharded,
-    sharded_checkpoint,
     tensor_parallel,
     several_loaders,
     a_data_module_of_its_own,
     one_logger,
     a_process_that_fails,  # last: it leaves a training that was broken off
 )
-
-
-class Start(pl.Callback):
-    """Keeps the weights with which a training begins."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.state = resharded(pl_module)
-        self.moments = [whole(s["momentum_buffer"]) for s in trainer.optimizers[0].state.values()]
-
-
-def resumed(folder: Path) -> dict[str, Any]:
-    """Goes on from the checkpoints that another number of processes wrote."""
-    found = {}
-    for path in sorted(folder.parent.glob("parts_*")) + sorted(folder.parent.glob("one_file_*")):
-        strategy = model_parallel(**{} if path.is_dir() else {"save_distributed_checkpoint": False})
-        torch.manual_seed(7)  # other first weights
-        module, callback, start = Spread(), Reflow(0.6, schedule=SLOW, monitor=False), Start()
-        fit(callback, module, strategy, start, max_epochs=5, ckpt_path=str(path), weights_only=True)
-        found[path.name] = {
-            "start": start.state,
-            "moments": start.moments,
-            "masks": callback.state_dict()["masks"],
-            "end": resharded(module),
-            "steps": [event.step for event in callback.events],
-        }
-    return found
-
-
-RESUMED = {"resumed": resumed}

@@ -24,7 +24,7 @@ Inputs = tuple[Any, ...]
 
 
 def shake(model: nn.Module) -> None:
-    """Give BatchNorm layers other parameters and statistics than those of fresh ones."""
+    """Give BatchNorm layers other parameters and statistics than fresh ones have."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.normal_(module.weight)

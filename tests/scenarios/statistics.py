@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from reflow_lightning.callbacks.metrics import as_metric
 from reflow_lightning.running.processes import gather_tensors
 from reflow_lightning.signal import CenteredCosine, ClassShare, LinearCKA, Moments, Signs, Statistic
 from reflow_lightning.signal.neurons import signs
+from scenarios.processes import mine, named, on_the_last
 
 PARTS = [torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 LABELS = [torch.arange(5) % (2 + i) for i in range(4)]  # each part has a class of its own
@@ -30,11 +32,11 @@ def _plain(found: Any) -> list[torch.Tensor]:
     return list(found) if isinstance(found, tuple) else [found]
 
 
-def _with_parts(here: slice) -> dict[str, list[torch.Tensor]]:
+def _with_parts(share: Callable[[list[Taken]], list[Taken]]) -> dict[str, list[torch.Tensor]]:
     found = {}
     for kind, taken in TAKEN.items():
         statistic, metric = kind(3), as_metric(kind(3))
-        for part in taken[here]:
+        for part in share(taken):
             statistic.update(*part)
             metric.update(*part)
         found[kind.__name__] = _plain(statistic.compute())
@@ -44,11 +46,11 @@ def _with_parts(here: slice) -> dict[str, list[torch.Tensor]]:
 
 
 def statistics_of_some_each(_: Path) -> dict[str, list[torch.Tensor]]:
-    return _with_parts(slice(dist.get_rank(), None, dist.get_world_size()))
+    return _with_parts(mine)
 
 
 def statistics_of_all_on_the_last(_: Path) -> dict[str, list[torch.Tensor]]:
-    return _with_parts(slice(None) if dist.get_rank() == dist.get_world_size() - 1 else slice(0))
+    return _with_parts(on_the_last)
 
 
 def channels_that_differ(_: Path) -> str:
@@ -64,5 +66,5 @@ def rows_that_differ(_: Path) -> list[list[float]]:
     return [found.flatten().tolist() for found in gather_tensors(torch.full((2 * rank, 1), float(rank)))]
 
 
-MERGING = {scenario.__name__: scenario for scenario in (statistics_of_some_each, statistics_of_all_on_the_last)}
-SCENARIOS = {**MERGING, "channels_that_differ": channels_that_differ, "rows_that_differ": rows_that_differ}
+MERGING = named(statistics_of_some_each, statistics_of_all_on_the_last)
+SCENARIOS = {**MERGING, **named(channels_that_differ, rows_that_differ)}
