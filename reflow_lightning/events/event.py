@@ -26,12 +26,11 @@ from reflow_lightning.calibration.drift.check import is_trained
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.pruning import Choice, Masks, choose
-from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import gather, share, together, world_size
-from reflow_lightning.running.sharding import reshard, sharded_modules
+from reflow_lightning.running.sharding import is_sharded, reshard, sharded_modules
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
 from reflow_lightning.signal.measure import Profile
 
@@ -59,7 +58,7 @@ def prune_and_repair(
 
     def reached(stage: str) -> None:
         if profile is not None:
-            profile.measure(stage)
+            profile.measure(model, stage)
         with together(f"a listener to the {stage} network"):
             for listener in plan.listeners:
                 try:
@@ -142,7 +141,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
     profile = None
     if plan.profile is not None:
         with plan.isolated():
-            profile = Profile(model, islice(plan.batches(), plan.profile), plan.forward)
+            profile = Profile(islice(plan.batches(), plan.profile), plan.forward)
 
     compares = needs_reference(repair, model) and not sharded_modules(model)  # those it refuses
     return _Prepared(choice, repair, dense_copy(model) if compares else None, profile, seconds)

@@ -9,15 +9,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.layers import input_dims
+from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.select import select
-from reflow_lightning.pruning.shards import is_sharded, part_of
+from reflow_lightning.pruning.shards import part_of
 from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import reshard
+from reflow_lightning.running.sharding import is_sharded, reshard
 
 
 def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
     spec.check_sparsity(sparsity)
     reshard(model)
     selected = {name: p.detach() for name, p in select(model, spec.include, spec.exclude).items()}
-    dims = pattern_dims(model, selected)
+    dims = {} if spec.pattern is None else pattern_dims(model, selected)
     parts = {name: part_of(name, weight) for name, weight in selected.items()}
     with in_step(selected, "checking the weights"):
         for name, part in parts.items():
@@ -47,7 +47,7 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
 
 def pattern_dims(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
     """The dimension of each parameter along which an N:M pattern counts: its input channels, 1 where none is known."""
-    named, dims = dict(model.named_parameters(remove_duplicate=False)), input_dims(model)
+    named, dims = dict(model.named_parameters(remove_duplicate=False)), Inventory.of(model).input_dims
     return {name: dims.get(id(named[name]), 1) for name in names}
 
 

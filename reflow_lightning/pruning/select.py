@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from reflow_lightning.layers import known_layers, prunable_weights
+from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.storage import check_storage
 from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, listed, sources, unknown_weights, unprunable_weights
 from reflow_lightning.running.compat.torch import COMPILED
@@ -22,17 +22,6 @@ def _aliases(model: nn.Module) -> dict[int, list[str]]:
         if (plain := name.replace(f"{COMPILED}.", "")) != name:  # what torch.compile puts before the names
             names[id(parameter)].append(plain)
     return names
-
-
-def _prunable(model: nn.Module) -> set[int]:
-    prunable = {id(owned.parameter) for owned in prunable_weights(model).values()}
-    embeddings = {
-        id(parameter)
-        for _, layer in known_layers(model)
-        if layer.is_embedding
-        for parameter in layer.module.parameters(recurse=False)
-    }
-    return prunable - embeddings  # a decoder that is tied to an embedding is an embedding
 
 
 def _usable(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -72,12 +61,13 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         (['0.weight', '3.weight'], ['0.weight'])
     """
     include, exclude = as_patterns(include), as_patterns(exclude)
-    aliases, prunable = _aliases(model), _prunable(model)
+    aliases, known = _aliases(model), Inventory.of(model)
+    prunable = known.prunable
     parameters = dict(model.named_parameters())
     of_known = {name: p for name, p in parameters.items() if id(p) in prunable}
-    of_unknown = unknown_weights(model)
+    of_unknown = unknown_weights(known)
     unprunable = unprunable_weights(
-        model, of_known | {name: parameters[name] for name in include if name in parameters}
+        known, of_known | {name: parameters[name] for name in include if name in parameters}
     )
 
     def matched(pattern: str) -> list[str]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.compat.torch import is_traceable_wrapper_subclass
+from reflow_lightning.running.sharding import is_sharded
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -7,9 +7,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from reflow_lightning.running.compat.torch import prepare_sharded, shard_groups
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over processes, a DTensor.
+
+    Example:
+        >>> is_sharded(nn.Linear(2, 2).weight)
+        False
+    """
+    return hasattr(tensor, "device_mesh")
 
 
 def sharded_modules(model: nn.Module) -> list[Any]:

@@ -26,13 +26,13 @@ from reflow_lightning.pruning import (
 )
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
-from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import gather, rank, together, warn, world_size
+from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import Snapshot
 from reflow_lightning.search.bisection import sparsest
 from reflow_lightning.search.trials import Search, Trial, is_within

@@ -129,10 +129,10 @@ def test_a_reference_with_other_layers_is_an_error():
 def test_a_profile_compares_states_of_one_network_like_a_reference_would():
     model = small_net()
     dense = copy.deepcopy(model)
-    profile = Profile(model, BATCHES, default_forward)
-    profile.measure("dense")
+    profile = Profile(BATCHES, default_forward)
+    profile.measure(model, "dense")
     prune(model, 0.8)
-    profile.measure("pruned")
+    profile.measure(model, "pruned")
     expected = measure_signal(model, BATCHES, reference=dense, max_batches=4)
     for row, other in zip(profile.reports["pruned"].rows, expected.rows, strict=True):
         assert row.cosine == pytest.approx(other.cosine)
