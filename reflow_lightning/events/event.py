@@ -132,6 +132,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
     repair = resolve_repair(plan.repair)
     if not plan.is_last:
         repair = between_prunings(repair, model)
+    compares = needs_reference(repair, model) and not sharded_modules(model)  # those it refuses
     is_dense = previous is None
     if is_dense and plan.foreign and not isinstance(repair, NoRepair) and is_trained(model):
         with plan.isolated():
@@ -143,7 +144,6 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
         with plan.isolated():
             profile = Profile(islice(plan.batches(), plan.profile), plan.forward)
 
-    compares = needs_reference(repair, model) and not sharded_modules(model)  # those it refuses
     return _Prepared(choice, repair, dense_copy(model) if compares else None, profile, seconds)
 
 
