@@ -1,4 +1,4 @@
-"""Statistics of processes that run together, and metrics made of them, are those of all their data."""
+"""Processes that run together compute statistics, and metrics made of them, over all their data."""
 
 import pytest
 import torch

@@ -21,7 +21,7 @@ def as_metric(statistic: Statistic[Any], **options: Any) -> Metric:
         options: Those of every `torchmetrics.Metric`, such as ``sync_on_compute=False``.
 
     Returns:
-        A metric whose ``update`` takes what that of the statistic does.
+        A metric whose ``update`` takes what the statistic's takes.
 
     Raises:
         TypeError: If it is no `Statistic`.

@@ -34,11 +34,11 @@ def class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 class ClassShare(Statistic[Tensor]):
     """Streaming share of the variance between samples that is variance between their classes, in [0, 1].
 
-    With z the activations pooled over positions, each of C channels, mu their mean and mu_k that of the n_k samples of
-    class k: ``sum_k n_k |mu_k - mu|^2 / sum_i |z_i - mu|^2``, and 0 if all samples are alike. At 1 a sample is known by
-    its class; with no class to be seen it is about (classes - 1) / (samples - 1), so that some samples a class are
-    needed. It is the trace of the between-class scatter matrix over that of the total one (Fukunaga, *Introduction to
-    Statistical Pattern Recognition*, 1990, chapter 10). Classes are taken in as they come.
+    With z the activations pooled over positions, each of C channels, mu their mean and mu_k the mean of the n_k samples
+    of class k: ``sum_k n_k |mu_k - mu|^2 / sum_i |z_i - mu|^2``, and 0 if all samples are alike. At 1 a sample is known
+    by its class; with no class to be seen it is about (classes - 1) / (samples - 1), so that some samples a class are
+    needed. It is the trace of the between-class scatter matrix over the trace of the total one (Fukunaga,
+    *Introduction to Statistical Pattern Recognition*, 1990, chapter 10). Classes are taken in as they come.
 
     Args:
         channels: Number of channels.

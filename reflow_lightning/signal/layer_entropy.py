@@ -32,7 +32,7 @@ class LayerEntropy:
         switching_entropy: The same over the neurons that are not saturated; 0 if all are.
         saturated: Share of neurons that are saturated.
         always_on: Share of neurons that are never off nor above the ceiling, but on.
-        always_off: Share of neurons that are never on; those of nothing but zeros are among them.
+        always_off: Share of neurons that are never on; neurons of nothing but zeros are among them.
     """
 
     layer: str
@@ -113,7 +113,7 @@ class RectifierStates:
     def counts(self) -> dict[str, tuple[str, NeuronCounts]]:
         """Kind of the rectifiers after each layer, and the states of its neurons, in the order in which they ran.
 
-        Where processes run together, they are those of the batches of all; each must call this, batches or not.
+        Where processes run together, they cover the batches of all; each must call this, batches or not.
         """
         by_width: dict[str, dict[int, Tensor]] = {}
         kinds: dict[str, dict[str, None]] = {}

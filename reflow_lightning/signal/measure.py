@@ -35,7 +35,7 @@ def measure_signal(
     """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
 
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
-    report is that of the union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
+    report covers the union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
 
     Args:
         model: Any module.
@@ -44,7 +44,7 @@ def measure_signal(
             separates them.
         reference: The dense network, with layers of the same names: adds ratios of variance, the cosine and CKA to it.
         max_batches: At most so many batches.
-        forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.
+        forward: ``(model, batch) -> anything``; by default as in `reflow_lightning.calibrate`.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
         progress: Show a bar in a terminal if it takes more than two seconds.
 

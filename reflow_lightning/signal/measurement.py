@@ -120,7 +120,7 @@ class Measurement:
     def report(self) -> SignalReport:
         """The statistics of every layer that was reached, in the order in which it was.
 
-        Where processes run together, they are those of the batches of all; each must call this, batches or not.
+        Where processes run together, they cover the batches of all; each must call this, batches or not.
 
         Raises:
             ValueError: If none was.
@@ -136,7 +136,7 @@ class Measurement:
         return SignalReport(tuple(rows), batches, self.rectifiers.rows())
 
     def everywhere(self, kinds: Container[str] = _KINDS) -> dict[str, dict[str, Any]]:
-        """What the batches of all processes, each of which must call this, told of each layer, by kind of statistic."""
+        """What the batches of all processes, which all must call this, told of each layer, by kind."""
         wanted = {key: statistic for key, statistic in self.statistics.items() if key[0] in kinds}
         found: dict[str, dict[str, Any]] = {}
         for (kind, name), value in computed(wanted, self._empty).items():

@@ -76,7 +76,7 @@ def merge_position_signs(difference: Tensor, total: Tensor) -> Tensor:
 def neuron_states(values: Tensor, dim: int = 1, *, ceiling: float = math.inf) -> Tensor:
     """Number of values of each neuron in each state of `NeuronCounts`.
 
-    A neuron is a channel: its values are those of all samples and positions, or tokens. Of one that is NaN somewhere
+    A neuron is a channel: its values are at all samples and positions, or tokens. Of one that is NaN somewhere
     nothing is known, and all numbers are NaN.
 
     Args:
@@ -192,7 +192,7 @@ def layer_entropy(counts: NeuronCounts, *, zeros: Zeros = "ignore", saturated: b
         saturated: Count the neurons of entropy 0 too. Without them it is 0 only if there are no others.
 
     Returns:
-        The mean; NaN if that of a neuron is.
+        The mean; NaN if the entropy of a neuron is.
 
     Example:
         >>> counts = NeuronCounts(*torch.tensor([[2.0, 4.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))

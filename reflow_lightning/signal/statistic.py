@@ -35,13 +35,13 @@ def stacked(merge: Callable[[Tensor], Tensor]) -> Merge:
 class Statistic(ABC, Generic[Value]):
     """A statistic of the channels of a layer, for data that come in parts.
 
-    A subclass names its tensors in ``merges``, passes those of no data to ``__init__``, and says in `update` how a part
-    changes them and in `value` what they tell. `update` assigns new tensors and never writes into the old ones.
-    Wrapped by `reflow_lightning.callbacks.metrics.as_metric`, it is a metric of torchmetrics.
+    A subclass names its tensors in ``merges``, passes what they are without data to ``__init__``, and says in `update`
+    how a part changes them and in `value` what they tell. `update` assigns new tensors and never writes into the old
+    ones. Wrapped by `reflow_lightning.callbacks.metrics.as_metric`, it is a metric of torchmetrics.
 
     Args:
         channels: Number of channels.
-        empty: The tensors of no data, by name.
+        empty: The tensors without data, by name.
 
     Attributes:
         merges: How each tensor merges, by name: `torch.cat`, or `stacked` of another function.
@@ -77,11 +77,11 @@ class Statistic(ABC, Generic[Value]):
         """What the data that were taken in here tell."""
 
     def compute(self) -> Value:
-        """The `value` of the data of all processes, each of which must call this, whether it has any or not."""
+        """The `value` of the data of all processes; all must call this, with data or without."""
         return self.everywhere().value()
 
     def everywhere(self) -> Self:
-        """The statistic of the data of all processes, each of which must call this; this one keeps its own."""
+        """The statistic of the data of all processes, which all must call this; this one keeps its own."""
         if world_size() == 1:
             return self
         merged = copy(self)
@@ -111,14 +111,14 @@ class Statistic(ABC, Generic[Value]):
 def computed(
     statistics: Mapping[Key, Statistic[Value]], empty: Callable[[Key, int], Statistic[Value]]
 ) -> dict[Key, Value]:
-    """The values of statistics over all processes, each of which must call this with those that it has.
+    """The values of statistics over all processes, which all must call this with the statistics that they have.
 
     Args:
         statistics: The statistics of this process; others may have further ones, or lack some.
         empty: ``(key, channels) -> statistic`` without data, in the place of one that only other processes have.
 
     Returns:
-        Values by key, on all processes in one order: that of the first process comes first.
+        Values by key, in one order on all processes: first as the first process has them.
 
     Example:
         >>> from reflow_lightning.signal import Moments
