@@ -25,7 +25,7 @@ def leftovers(analysis: Analysis) -> list[Row]:
     (output,) = (node for node in steps.traced.graph.nodes if node.op == "output")
     if all(isinstance(bounds[n], Bounds) and bool(bounds[n].constant.all()) for n in output.all_input_nodes):
         rows.append(Row("output", "the whole network", "puts out the same for every input: no signal passes"))
-    for node in steps.traced.graph.nodes:
+    for node in steps:
         name, axis = steps.name(node), channels.axis(node)
         value = analysis.values[node]
         if name == "opaque" and isinstance(value, Tensor) and value.is_floating_point():

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from reflow_lightning.collapse.edits import label
 from reflow_lightning.collapse.facts.intervals import (
     OF_PAIRS,
     Bounds,
@@ -24,6 +25,8 @@ from reflow_lightning.collapse.facts.intervals import (
     of_batchnorm,
     unknown,
 )
+from reflow_lightning.collapse.faults import Faults
+from reflow_lightning.collapse.graph.running import StepFailedError, attempted
 from reflow_lightning.collapse.graph.steps import ACTIVATIONS, MOVES, PAIRS, POOLS, REDUCTIONS, SHAPES, Steps
 
 _RISING = ("maximum", "minimum", "index_add")
@@ -36,6 +39,7 @@ class BoundsInterpreter(fx.Interpreter):
         traced: The graph.
         values: What each step puts out for some input; only the shapes count, and what is no tensor.
         observed: Bounds of some steps' outputs that are known otherwise, as by measurement; they need to broadcast.
+        faults: Where errors of our own are kept.
 
     Attributes:
         found: Bounds by step; of several outputs a tuple or list of them.
@@ -51,9 +55,15 @@ class BoundsInterpreter(fx.Interpreter):
     """
 
     def __init__(
-        self, traced: fx.GraphModule, values: Mapping[fx.Node, Any], observed: Mapping[fx.Node, Bounds]
+        self,
+        traced: fx.GraphModule,
+        values: Mapping[fx.Node, Any],
+        observed: Mapping[fx.Node, Bounds],
+        faults: Faults | None = None,
     ) -> None:
         super().__init__(traced, garbage_collect_values=False)
+        self.extra_traceback = False  # an error is raised as it is
+        self.faults = Faults() if faults is None else faults
         self.steps = Steps(traced)
         self.values = values
         self.observed = observed
@@ -69,10 +79,14 @@ class BoundsInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """The bounds of a step, from those of the steps before."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
+        nothing = tree_map_only(Tensor, unknown, self.values[n])
         try:
             found = self._bounds(n, args, kwargs)
-        except Exception:  # whatever a step raises that can't do with infinite values, or other types
-            found = tree_map_only(Tensor, unknown, self.values[n])
+        except StepFailedError:  # it can't do with infinite values, or other types
+            found = nothing
+        except Exception as error:
+            self.faults.note(error, label(n))
+            found = nothing
         if n in self.observed and isinstance(found, Bounds):
             found = found.within(*self.observed[n])
         self.found[n] = found
@@ -93,7 +107,7 @@ class BoundsInterpreter(fx.Interpreter):
             return nothing
         run = self.steps.function(node)
         if name in ("conv", "linear"):
-            return of_affine(self.steps.module(node), args[0])
+            return of_affine(self.steps.module(node), args[0]) if self._is_batched(name, node) else nothing
         if name == "batchnorm":
             return of_batchnorm(self.steps.module(node), args[0])
         if name == "prelu":
@@ -103,15 +117,23 @@ class BoundsInterpreter(fx.Interpreter):
             return _each_end(run, args, kwargs, nothing)
         if not all(isinstance(self.values[given], Tensor) for given in node.all_input_nodes):
             return nothing  # a size, which may be another one for other inputs
-        if name in ACTIVATIONS:
+        if name in ACTIVATIONS and isinstance(args[0] if args else kwargs.get("input"), Bounds):
             return of_activation(run, ACTIVATIONS[name], args, kwargs)
         if name in _RISING and not kwargs:
             return _each_end(run, args, kwargs, nothing)
         if name in REDUCTIONS and not (name == "sum" and _over_samples(args, kwargs)):
             return _each_end(run, args, kwargs, nothing)
-        if name in PAIRS and not kwargs and isinstance(nothing, Bounds):
+        if name in PAIRS and not kwargs and isinstance(nothing, Bounds) and all(map(_has_value, args)):
             return OF_PAIRS[name](*map(as_bounds, args))
         return nothing
+
+    def _is_batched(self, name: str, node: fx.Node) -> bool:
+        ndim = self.values[node].ndim
+        return ndim > 1 if name == "linear" else bool(ndim == self.steps.module(node).weight.ndim)
+
+
+def _has_value(value: Any) -> bool:
+    return isinstance(value, (Bounds, bool, int, float, Tensor))
 
 
 def _prelu(module: Any) -> Callable[[Tensor], Tensor]:
@@ -122,7 +144,9 @@ def _prelu(module: Any) -> Callable[[Tensor], Tensor]:
 def _over_samples(args: Any, kwargs: Any) -> bool:
     """Whether a sum goes over the first dimension, whose size may be another one for other inputs."""
     dims = args[1] if len(args) > 1 else kwargs.get("dim")
-    given = args[0] if args else kwargs["input"]
+    given = args[0] if args else kwargs.get("input")
+    if not isinstance(given, Bounds) or not given.low.ndim:
+        return True
     return dims is None or any(d % given.low.ndim == 0 for d in ([dims] if isinstance(dims, int) else dims))
 
 
@@ -144,9 +168,9 @@ def _end(value: Any, index: int) -> Any:
 
 def _each_end(run: Callable[..., Any], args: Any, kwargs: Any, nothing: Any) -> Any:
     """Of a step that never falls where its input grows."""
-    low, high = (run(*_end(args, index), **_end(kwargs, index)) for index in (0, 1))
+    low, high = (attempted(run, *_end(args, index), **_end(kwargs, index)) for index in (0, 1))
     if isinstance(low, Tensor):
         return clean(low, high)
-    if not isinstance(low, (tuple, list)):
+    if not isinstance(low, (tuple, list)) or not all(isinstance(part, Tensor) for part in low):
         return nothing
     return tuple(clean(a, b) for a, b in zip(low, high, strict=True))

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
+from reflow_lightning.collapse.edits import label
 from reflow_lightning.collapse.facts.apart import part_of_sum
 from reflow_lightning.collapse.facts.groups import Axis, Channels, Groups, along, is_numbers, labels_of, spread
+from reflow_lightning.collapse.faults import Faults
+from reflow_lightning.collapse.graph.running import StepFailedError, attempted
 from reflow_lightning.collapse.graph.sizes import is_computed_with, names_places, pad_along, size_at, size_given_by
 from reflow_lightning.collapse.graph.steps import (
     ACTIVATIONS,
@@ -38,6 +41,7 @@ class ChannelInterpreter(fx.Interpreter):
         traced: The graph.
         values: What each step puts out for some input; only the shapes count, and what is no tensor.
         bounds: See `BoundsInterpreter`.
+        faults: Where errors of our own are kept.
 
     Example:
         >>> from torch import nn
@@ -50,8 +54,16 @@ class ChannelInterpreter(fx.Interpreter):
         True
     """
 
-    def __init__(self, traced: fx.GraphModule, values: Mapping[fx.Node, Any], bounds: Mapping[fx.Node, Any]) -> None:
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        values: Mapping[fx.Node, Any],
+        bounds: Mapping[fx.Node, Any],
+        faults: Faults | None = None,
+    ) -> None:
         super().__init__(traced, garbage_collect_values=False)
+        self.extra_traceback = False  # an error is raised as it is
+        self.faults = Faults() if faults is None else faults
         self.steps = Steps(traced)
         self.values = values
         self.bounds = bounds
@@ -68,7 +80,10 @@ class ChannelInterpreter(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         try:
             found = self._follow(n, args, kwargs)
-        except Exception:  # whatever a step raises that can't do with numbers in the place of values
+        except StepFailedError:  # it can't do with numbers in the place of values
+            found = self._opaque(args, kwargs, self.values[n], n.name)
+        except Exception as error:
+            self.faults.note(error, label(n))
             found = self._opaque(args, kwargs, self.values[n], n.name)
         self.found.labels[n] = found
         return found
@@ -83,7 +98,7 @@ class ChannelInterpreter(fx.Interpreter):
         value = self.values[node]
         if name == "get_attr":
             return self._attribute(node, value)
-        if name in SHAPES and is_numbers(args[0]) and self._counts(node, args[0]):
+        if name in SHAPES and args and is_numbers(args[0]) and self._counts(node, args[0]):
             return self._opaque(args, kwargs, value, node.name)
         if (name in SHAPES and not isinstance(value, Tensor)) or not labels_of((args, kwargs)):
             return self._pinned(value, "the input") if name == "placeholder" else self._pinned(value, node.name)
@@ -94,12 +109,14 @@ class ChannelInterpreter(fx.Interpreter):
         if name in ACTIVATIONS and isinstance(value, Tensor) and len(given := labels_of((args, kwargs))) == 1:
             return given[0]
         if name in POOLS and isinstance(value, Tensor) and (name == "interpolate" or value.ndim == int(name[-2]) + 2):
-            return self._channelwise(args[0], value, node.name)
+            return (
+                self._channelwise(args[0], value, node.name) if args else self._opaque(args, kwargs, value, node.name)
+            )
         if name in REDUCTIONS:
             return self._reduced(node, args, kwargs, value)
         if name in MOVES:
             return self._moved(node, name, args, kwargs, value)
-        if name == "index_add" and not kwargs and along(self.groups.find_all(args[0])) is not None:
+        if name == "index_add" and not kwargs and is_numbers(args[0]):
             return self._index_added(node, args, value)
         if name in PAIRS and name != "index_add" and not kwargs and len(args) == 2:
             return self._paired(node, name, args, value)
@@ -115,7 +132,10 @@ class ChannelInterpreter(fx.Interpreter):
     def _counts(self, node: fx.Node, numbers: Tensor) -> bool:
         """Whether the number of channels goes into a computation."""
         axis = along(self.groups.find_all(numbers))
-        return axis is not None and is_computed_with(self.steps, self.values, node, axis.dim, numbers.ndim)
+        if axis is None:
+            return False
+        by_name = bool(node.kwargs)  # which size is asked for is not looked into then
+        return by_name or is_computed_with(self.steps, self.values, node, axis.dim, numbers.ndim)
 
     def _index_added(self, node: fx.Node, args: Any, value: Any) -> Any:
         """Of an addition that was taken apart."""
@@ -187,7 +207,7 @@ class ChannelInterpreter(fx.Interpreter):
         if name in ("narrow", "getitem", "view", "reshape", "expand") and names_places(name, node):
             return self._opaque(args, kwargs, value, node.name)
         whole = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))  # which a view needs
-        moved = self.steps.function(node)(*whole[0], **whole[1])
+        moved = attempted(self.steps.function(node), *whole[0], **whole[1])
         if not isinstance(moved, Tensor) or moved.shape != value.shape:
             return self._opaque(args, kwargs, value, node.name)
         if name == "cat" and before[0] is not None and along(self.groups.find_all(moved)) is None:
@@ -218,7 +238,7 @@ class ChannelInterpreter(fx.Interpreter):
             self.groups.pin(axis.numbers, node.name)
 
     def _padded(self, node: fx.Node, args: Any, kwargs: Any, value: Tensor) -> Any:
-        axis = along(self.groups.find_all(args[0]))
+        axis = along(self.groups.find_all(args[0])) if args else None
         amounts = args[1] if len(args) > 1 else kwargs.get("pad")
         if axis is None or not isinstance(amounts, (tuple, list)):
             return self._opaque(args, kwargs, value, node.name)
@@ -231,8 +251,9 @@ class ChannelInterpreter(fx.Interpreter):
 
     def _paired(self, node: fx.Node, name: str, args: Any, value: Any) -> Any:
         both = [a for a in args if isinstance(a, Tensor)]
-        if len(both) == 1:
-            return both[0] if both[0].shape == value.shape else self._opaque(args, {}, value, node.name)
+        if len(both) < 2:
+            alone = bool(both) and isinstance(value, Tensor) and both[0].shape == value.shape
+            return both[0] if alone else self._opaque(args, {}, value, node.name)
         for big, small in (both, both[::-1]):
             axis = along(self.groups.find_all(big))
             if (

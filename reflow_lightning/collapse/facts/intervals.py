@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reflow_lightning.collapse.graph.running import attempted
 from reflow_lightning.collapse.graph.steps import broadcast
 
 _ROUNDING = 1e-12
@@ -59,7 +60,7 @@ def of_activation(run: Callable[..., Any], turns: tuple[float, ...], args: Any, 
     low, high = args[0] if args else kwargs["input"]
 
     def function(points: Tensor) -> Tensor:
-        values: Tensor = run(points, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+        values: Tensor = attempted(run, points, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
         return values.double()
 
     def at(points: Tensor) -> Tensor:

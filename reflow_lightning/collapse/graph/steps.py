@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -122,6 +122,9 @@ class Steps:
     Args:
         traced: The graph.
 
+    Attributes:
+        at: The step that is looked at, or was when something failed, if there is one.
+
     Example:
         >>> from reflow_lightning.collapse.graph.tracing import trace
         >>> traced = trace(nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.ReLU()))
@@ -132,11 +135,19 @@ class Steps:
 
     def __init__(self, traced: fx.GraphModule) -> None:
         self.traced = traced
+        self.at: fx.Node | None = None
         self.modules = dict(traced.named_modules())
         self._calls = Counter(node.target for node in traced.graph.nodes if node.op in ("call_module", "get_attr"))
         held = [id(p) for module in traced.modules() for p in module._parameters.values() if p is not None]
         got = [id(self.value(node)) for node in traced.graph.nodes if node.op == "get_attr"]
         self._holders = Counter([*held, *got])
+
+    def __iter__(self) -> Iterator[Any]:
+        """The steps as they are now, in order."""
+        for node in list(self.traced.graph.nodes):
+            self.at = node
+            yield node
+        self.at = None
 
     def module(self, node: fx.Node) -> Any:
         """The module that a step calls."""

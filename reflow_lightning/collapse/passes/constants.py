@@ -23,7 +23,7 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
     rows = []
     varying = after_inputs(steps.traced)
     device = device_of(steps.traced)
-    for node in list(steps.traced.graph.nodes):
+    for node in steps:
         if steps.name(node) != "add" or len(node.args) != 2 or node.kwargs:
             continue
         for operand, other in (node.args, node.args[::-1]):

@@ -31,7 +31,7 @@ def fold_batchnorm(steps: Steps, values: Mapping[fx.Node, Any]) -> list[Row]:
         What was folded.
     """
     rows = []
-    for node in list(steps.traced.graph.nodes):
+    for node in steps:
         given = node.args[0] if steps.name(node) == "batchnorm" else None
         if not isinstance(given, fx.Node) or steps.name(given) not in ("conv", "linear") or not is_fed_by_one(given):
             continue
@@ -57,7 +57,7 @@ def merge_layers(steps: Steps, values: Mapping[fx.Node, Any]) -> tuple[list[Row]
     """
     done: list[Row] = []
     left: list[Row] = []
-    for node in list(steps.traced.graph.nodes):
+    for node in steps:
         first = node.args[0] if steps.name(node) in ("conv", "linear") else None
         if not isinstance(first, fx.Node) or steps.name(first) != steps.name(node) or not is_fed_by_one(first):
             continue

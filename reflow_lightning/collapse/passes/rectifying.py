@@ -120,6 +120,7 @@ def straighten(
     left: list[Row] = []
     read = {node: node.args[0] for node in dims if node.args}  # as the graph is now, of which the bounds are
     for node, before in read.items():
+        steps.at = node
         if not isinstance(before, fx.Node) or not isinstance(bounds[before], Bounds):
             continue
         line = line_of(steps, node, bounds[before], dims[node])

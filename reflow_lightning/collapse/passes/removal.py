@@ -55,7 +55,7 @@ class Removal:
 def find_reads(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]) -> dict[fx.Node, Read]:
     """All convolutions without groups and linear layers whose input has channels."""
     found = {}
-    for node in steps.traced.graph.nodes:
+    for node in steps:
         name = steps.name(node)
         if name not in ("conv", "linear"):
             continue

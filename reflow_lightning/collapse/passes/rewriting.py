@@ -29,7 +29,7 @@ def remove_channels(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, A
         MismatchError: If an addition that was taken apart does not fit.
     """
     axes = {node: channels.axis(node) for node in steps.traced.graph.nodes}  # before anything changes
-    for node in list(steps.traced.graph.nodes):
+    for node in steps:
         name, axis = steps.name(node), axes[node]
         if name in ("conv", "linear"):
             _weighted(node, steps.module(node), axis, removal)
