@@ -11,15 +11,16 @@ from torch import fx, nn
 from reflow_lightning.collapse.edits import Row, bypass, label, tidy
 from reflow_lightning.collapse.exactness import Expected
 from reflow_lightning.collapse.facts.analysis import Analysis
+from reflow_lightning.collapse.facts.removal import MismatchError
 from reflow_lightning.collapse.faults import Faults, summary
 from reflow_lightning.collapse.graph.running import StepFailedError
-from reflow_lightning.collapse.graph.steps import is_weighted
 from reflow_lightning.collapse.leftovers import leftovers
+from reflow_lightning.collapse.operators.affine import is_weighted
 from reflow_lightning.collapse.passes.constants import drop_constant_branches
 from reflow_lightning.collapse.passes.merging import fold_batchnorm, merge_layers
 from reflow_lightning.collapse.passes.rectifying import straighten
 from reflow_lightning.collapse.passes.removal import find_removal
-from reflow_lightning.collapse.passes.rewriting import MismatchError, remove_channels
+from reflow_lightning.collapse.passes.rewriting import remove_channels
 from reflow_lightning.collapse.report import CollapseReport, attach
 from reflow_lightning.running.copying import dense_copy
 

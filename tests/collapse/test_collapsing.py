@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reflow_lightning.collapse import NotTraceableError, collapse, collapse_report, work
-from reflow_lightning.collapse.passes.rewriting import MismatchError
+from reflow_lightning.collapse.facts.removal import MismatchError
 
 ALONE = """
 import sys

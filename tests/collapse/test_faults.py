@@ -8,9 +8,10 @@ from collapse_helpers import same
 from torch import nn
 
 from reflow_lightning.collapse import collapse, collapse_report, exactness, leftovers, work
-from reflow_lightning.collapse.facts import analysis, apart, bounds, channels, intervals
+from reflow_lightning.collapse.facts import analysis, apart, bounds, channels
 from reflow_lightning.collapse.faults import STRICT
-from reflow_lightning.collapse.passes import constants, merging, rectifying, removal, rewriting
+from reflow_lightning.collapse.operators import activations, affine, batchnorm, moves, pairs, reductions
+from reflow_lightning.collapse.passes import constants, merging, removal
 
 
 class Network(nn.Module):
@@ -33,10 +34,10 @@ class Network(nn.Module):
 
     def forward(self, x):
         x = self.norm(self.first(x).relu())
+        x = x.view(x.shape[0], x.shape[1], 1).mean(2)
         x = self.folded(self.second(x)) + x.flatten(1)
         x = x + self.gone(x)
-        x = self.head(self.third(x))
-        return x.clamp(-1e9, 1e9).mean(1, keepdim=True).expand(-1, 2).sigmoid()
+        return self.head(self.third(x)).sigmoid()
 
 
 def broken(*_, **__):
@@ -44,23 +45,29 @@ def broken(*_, **__):
 
 
 PLACES = {
-    "the bounds of a layer": (bounds, "of_affine", "first"),
-    "the bounds of a norm": (bounds, "of_batchnorm", "norm"),
-    "the bounds of an activation": (bounds, "of_activation", "relu"),
-    "the bounds of a sum": (intervals, "clean", "add"),
-    "the channels of a layer": (channels.ChannelInterpreter, "_weighted", "first"),
-    "the channels of a norm": (channels.ChannelInterpreter, "_channelwise", "norm"),
-    "the channels of a sum": (channels.ChannelInterpreter, "_paired", "add"),
-    "the channels of a view": (channels.ChannelInterpreter, "_moved", "flatten"),
-    "the channels of a mean": (channels.ChannelInterpreter, "_reduced", "mean"),
-    "a sum taken apart": (apart, "constant_in_one", "add"),
-    "values that are the same": (removal, "uniform", "first"),
+    "the bounds of a layer": (affine.Affine, "of", "first"),
+    "the bounds of a norm": (batchnorm, "times", "norm"),
+    "the bounds of an activation": (activations, "of_activation", "relu"),
+    "the bounds of a sum": (pairs, "clean", "add"),
+    "the bounds of a view": (moves, "of_rising", "flatten"),
+    "the bounds of a mean": (reductions, "of_rising", "mean"),
+    "which arguments have bounds": (bounds, "has_bounds", "first"),
+    "the channels of a layer": (affine.Affine, "channels", "first"),
+    "the channels of a norm": (batchnorm.BatchNorm, "channels", "norm"),
+    "the channels of an activation": (activations, "labels_of", "relu"),
+    "the channels of a sum": (pairs.Add, "meet", "add"),
+    "the channels of a view": (moves.Move, "_moved", "flatten"),
+    "the sizes that a view names": (moves, "size_given_by", "view"),
+    "the channels of a mean": (reductions, "spread", "mean"),
+    "which arguments have channels": (channels, "labels_of", "first"),
+    "the channels of a sum taken apart": (apart, "constant_in_one", "add"),
     "the shapes of a graph": (analysis, "_is_alike", "branch"),
     "a norm that is folded": (merging, "affine_of_batchnorm", "folded"),
     "a branch that is constant": (constants, "_constant", "add"),
-    "a rectifier's pieces": (rectifying, "pieces_of", "relu"),
+    "the pieces of an activation": (activations.Activation, "pieces", "relu"),
+    "how layers read": (removal, "uniform", "first"),
     "which channels go": (work, "find_removal", "channels"),
-    "a layer that shrinks": (rewriting, "_weighted", "first"),
+    "a layer that shrinks": (affine.Affine, "shrink", "first"),
     "layers that are merged": (merging, "merge", "head"),
     "what is left": (leftovers, "uniform", "first"),
 }

@@ -16,9 +16,10 @@ from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
 from reflow_lightning.collapse.facts.channels import ChannelInterpreter
 from reflow_lightning.collapse.facts.groups import Channels
 from reflow_lightning.collapse.facts.intervals import Bounds
+from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
-from reflow_lightning.collapse.graph.steps import ACTIVATIONS, Steps
+from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.running.arguments import Inputs, first_sample
 
 
@@ -81,12 +82,14 @@ class Analysis:
         channels = ChannelInterpreter(self.traced, self.values, {}, self.faults).follow()
         found = {}
         for node in self.traced.graph.nodes:
-            value = self.values[node]
-            if self.steps.name(node) in ACTIVATIONS and isinstance(value, Tensor) and value.ndim:
-                axis = channels.axis(node)
-                before = self.steps.name(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else ""
-                convolved = before in ("conv", "batchnorm") or (before != "linear" and value.ndim in (2, 4, 5))
-                found[node] = axis.dim if axis is not None else 1 if convolved else value.ndim - 1
+            value, given = self.values[node], node.args[0] if node.args else None
+            if not operator_of(self.steps, node).is_activation or not isinstance(value, Tensor) or not value.ndim:
+                continue
+            if (axis := channels.axis(node)) is not None:
+                found[node] = axis.dim
+                continue
+            told = operator_of(self.steps, given).channel_dim(value.ndim) if isinstance(given, fx.Node) else None
+            found[node] = told if told is not None else 1 if value.ndim in (2, 4, 5) else value.ndim - 1
         return found
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from reflow_lightning.collapse.edits import Row, bypass, new_buffer, tidy
 from reflow_lightning.collapse.facts.intervals import Bounds, uniform
-from reflow_lightning.collapse.graph.steps import Steps, after_inputs, is_weighted
+from reflow_lightning.collapse.graph.steps import Steps, after_inputs
+from reflow_lightning.collapse.operators.affine import is_weighted
 from reflow_lightning.running.batches import device_of
 
 
