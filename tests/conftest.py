@@ -4,3 +4,5 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, more threads than cores are slower
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+os.environ.setdefault("REFLOW_STRICT", "1")  # an error in the analysis of a collapse is raised, not only told

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from reflow_lightning.collapse.exactness import Expected, random_like
+from reflow_lightning.collapse.graph.running import StepFailedError
 from reflow_lightning.collapse.graph.tracing import NotTraceableError, evaluated, trace
 from reflow_lightning.collapse.report import attach, collapse_report
 from reflow_lightning.collapse.work import Work, drop_identities
@@ -95,7 +96,7 @@ def collapse(
     inputs = inputs if dtype is None else [cast(call, dtype, torch.float32) for call in inputs]
     try:
         expected = Expected(original, inputs)
-    except Exception as error:
+    except StepFailedError as error:
         copy = "" if dtype is None else f" as a copy in float32: collapse it before it is cast to {dtype}"
         raise ValueError(
             f"{type(model).__name__} does not run on example_input, or on a batch{copy}: pass what it is called with, "
@@ -109,7 +110,7 @@ def collapse(
     collapsed = work.finish()
     if dtype is not None:
         collapsed.to(dtype)
-        with suppress(Exception):  # whatever a device raises that can't run it in half precision
+        with suppress(StepFailedError):  # a device that can't run it in half precision
             expected = Expected(evaluated(model), [cast(call, torch.float32, dtype) for call in inputs])
             attach(collapsed, replace(collapse_report(collapsed), deviation=expected.deviation(collapsed)))
     return collapsed
@@ -120,7 +121,7 @@ def _traced(original: nn.Module, expected: Expected, arguments: int, tolerance: 
     traced = trace(original, arguments)
     try:
         deviation = expected.deviation(traced)
-    except Exception as error:
+    except (StepFailedError, ValueError) as error:
         raise NotTraceableError(f"the graph of {type(original).__name__} does not run ({error})") from error
     if deviation > tolerance:
         raise NotTraceableError(

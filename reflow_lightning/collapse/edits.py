@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, fx, nn
 
 
@@ -25,30 +24,6 @@ class Row(NamedTuple):
 def parameter_like(values: Tensor, like: Tensor) -> nn.Parameter:
     """A parameter of the type and on the device of another one."""
     return nn.Parameter(values.to(like), requires_grad=False)
-
-
-@torch.no_grad()
-def set_affine(module: Any, weight: Tensor, bias: Tensor) -> None:
-    """Give a convolution or a linear layer other values, in its own type; its sizes follow.
-
-    One without a bias gets none if that would be zero.
-    """
-    like: Tensor = module.weight
-    module.weight = parameter_like(weight, like)
-    if module.bias is not None or bool(bias.any()):
-        module.bias = parameter_like(bias, like)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    else:
-        module.out_channels = weight.shape[0]
-        module.in_channels = weight.shape[1] * module.groups
-
-
-def affine(module: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float64; a bias of zeros where there is none."""
-    weight: Tensor = module.weight.detach().double()
-    bias: Tensor | None = module.bias
-    return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
 
 
 def as_rows(values: Tensor, weight: Tensor) -> Tensor:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
 from reflow_lightning.running.arguments import Inputs, batch_size, resized
-from reflow_lightning.running.compat.torch import own_buffers, tree_map_only
+from reflow_lightning.running.compat.torch import tree_map_only
 from reflow_lightning.running.difference import relative_difference
-from reflow_lightning.running.isolation import isolated_rng
 
 
 def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
@@ -46,6 +46,9 @@ class Expected:
         model: The network, in eval mode.
         inputs: What it is called with.
 
+    Raises:
+        StepFailedError: If the network does not run on them.
+
     Example:
         >>> layer = torch.nn.Linear(2, 2)
         >>> Expected(layer, [(torch.ones(1, 2),)]).deviation(layer)
@@ -58,7 +61,7 @@ class Expected:
         self._others = []
         numbers = [n for n in (1, 2, 3) if n != batch_size(self.inputs[0])]
         for given in (resized(self.inputs[0], n) for n in numbers[:2]):
-            with suppress(Exception):  # whatever a network raises that can't do with another number
+            with suppress(StepFailedError):  # a network that can't do with another number
                 self._others.append((given, _run(model, given)))
 
     def deviation(self, other: nn.Module) -> float:
@@ -66,6 +69,7 @@ class Expected:
 
         Raises:
             ValueError: If the outputs have other shapes.
+            StepFailedError: If the other network does not run.
         """
         whole = self._pairs[0][1]  # one sample's output may be next to nothing
         found = [relative_difference(expected, _run(other, given)) for given, expected in self._pairs]
@@ -73,29 +77,8 @@ class Expected:
         return max(found)
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Leave the buffers of a model and the random state as they were before the block.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(2)
-        >>> with undisturbed(norm):
-        ...     _ = norm(torch.randn(4, 2))
-        >>> norm.running_mean.tolist()
-        [0.0, 0.0]
-    """
-    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in own_buffers(m).items() if b is not None]
-    try:
-        with isolated_rng():
-            yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, values in buffers:
-                own_buffers(module)[name] = buffer.copy_(values)
-
-
 @torch.no_grad()
 def _run(model: nn.Module, inputs: Inputs) -> Any:
     call = model.forward if isinstance(model, fx.GraphModule) else model  # whose call prints what fails
     with undisturbed(model):
-        return tree_map_only(Tensor, torch.clone, call(*tree_map_only(Tensor, torch.clone, inputs)))
+        return tree_map_only(Tensor, torch.clone, attempted(call, *tree_map_only(Tensor, torch.clone, inputs)))

@@ -6,9 +6,12 @@ from collections import Counter
 
 from torch import Tensor
 
-from reflow_lightning.collapse.edits import Row, affine, label
+from reflow_lightning.collapse.edits import Row, label
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.facts.intervals import Bounds, uniform
+from reflow_lightning.collapse.facts.operator import operator_of
+from reflow_lightning.collapse.graph.kind import OPAQUE
+from reflow_lightning.collapse.operators.affine import Affine, affine
 from reflow_lightning.collapse.passes.removal import find_reads
 
 
@@ -25,12 +28,12 @@ def leftovers(analysis: Analysis) -> list[Row]:
     (output,) = (node for node in steps.traced.graph.nodes if node.op == "output")
     if all(isinstance(bounds[n], Bounds) and bool(bounds[n].constant.all()) for n in output.all_input_nodes):
         rows.append(Row("output", "the whole network", "puts out the same for every input: no signal passes"))
-    for node in steps.traced.graph.nodes:
-        name, axis = steps.name(node), channels.axis(node)
+    for node in steps:
+        operator, axis = operator_of(steps, node), channels.axis(node)
         value = analysis.values[node]
-        if name == "opaque" and isinstance(value, Tensor) and value.is_floating_point():
+        if steps.name(node) == OPAQUE and isinstance(value, Tensor) and value.is_floating_point():
             rows.append(Row("step", label(node), "not looked into: what it reads and puts out keeps its channels"))
-        if name not in ("conv", "linear") or axis is None or not isinstance(bounds[node], Bounds):
+        if not isinstance(operator, Affine) or axis is None or not isinstance(bounds[node], Bounds):
             continue
         empty = (affine(steps.module(node))[0].flatten(1) == 0).all(1).cpu()
         constant = empty | ~uniform(bounds[node], axis.dim).isnan()

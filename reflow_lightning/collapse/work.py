@@ -8,11 +8,14 @@ from typing import cast
 
 from torch import fx, nn
 
-from reflow_lightning.collapse.edits import Row, bypass, tidy
+from reflow_lightning.collapse.edits import Row, bypass, label, tidy
 from reflow_lightning.collapse.exactness import Expected
 from reflow_lightning.collapse.facts.analysis import Analysis
-from reflow_lightning.collapse.graph.steps import is_weighted
+from reflow_lightning.collapse.facts.removal import MismatchError
+from reflow_lightning.collapse.faults import Faults, summary
+from reflow_lightning.collapse.graph.running import StepFailedError
 from reflow_lightning.collapse.leftovers import leftovers
+from reflow_lightning.collapse.operators.affine import is_weighted
 from reflow_lightning.collapse.passes.constants import drop_constant_branches
 from reflow_lightning.collapse.passes.merging import fold_batchnorm, merge_layers
 from reflow_lightning.collapse.passes.rectifying import straighten
@@ -42,7 +45,8 @@ class Work:
         self.expected = expected
         self.widths = _widths(traced)
         self.done: list[Row] = []
-        self.refused: dict[str, Row] = {}
+        self.faults = Faults()
+        self.refused: dict[str, Row | None] = {}
         self._observes = False
         self._found = ""
         self._untouched: Analysis | None = None
@@ -52,28 +56,41 @@ class Work:
         if what in self.refused:
             return False
         analysis, self._untouched = self._analysis(), None
-        candidate = analysis.traced
+        analysis.steps.at = None
         try:
             rows = change(analysis)
             if not rows:
                 self._untouched = analysis  # what was worked out serves the next step
                 return False
-            candidate.recompile()
-            deviation = self.expected.deviation(candidate)
-            reason = f"would change an output by {deviation:.1e} of the largest" if deviation > self.tolerance else None
-        except Exception as error:  # a step that does not fit what the network does: it is not taken
-            message = next(iter(str(error).splitlines()), "")
-            reason = f"does not fit this network ({type(error).__name__}: {message})"
+            analysis.traced.recompile()
+            reason = self._objection(analysis.traced)
+        except (MismatchError, StepFailedError) as error:
+            reason = f"does not fit this network ({summary(error)})"
+        except Exception as error:
+            self._note(error, analysis, what)
+            self.refused[what] = None
+            return False
         if reason is not None:
             self.refused[what] = Row(what, what if what in self.widths else "the whole step", reason)
             return False
-        self.traced = candidate
+        self.traced = analysis.traced
         self.done += rows
         return True
 
+    def _objection(self, candidate: fx.GraphModule) -> str | None:
+        """Why a network can't take the place of the one that is there, if it can't."""
+        try:
+            deviation = self.expected.deviation(candidate)
+        except (StepFailedError, ValueError) as error:  # it does not run, or puts out other shapes
+            return f"does not fit this network ({summary(error)})"
+        return f"would change an output by {deviation:.1e} of the largest" if deviation > self.tolerance else None
+
+    def _note(self, error: Exception, analysis: Analysis, what: str) -> None:
+        self.faults.note(error, what if analysis.steps.at is None else label(analysis.steps.at))
+
     def _analysis(self) -> Analysis:
         """What is known of a copy of the network that no step has changed yet."""
-        return self._untouched or Analysis(_copy(self.traced), self.expected.inputs, self._observes)
+        return self._untouched or Analysis(_copy(self.traced), self.expected.inputs, self._observes, self.faults)
 
     def simplify(self, found: str, observes: bool = False) -> None:
         """Remove, fold and merge until there is nothing more to do.
@@ -100,11 +117,22 @@ class Work:
     def finish(self) -> fx.GraphModule:
         """The network as it is now, with its report."""
         analysis = self._analysis()
-        left = leftovers(analysis)
-        left += straighten(analysis.steps, analysis.bounds, analysis.dims, self._found)[1]
-        left += merge_layers(analysis.steps, analysis.values)[1]
+        found: dict[str, Change] = {
+            "leftovers": leftovers,
+            "rectifier": lambda a: straighten(a.steps, a.bounds, a.dims, self._found)[1],
+            "merge": lambda a: merge_layers(a.steps, a.values)[1],
+        }
+        left: list[Row] = []
+        for what, find in found.items():
+            analysis.steps.at = None
+            try:
+                left += find(analysis)
+            except Exception as error:
+                self._note(error, analysis, what)
         removed = [row for row in self.done if row.what != "channels"] + self._narrowed()
-        left += [Row("channels" if what in self.widths else what, *row[1:]) for what, row in self.refused.items()]
+        refused = [row for row in self.refused.values() if row is not None]
+        left += [row._replace(what="channels") if row.what in self.widths else row for row in refused]
+        left += self.faults.rows
         deviation = self.expected.deviation(self.traced)
         attach(self.traced, CollapseReport(tuple(removed), tuple(left), deviation))
         return self.traced
@@ -127,7 +155,7 @@ def drop_identities(analysis: Analysis) -> list[Row]:
         bypass(node, node.args[0])
     if nodes:
         tidy(analysis.traced)
-    return [Row("identity", str(node.target), "does nothing in eval mode") for node in nodes]
+    return [Row("identity", label(node), "does nothing in eval mode") for node in nodes]
 
 
 def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:

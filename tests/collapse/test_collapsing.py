@@ -27,6 +27,7 @@ from zoo.blocks import BLOCKS, IMAGES
 from zoo.odd import Branching, Forward
 
 from reflow_lightning.collapse import NotTraceableError, collapse, collapse_report, work
+from reflow_lightning.collapse.facts.removal import MismatchError
 
 ALONE = """
 import sys
@@ -208,13 +209,13 @@ def test_one_layer_that_can_not_lose_channels_does_not_keep_the_others_from_it(m
     def remove(steps, channels, bounds, removal):
         remove_channels(steps, channels, bounds, removal)
         if len(steps.traced.get_submodule("2").weight) < 7:
-            raise ValueError("no")
+            raise MismatchError("no")
 
     remove_channels = work.remove_channels
     monkeypatch.setattr(work, "remove_channels", remove)
     collapsed = collapse(model, torch.randn(2, 5))
     assert widths(collapsed) == {"0": 5, "2": 7, "4": 3}
-    assert "does not fit this network (ValueError: no)" in str(collapse_report(collapsed))
+    assert "does not fit this network (MismatchError: no)" in str(collapse_report(collapsed))
 
 
 def test_a_step_that_would_change_the_output_is_not_taken(monkeypatch):

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from reflow_lightning.collapse.exactness import Expected, random_like, undisturbed
+from reflow_lightning.collapse.exactness import Expected, random_like
+from reflow_lightning.collapse.graph.running import undisturbed
 
 X = torch.ones(4, 2)
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.exactness import undisturbed
 from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
 from reflow_lightning.collapse.facts.channels import ChannelInterpreter
 from reflow_lightning.collapse.facts.groups import Channels
 from reflow_lightning.collapse.facts.intervals import Bounds
-from reflow_lightning.collapse.graph.steps import ACTIVATIONS, Steps
+from reflow_lightning.collapse.facts.operator import operator_of
+from reflow_lightning.collapse.faults import Faults
+from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
+from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.running.arguments import Inputs, first_sample
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 
@@ -28,6 +30,7 @@ class Analysis:
         traced: The graph.
         inputs: What it is called with; the first is the example that tells the shapes.
         observes: Whether the inputs of activation functions are taken to lie between those that were observed.
+        faults: Where errors of our own are kept.
 
     Example:
         >>> from torch import nn
@@ -37,8 +40,15 @@ class Analysis:
         [(1, 2), (1, 2), (1, 2), (1, 2)]
     """
 
-    def __init__(self, traced: fx.GraphModule, inputs: Sequence[Inputs], observes: bool = False) -> None:
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        inputs: Sequence[Inputs],
+        observes: bool = False,
+        faults: Faults | None = None,
+    ) -> None:
         self.traced = traced
+        self.faults = Faults() if faults is None else faults
         self.inputs = inputs
         self.observes = observes
         self.steps = Steps(traced)
@@ -48,7 +58,7 @@ class Analysis:
         """What each step puts out for one sample, if the graph does the same on one; else for the whole example."""
         example = self.inputs[0]
         values = record(self.traced, example)
-        with contextlib.suppress(Exception):  # whatever a step raises that can't do with one
+        with contextlib.suppress(StepFailedError):  # one that can't do with one sample
             of_one = record(self.traced, first_sample(example))
             values = of_one if all(_is_alike(values[node], of_one[node]) for node in values) else values
         for node, value in values.items():
@@ -59,32 +69,35 @@ class Analysis:
     def bounds(self) -> dict[fx.Node, Any]:
         """Bounds of each step's output."""
         observed = observe(self.traced, self.inputs, self.dims) if self.observes else {}
-        return BoundsInterpreter(self.traced, self.values, observed).find()
+        return BoundsInterpreter(self.traced, self.values, observed, self.faults).find()
 
     @cached_property
     def channels(self) -> Channels:
         """The channels of each step's output."""
-        return ChannelInterpreter(self.traced, self.values, self.bounds).follow()
+        return ChannelInterpreter(self.traced, self.values, self.bounds, self.faults).follow()
 
     @cached_property
     def dims(self) -> dict[fx.Node, int]:
         """The channel dimension of each activation function."""
-        channels = ChannelInterpreter(self.traced, self.values, {}).follow()
+        channels = ChannelInterpreter(self.traced, self.values, {}, self.faults).follow()
         found = {}
         for node in self.traced.graph.nodes:
-            value = self.values[node]
-            if self.steps.name(node) in ACTIVATIONS and isinstance(value, Tensor) and value.ndim:
-                axis = channels.axis(node)
-                before = self.steps.name(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else ""
-                convolved = before in ("conv", "batchnorm") or (before != "linear" and value.ndim in (2, 4, 5))
-                found[node] = axis.dim if axis is not None else 1 if convolved else value.ndim - 1
+            value, given = self.values[node], node.args[0] if node.args else None
+            if not operator_of(self.steps, node).is_activation or not isinstance(value, Tensor) or not value.ndim:
+                continue
+            if (axis := channels.axis(node)) is not None:
+                found[node] = axis.dim
+                continue
+            told = operator_of(self.steps, given).channel_dim(value.ndim) if isinstance(given, fx.Node) else None
+            found[node] = told if told is not None else 1 if value.ndim in (2, 4, 5) else value.ndim - 1
         return found
 
 
 def _is_alike(some: Any, one: Any) -> bool:
     """Whether outputs differ at most in the size of the first dimension."""
-    pairs = zip(tree_leaves(some), tree_leaves(one), strict=True)
-    return all(a.shape[1:] == b.shape[1:] for a, b in pairs if isinstance(a, Tensor))
+    leaves, others = tree_leaves(some), tree_leaves(one)
+    pairs = [(a, b) for a, b in zip(leaves, others, strict=False) if isinstance(a, Tensor)]
+    return len(leaves) == len(others) and all(isinstance(b, Tensor) and a.shape[1:] == b.shape[1:] for a, b in pairs)
 
 
 class _Recorder(fx.Interpreter):
@@ -92,10 +105,11 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule, listener: Callable[[fx.Node, Any], None]) -> None:
         super().__init__(traced)
+        self.extra_traceback = False
         self.listener = listener
 
     def run_node(self, n: fx.Node) -> Any:
-        found = super().run_node(n)
+        found = attempted(super().run_node, n)
         self.listener(n, found)
         return found
 

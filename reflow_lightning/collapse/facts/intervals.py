@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from reflow_lightning.collapse.graph.steps import broadcast
-from reflow_lightning.running.compat.torch import convolve
+from torch import Tensor
 
 _ROUNDING = 1e-12
 _FAR = 1e100  # where every activation function has reached its limit, and none overflows in float64
@@ -56,7 +52,14 @@ def clean(low: Tensor, high: Tensor) -> Bounds:
 
 
 def of_activation(run: Callable[..., Any], turns: tuple[float, ...], args: Any, kwargs: Any) -> Bounds:
-    """The least and the greatest value at the ends of the interval and at the turning points within it."""
+    """The least and the greatest value at the ends of the interval and at the turning points within it.
+
+    Args:
+        run: Runs the function on other arguments.
+        turns: The turning points.
+        args: Its arguments; the first one has bounds, or that by the name of ``input``.
+        kwargs: Those by name.
+    """
     low, high = args[0] if args else kwargs["input"]
 
     def function(points: Tensor) -> Tensor:
@@ -77,97 +80,39 @@ def of_activation(run: Callable[..., Any], turns: tuple[float, ...], args: Any, 
     return Bounds(stacked.amin(0), stacked.amax(0))
 
 
-def of_affine(module: Any, given: Bounds) -> Bounds:
-    """Of ``W x + b``: what the positive and what the negative weights make of both ends."""
-    weight = module.weight.double().cpu()
-    positive, negative = weight.clamp(min=0), weight.clamp(max=0)
-    bias = 0.0 if module.bias is None else _along(module.bias.double().cpu(), given.low, module)
-    low, high = given
-
-    def one_end(with_positive: Tensor, with_negative: Tensor, infinite: float) -> Tensor:
-        total = _applied(module, with_positive, positive) + _applied(module, with_negative, negative) + bias
-        endless = _reaches(module, with_positive, positive) | _reaches(module, with_negative, negative)
-        return total.masked_fill(_along(endless, total, module), infinite)
-
-    return Bounds(one_end(low, high, -math.inf), one_end(high, low, math.inf))
+def of_rising(run: Callable[..., Any], args: Any, kwargs: Any, nothing: Any) -> Any:
+    """Of a step that never falls where its input grows, or ``nothing`` if it puts out something else than tensors."""
+    low, high = (run(*_end(args, index), **_end(kwargs, index)) for index in (0, 1))
+    if isinstance(low, Tensor):
+        return clean(low, high)
+    if not isinstance(low, (tuple, list)) or not all(isinstance(part, Tensor) for part in low):
+        return nothing
+    return tuple(clean(a, b) for a, b in zip(low, high, strict=True))
 
 
-def _applied(module: Any, values: Tensor, weight: Tensor) -> Tensor:
-    """The map without its bias, of finite values; infinite ones are left out, as infinity times zero is no number."""
-    finite = values.masked_fill(values.isinf(), 0.0)
-    if isinstance(module, nn.Linear):
-        used = finite.flatten(0, -2).any(0)  # most are zero: then there is little to multiply
-        return functional.linear(finite[..., used], weight[:, used])
-    if module.groups != 1:
-        return convolve(module, finite, weight)
-    used = finite.transpose(0, 1).flatten(1).any(1)
-    used[0] = True  # a convolution wants one
-    return convolve(module, finite[:, used], weight[:, used])
-
-
-def _reaches(module: Any, values: Tensor, weight: Tensor) -> Tensor:
-    """Which output channels an infinite value reaches; of shape (channels,). One at any position counts for all."""
-    if isinstance(module, nn.Linear):
-        infinite = values.isinf().flatten(0, -2).any(0)
-    else:
-        infinite = values.isinf().transpose(0, 1).flatten(1).any(1)
-    groups = getattr(module, "groups", 1)
-    reading = (weight != 0).flatten(2).any(2) if weight.ndim > 2 else weight != 0
-    by_group = zip(reading.chunk(groups), infinite.chunk(groups), strict=True)
-    return torch.cat([(rows & inputs).any(1) for rows, inputs in by_group])
-
-
-def _along(values: Tensor, like: Tensor, module: Any) -> Tensor:
-    return values if isinstance(module, nn.Linear) else values.view(-1, *[1] * (like.ndim - 2))
-
-
-def affine_of_batchnorm(module: Any) -> tuple[Tensor, Tensor]:
-    """The factor and the shift that a BatchNorm layer in eval mode applies to each channel, in float64."""
-    variance, mean = module.running_var.double().cpu(), module.running_mean.double().cpu()
-    factor = (variance + module.eps).rsqrt()
-    if module.weight is not None:
-        factor = factor * module.weight.double().cpu()
-    bias = 0.0 if module.bias is None else module.bias.double().cpu()
-    return factor, bias - mean * factor
-
-
-def of_batchnorm(module: Any, given: Bounds) -> Bounds:
-    """Of a BatchNorm layer in eval mode."""
-    factor, shift = (values.view(-1, *[1] * (given.low.ndim - 2)) for values in affine_of_batchnorm(module))
-    product = _times(given, Bounds(factor, factor))
-    return Bounds(product.low + shift, product.high + shift)
-
-
-def as_bounds(value: Any) -> Bounds:
-    """Bounds as they are; a number is its own."""
+def _end(value: Any, index: int) -> Any:
     if isinstance(value, Bounds):
-        return value
-    number = torch.as_tensor(value, dtype=torch.float64)
-    return Bounds(number, number)
+        return value[index].contiguous()  # which a view needs
+    if isinstance(value, (tuple, list)):
+        return type(value)(_end(part, index) for part in value)
+    return {key: _end(part, index) for key, part in value.items()} if isinstance(value, dict) else value
 
 
-def _add(a: Bounds, b: Bounds) -> Bounds:
-    return clean(a.low + b.low, a.high + b.high)
+def has_bounds(value: Any) -> bool:
+    """Whether there are bounds among nested arguments."""
+    if isinstance(value, Bounds):
+        return True
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return isinstance(value, (tuple, list)) and any(map(has_bounds, value))
 
 
-def _sub(a: Bounds, b: Bounds) -> Bounds:
-    return clean(a.low - b.high, a.high - b.low)
+def broadcast(*values: Tensor) -> list[Tensor]:
+    """Views of tensors at the shape that they have together."""
+    return cast("list[Tensor]", torch.broadcast_tensors(*values))  # type: ignore[no-untyped-call]
 
 
-def _times(a: Bounds, b: Bounds) -> Bounds:
+def times(a: Bounds, b: Bounds) -> Bounds:
+    """Of the product."""
     ends = torch.stack(broadcast(*((x * y).nan_to_num(0.0, math.inf, -math.inf) for x in a for y in b)))
     return Bounds(ends.amin(0), ends.amax(0))
-
-
-def _divide(a: Bounds, b: Bounds) -> Bounds:
-    if not bool((b.constant & (b.low != 0)).all()):
-        return unknown(broadcast(a.low, b.low)[0])
-    return _times(a, Bounds(1 / b.low, 1 / b.low))
-
-
-OF_PAIRS: Mapping[str, Callable[[Bounds, Bounds], Bounds]] = {
-    "add": _add,
-    "sub": _sub,
-    "mul": _times,
-    "truediv": _divide,
-}

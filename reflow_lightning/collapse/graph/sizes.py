@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.graph.steps import MOVES, Steps
+from reflow_lightning.collapse.graph.steps import Steps
 
 
 def is_computed_with(steps: Steps, values: Mapping[fx.Node, Any], node: fx.Node, dim: int, ndim: int) -> bool:
@@ -24,7 +24,7 @@ def is_computed_with(steps: Steps, values: Mapping[fx.Node, Any], node: fx.Node,
     seen = set(waiting)
     while waiting:
         for user in waiting.pop().users:
-            if user.op == "output" or (isinstance(values[user], Tensor) and steps.name(user) not in MOVES):
+            if user.op == "output" or (isinstance(values[user], Tensor) and not steps.kind(user).moves):
                 return True
             if user not in seen and _is_size(values[user]):
                 seen.add(user)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from reflow_lightning.collapse.graph.steps import MOVES, Steps
+from reflow_lightning.collapse.graph.steps import Steps
 
 _NEW: Mapping[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -117,8 +117,7 @@ def _is_seen_elsewhere(steps: Steps, written: fx.Node, by: fx.Node, order: Mappi
 
 
 def _may_be_view(steps: Steps, node: fx.Node) -> bool:
-    copies = ("cat", "stack", "pad", "clone", "flip")
-    return steps.name(node) in ("identity", "getattr", *MOVES) and steps.name(node) not in copies
+    return steps.name(node) in steps.kind(node).views
 
 
 def _module_of(node: fx.Node) -> str:

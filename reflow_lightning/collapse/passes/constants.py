@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from reflow_lightning.collapse.edits import Row, bypass, new_buffer, tidy
 from reflow_lightning.collapse.facts.intervals import Bounds, uniform
-from reflow_lightning.collapse.graph.steps import Steps, after_inputs, is_weighted
+from reflow_lightning.collapse.graph.steps import Steps, after_inputs
+from reflow_lightning.collapse.operators.affine import is_weighted
 from reflow_lightning.running.batches import device_of
 
 
@@ -23,7 +24,7 @@ def drop_constant_branches(steps: Steps, bounds: Mapping[fx.Node, Any], values: 
     rows = []
     varying = after_inputs(steps.traced)
     device = device_of(steps.traced)
-    for node in list(steps.traced.graph.nodes):
+    for node in steps:
         if steps.name(node) != "add" or len(node.args) != 2 or node.kwargs:
             continue
         for operand, other in (node.args, node.args[::-1]):

@@ -7,20 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
-from reflow_lightning.collapse.edits import (
-    Row,
-    affine,
-    as_rows,
-    bypass,
-    is_fed_by_one,
-    parameter_like,
-    set_affine,
-    tidy,
-)
-from reflow_lightning.collapse.facts.intervals import affine_of_batchnorm
+from reflow_lightning.collapse.edits import Row, bypass, is_fed_by_one, tidy
+from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.graph.steps import Steps
+from reflow_lightning.collapse.operators.affine import Affine, affine_of
+from reflow_lightning.collapse.operators.batchnorm import affine_of_batchnorm
 
 
 @torch.no_grad()
@@ -31,16 +23,14 @@ def fold_batchnorm(steps: Steps, values: Mapping[fx.Node, Any]) -> list[Row]:
         What was folded.
     """
     rows = []
-    for node in list(steps.traced.graph.nodes):
+    for node in steps:
         given = node.args[0] if steps.name(node) == "batchnorm" else None
-        if not isinstance(given, fx.Node) or steps.name(given) not in ("conv", "linear") or not is_fed_by_one(given):
+        layer = operator_of(steps, given) if isinstance(given, fx.Node) else None
+        if not isinstance(given, fx.Node) or not isinstance(layer, Affine) or not is_fed_by_one(given):
             continue
-        if steps.name(given) == "linear" and values[given].ndim != 2:  # BatchNorm has its channels elsewhere
+        if layer.channel_dim(values[given].ndim) != 1:  # BatchNorm has its channels elsewhere
             continue
-        factor, shift = affine_of_batchnorm(steps.module(node))
-        weight, bias = affine(steps.module(given))
-        factor, shift = factor.to(weight), shift.to(weight)
-        set_affine(steps.module(given), weight * as_rows(factor, weight), bias * factor + shift)
+        layer.rescale(steps.module(given), *affine_of_batchnorm(steps.module(node)))
         rows.append(Row("batchnorm", str(node.target), f"folded into {given.target}"))
         bypass(node, given)
     if rows:
@@ -57,9 +47,10 @@ def merge_layers(steps: Steps, values: Mapping[fx.Node, Any]) -> tuple[list[Row]
     """
     done: list[Row] = []
     left: list[Row] = []
-    for node in list(steps.traced.graph.nodes):
-        first = node.args[0] if steps.name(node) in ("conv", "linear") else None
-        if not isinstance(first, fx.Node) or steps.name(first) != steps.name(node) or not is_fed_by_one(first):
+    for node in steps:
+        operator = operator_of(steps, node)
+        first = node.args[0] if isinstance(operator, Affine) else None
+        if not isinstance(first, fx.Node) or operator_of(steps, first) is not operator or not is_fed_by_one(first):
             continue
         names = f"{first.target} and {node.target}"
         one, two = steps.module(first), steps.module(node)
@@ -85,7 +76,7 @@ def merge_layers(steps: Steps, values: Mapping[fx.Node, Any]) -> tuple[list[Row]
 
 
 def _multiply_adds(layer: Any, output: Tensor) -> int:
-    channels = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+    channels = output.shape[affine_of(layer).channel_dim(output.ndim)]
     return output.numel() // channels * int(layer.weight.numel())
 
 
@@ -107,71 +98,4 @@ def merge(one: nn.Module, two: nn.Module) -> nn.Module | str:
         >>> merge(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1))
         'zero padding between them'
     """
-    (weight, bias), (weight2, bias2) = affine(one), affine(two)
-    if isinstance(one, nn.Linear):
-        return _linear(weight2 @ weight, weight2 @ bias + bias2, one)
-    return _convolution(one, two, _dense(weight, one), bias, _dense(weight2, two), bias2)
-
-
-def _linear(weight: Tensor, bias: Tensor, like: nn.Linear) -> nn.Linear:
-    merged = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    merged.weight = parameter_like(weight, like.weight)
-    merged.bias = parameter_like(bias, like.weight) if bias.any() else None  # type: ignore[assignment]
-    return merged.eval()
-
-
-_CONVOLUTIONS: Mapping[int, tuple[type[nn.Module], Any]] = {
-    1: (nn.Conv1d, functional.conv_transpose1d),
-    2: (nn.Conv2d, functional.conv_transpose2d),
-    3: (nn.Conv3d, functional.conv_transpose3d),
-}
-
-
-def _convolution(one: Any, two: Any, weight: Tensor, bias: Tensor, weight2: Tensor, bias2: Tensor) -> nn.Module | str:
-    if isinstance(one.padding, str) or isinstance(two.padding, str):
-        return "padding given by name"
-    if (one.padding_mode, two.padding_mode) != ("zeros", "zeros"):
-        return "padding that is not with zeros"
-    points, points2 = set(one.kernel_size) == {1}, set(two.kernel_size) == {1}
-    if any(two.padding) and (not points or any(one.padding) or bool(bias.any())):
-        return "zero padding between them"
-    dims = range(len(one.stride))
-    kind, transposed = _CONVOLUTIONS[len(one.stride)]
-    if points2:
-        dilation = one.dilation
-        steps = [1] * len(dims)
-    elif points:
-        dilation = [two.dilation[d] * one.stride[d] for d in dims]
-        steps = [1] * len(dims)
-    else:
-        dilation = [1] * len(dims)
-        steps = [two.dilation[d] * one.stride[d] for d in dims]
-    spacing = 1 if points or points2 else one.dilation
-    # y[n] = sum_b V[b] sum_a W[a] x[n s s' + b s + a]: the kernels convolved, the second with its taps s apart
-    merged = transposed(weight2, weight, stride=tuple(steps), dilation=spacing)
-    layer: Any = kind(
-        merged.shape[1],
-        merged.shape[0],
-        tuple(merged.shape[2:]),
-        stride=tuple(one.stride[d] * two.stride[d] for d in dims),
-        padding=tuple(one.padding[d] + two.padding[d] * one.stride[d] for d in dims),
-        dilation=tuple(dilation),
-        device="meta",
-    )
-    layer.weight = parameter_like(merged, one.weight)
-    total = weight2.flatten(2).sum(2) @ bias + bias2
-    layer.bias = parameter_like(total, one.weight) if total.any() else None
-    merged_layer: nn.Module = layer.eval()
-    return merged_layer
-
-
-def _dense(weight: Tensor, layer: Any) -> Tensor:
-    """The weight of a convolution without groups that does the same."""
-    if layer.groups == 1:
-        return weight
-    out, ins = len(weight) // layer.groups, weight.shape[1]
-    dense = weight.new_zeros(len(weight), ins * layer.groups, *weight.shape[2:])
-    for group in range(layer.groups):
-        rows = slice(group * out, (group + 1) * out)
-        dense[rows, group * ins : (group + 1) * ins] = weight[rows]
-    return dense
+    return affine_of(one).merge(one, two)

@@ -3,82 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from reflow_lightning.collapse.facts.groups import Channels, distinct, is_numbers
 from reflow_lightning.collapse.facts.intervals import Bounds, uniform
+from reflow_lightning.collapse.facts.operator import operator_of
+from reflow_lightning.collapse.facts.removal import Read, Removal
 from reflow_lightning.collapse.graph.steps import Steps
-
-
-@dataclass
-class Read:
-    """How a convolution or linear layer reads its input channels.
-
-    Attributes:
-        node: The step.
-        numbers: Number of each input channel.
-        values: Its value, where it is constant; else NaN.
-        folds: Whether that value times the weights is the same at all positions, so that a bias can take its place: at
-            the border of a padded convolution it is not, unless the value is zero.
-    """
-
-    node: fx.Node
-    numbers: Tensor
-    values: Tensor
-    folds: Tensor
-
-
-@dataclass
-class Removal:
-    """Which channels go.
-
-    Attributes:
-        numbers: Their numbers.
-        carriers: By step, the input channel that carries what each removed one contributed, where no bias can.
-        reads: All reads, by step.
-    """
-
-    numbers: set[int] = field(default_factory=set)
-    carriers: dict[fx.Node, dict[int, int]] = field(default_factory=dict)
-    reads: dict[fx.Node, Read] = field(default_factory=dict)
-
-    def keeps(self, numbers: Tensor) -> Tensor:
-        """Which of these channels stay."""
-        gone = torch.tensor(sorted(self.numbers), dtype=torch.int64)
-        return ~torch.isin(numbers, gone)
+from reflow_lightning.collapse.operators.affine import Affine, affine_of
 
 
 def find_reads(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]) -> dict[fx.Node, Read]:
     """All convolutions without groups and linear layers whose input has channels."""
     found = {}
-    for node in steps.traced.graph.nodes:
-        name = steps.name(node)
-        if name not in ("conv", "linear"):
+    for node in steps:
+        operator = operator_of(steps, node)
+        if not isinstance(operator, Affine) or operator.groups(module := steps.module(node)) > 1:
             continue
-        module, given = steps.module(node), node.args[0]
-        if getattr(module, "groups", 1) > 1:
-            continue
+        given = node.args[0]
         numbers = channels.groups.find_all(channels.labels[given])
-        dim = 1 if name == "conv" else numbers.ndim - 1
+        dim = operator.channel_dim(numbers.ndim)
         rows = numbers.movedim(dim, 0).reshape(numbers.shape[dim], -1)
         if not bool((rows == rows[:, :1]).all()):
             continue
         known = isinstance(bounds[given], Bounds)
         values = uniform(bounds[given], dim) if known else torch.full((len(rows),), torch.nan, dtype=torch.float64)
-        anywhere = torch.full_like(values, fill_value=not _pads_zeros(module), dtype=torch.bool)
+        anywhere = torch.full_like(values, fill_value=not operator.pads_zeros(module), dtype=torch.bool)
         found[node] = Read(node, rows[:, 0], values, ~values.isnan() & (anywhere | (values == 0)))
     return found
-
-
-def _pads_zeros(module: Any) -> bool:
-    if isinstance(module, nn.Linear) or module.padding_mode != "zeros":
-        return False
-    padding = module.padding
-    return padding != "valid" if isinstance(padding, str) else any(padding)
 
 
 def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any], only: str | None = None) -> Removal:
@@ -98,7 +53,7 @@ def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]
     numbers = {n for found in axes.values() for n in found[~groups.is_pinned(found)].tolist()}
     if only is not None:
         numbers &= {int(n) for node, found in axes.items() if str(node.target) == only for n in found}
-    reading = {node: _reading(steps.module(node)) for node in removal.reads}
+    reading = {node: affine_of(module := steps.module(node)).reading(module) for node in removal.reads}
     parts = [(axes[part], axes[node]) for node, (part,) in channels.apart.items() if node in axes and part in axes]
     while True:
         needed = _needed_in_the_end(reading, axes, parts, numbers, removal)
@@ -131,12 +86,6 @@ def _needed_in_the_end(
         if gone == removal.numbers:
             return needed
         removal.numbers = gone
-
-
-def _reading(module: Any) -> Tensor:
-    """Which output channel reads which input channel; of shape (outputs, inputs)."""
-    weight: Tensor = module.weight
-    return (weight != 0).flatten(2).any(2).cpu() if weight.ndim > 2 else (weight != 0).cpu()
 
 
 def _needed(reading: Mapping[fx.Node, Tensor], axes: Mapping[fx.Node, Tensor], removal: Removal) -> _Needed:

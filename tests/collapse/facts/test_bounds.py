@@ -13,9 +13,10 @@ from zoo.odd import Forward
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
-from reflow_lightning.collapse.facts.intervals import Bounds, of_activation, of_affine, uniform
-from reflow_lightning.collapse.graph.steps import ACTIVATIONS
+from reflow_lightning.collapse.facts.intervals import Bounds, of_activation, uniform
 from reflow_lightning.collapse.graph.tracing import trace
+from reflow_lightning.collapse.operators.activations import TURNS
+from reflow_lightning.collapse.operators.affine import affine_of
 
 FUNCTIONS = {
     "relu": [nn.ReLU()],
@@ -74,7 +75,7 @@ def bounds_of(model, *inputs):
 
 
 def test_every_activation_function_is_tried():
-    assert FUNCTIONS.keys() == ACTIVATIONS.keys()
+    assert FUNCTIONS.keys() == TURNS.keys()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -87,7 +88,7 @@ def test_an_activation_function_stays_within_its_bounds_and_reaches_them(name, e
     near = torch.linspace(-3, 3, 4001, dtype=torch.float64).clamp(first, last)
     for function in FUNCTIONS[name]:
         ends = Bounds(*torch.tensor([[low], [high]], dtype=torch.float64))
-        found = of_activation(function, ACTIVATIONS[name], (ends,), {})
+        found = of_activation(function, TURNS[name], (ends,), {})
         values = function(torch.cat([points, near]))
         assert found.low <= values.min() + 1e-9 * values.min().abs() + 1e-9
         assert found.high >= values.max() - 1e-9 * values.max().abs() - 1e-9
@@ -115,12 +116,12 @@ def test_the_bounds_of_a_linear_map_are_those_of_the_corners(module, seed):
     low = torch.randn(shape).double()
     high = low + torch.rand(shape).double() * (torch.rand(shape) < 0.7)
     with torch.no_grad():
-        found = of_affine(module.double(), Bounds(low, high))
+        found = affine_of(module).of(module.double(), Bounds(low, high))
         for _ in range(10):
             inside = module(low + (high - low) * torch.rand(shape).double().round())
             assert (found.low <= inside + 1e-12).all()
             assert (inside <= found.high + 1e-12).all()
-        endless = of_affine(module, Bounds(low.masked_fill(torch.rand(shape) < 0.3, -math.inf), high))
+        endless = affine_of(module).of(module, Bounds(low.masked_fill(torch.rand(shape) < 0.3, -math.inf), high))
     assert (endless.low <= found.low).all()
     assert (endless.high >= found.high).all()
 

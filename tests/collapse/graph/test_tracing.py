@@ -51,8 +51,10 @@ def seen_by_both(first):
 
 @pytest.mark.parametrize("name", networks("collapse"))
 def test_the_graph_does_what_the_model_does(name):
-    model, inputs = build(name), inputs_for(name)
-    assert same(model, trace(model, len(inputs)), inputs) < 1e-7
+    """In float64, where no other place of the weights in memory rounds otherwise than the bound allows."""
+    model = build(name).double()
+    inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs_for(name))
+    assert same(model, trace(model, len(inputs)), inputs) < 1e-12
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What is known of a family of steps: the one class to write for an operator that shall be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+from torch import Tensor, fx
+
+from reflow_lightning.collapse.facts.following import Following
+from reflow_lightning.collapse.facts.intervals import unknown
+from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.graph.kind import Kind
+from reflow_lightning.collapse.graph.running import attempted
+from reflow_lightning.collapse.graph.steps import Steps
+from reflow_lightning.running.compat.torch import tree_map_only
+
+
+@dataclass
+class Step:
+    """One step of a graph.
+
+    Attributes:
+        steps: All of them.
+        node: The step.
+        values: What each step puts out for some input; only the shapes count, and what is no tensor.
+    """
+
+    steps: Steps
+    node: fx.Node
+    values: Mapping[fx.Node, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """What it does."""
+        return self.steps.name(self.node)
+
+    @property
+    def module(self) -> Any:
+        """The module that it calls."""
+        return self.steps.module(self.node)
+
+    @property
+    def value(self) -> Any:
+        """What it puts out."""
+        return self.values[self.node]
+
+    @property
+    def nothing(self) -> Any:
+        """Its bounds if nothing is known."""
+        return tree_map_only(Tensor, unknown, self.value)
+
+    @property
+    def reads_tensors(self) -> bool:
+        """Whether it reads nothing else; a size may be another one for other inputs."""
+        return all(isinstance(self.values[given], Tensor) for given in self.node.all_input_nodes)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it on other arguments.
+
+        Raises:
+            StepFailedError: If it can't do with them.
+        """
+        return attempted(self.steps.function(self.node), *args, **kwargs)
+
+
+class Operator(Kind):
+    """A family of steps: between which values the outputs lie, what becomes of channels, how a step shrinks.
+
+    By itself it is one of which nothing is known: it may put out anything, and all of its channels stay.
+
+    Attributes:
+        is_activation: Whether the steps are functions of one value.
+    """
+
+    is_activation: bool = False
+
+    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The bounds of the output, from those of the arguments, of which at least one has bounds."""
+        return step.nothing
+
+    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+        """The numbers of the output's channels, from those of the arguments, of which at least one has numbers."""
+        return follow.opaque(args, kwargs, step.value, step.node.name)
+
+    def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
+        """Change a step, and its module, so that channels are missing. Most need no change."""
+
+    def rescale(self, module: Any, slope: Tensor, offset: Tensor) -> bool:
+        """Let a module multiply its output channels by a slope and add an offset as well; whether it can."""
+        return False
+
+    def channel_dim(self, ndim: int) -> int | None:
+        """The channel dimension of an output of so many, if the operator has one."""
+        return None
+
+
+def operator_of(steps: Steps, node: fx.Node) -> Operator:
+    """The operator of a step."""
+    return cast("Operator", steps.kind(node))

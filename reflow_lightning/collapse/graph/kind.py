@@ -1,0 +1,75 @@
+"""How the steps of one family are recognised, and the register of all families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from reflow_lightning.running.registry import Registry
+
+OPAQUE = "opaque"
+"""The name of a step that is not looked into."""
+
+
+class Kind:
+    """A family of steps: by which names torch knows them, and by which one this package does.
+
+    Attributes:
+        functions: The name of the step by that of a function of torch, or of a tensor's method.
+        modules: The name of the step by that of a class of `torch.nn`.
+        operations: Names of steps that call nothing.
+        packages: Others than torch whose functions count too.
+        moves: Whether the steps only place values elsewhere, or repeat them, or put constants beside them.
+        views: Names of those whose output may share memory with what they are given.
+    """
+
+    functions: Mapping[str, str] = {}
+    modules: Mapping[str, str] = {}
+    operations: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    moves: bool = False
+    views: frozenset[str] = frozenset()
+
+    def fits(self, module: Any) -> bool:
+        """Whether a module of such a class is such a step, as it is set."""
+        return True
+
+    def called(self, function: str, node: fx.Node) -> str:
+        """The name of a step that calls a function or method; `OPAQUE` if its arguments make it another one."""
+        return self.functions[function]
+
+
+KINDS = Registry[Kind]("operator")
+"""Families by the name of a step."""
+
+FUNCTIONS = Registry[Kind]("function")
+"""Families by the name of a function or method."""
+
+MODULES = Registry[Kind]("module")
+"""Families by the name of a class."""
+
+
+def register(kind: Kind) -> None:
+    """Let the steps of a family be recognised.
+
+    Raises:
+        ValueError: If another family has one of its names.
+    """
+    for name in {*kind.operations, *kind.functions.values(), *kind.modules.values()}:
+        KINDS.register(name, kind)
+    for name in kind.functions:
+        FUNCTIONS.register(name, kind)
+    for name in kind.modules:
+        MODULES.register(name, kind)
+
+
+def words(text: str) -> dict[str, str]:
+    """Names that torch and this package share.
+
+    Example:
+        >>> words("add sub")
+        {'add': 'add', 'sub': 'sub'}
+    """
+    return {word: word for word in text.split()}

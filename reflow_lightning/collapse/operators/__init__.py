@@ -1,0 +1,22 @@
+"""The operators that a collapse understands, one class for each family."""
+
+from reflow_lightning.collapse.graph.kind import register
+from reflow_lightning.collapse.operators.activations import Activation, Identity, PReLU
+from reflow_lightning.collapse.operators.batchnorm import BatchNorm
+from reflow_lightning.collapse.operators.convolution import Convolution
+from reflow_lightning.collapse.operators.ends import Attribute, Opaque, Output
+from reflow_lightning.collapse.operators.linear import Linear
+from reflow_lightning.collapse.operators.moves import Move, Pad, View
+from reflow_lightning.collapse.operators.pairs import Add, Extreme, IndexAdd, Pair
+from reflow_lightning.collapse.operators.pools import Pool
+from reflow_lightning.collapse.operators.reductions import Reduction
+from reflow_lightning.collapse.operators.shapes import Shape
+
+for _family in (
+    *(Opaque(), Output(), Attribute()),
+    *(Linear(), Convolution(), BatchNorm()),
+    *(Activation(), PReLU(), Identity()),
+    *(Move(), View(), Pad(), Pool(), Reduction(), Shape()),
+    *(Pair(), Add(), Extreme(), IndexAdd()),
+):
+    register(_family)

@@ -1,0 +1,111 @@
+"""Convolutions of one to three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reflow_lightning.collapse.edits import parameter_like
+from reflow_lightning.collapse.operators.affine import Affine, affine
+from reflow_lightning.running.compat.torch import convolve
+
+
+class Convolution(Affine):
+    """A convolution with any stride, padding, dilation and groups: its channels are dimension 1."""
+
+    modules: Mapping[str, str] = {"Conv1d": "conv", "Conv2d": "conv", "Conv3d": "conv"}
+
+    def channel_dim(self, ndim: int) -> int:
+        """See `Operator`."""
+        return 1
+
+    def is_batched(self, module: Any, ndim: int) -> bool:
+        """See `Affine`."""
+        return bool(ndim == module.weight.ndim)
+
+    def groups(self, module: Any) -> int:
+        """See `Affine`."""
+        return int(module.groups)
+
+    def pads_zeros(self, module: Any) -> bool:
+        """See `Affine`."""
+        padding = module.padding
+        pads = padding != "valid" if isinstance(padding, str) else any(padding)
+        return pads and module.padding_mode == "zeros"
+
+    def resize(self, module: Any) -> None:
+        """See `Affine`."""
+        module.out_channels = module.weight.shape[0]
+        module.in_channels = module.weight.shape[1] * module.groups
+
+    def applied(self, module: Any, values: Tensor, weight: Tensor) -> Tensor:
+        """See `Affine`."""
+        if module.groups == 1:
+            used = values.transpose(0, 1).flatten(1).any(1)
+            used[0] = True  # a convolution wants one
+            values, weight = values[:, used], weight[:, used]
+        return convolve(module, values, weight)
+
+    def merge(self, one: Any, two: Any) -> nn.Module | str:
+        """One of size ``j + (k - 1) s`` for those of sizes j and k, of which the first has stride s.
+
+        If the second pads with zeros, its border sees zeros where the first would have put out something else: then
+        there is no such layer, unless the first is 1x1 without a bias.
+        """
+        (weight, bias), (weight2, bias2) = affine(one), affine(two)
+        weight, weight2 = _dense(weight, one), _dense(weight2, two)
+        if isinstance(one.padding, str) or isinstance(two.padding, str):
+            return "padding given by name"
+        if (one.padding_mode, two.padding_mode) != ("zeros", "zeros"):
+            return "padding that is not with zeros"
+        points, points2 = set(one.kernel_size) == {1}, set(two.kernel_size) == {1}
+        if any(two.padding) and (not points or any(one.padding) or bool(bias.any())):
+            return "zero padding between them"
+        dims = range(len(one.stride))
+        kind, transposed = _CONVOLUTIONS[len(one.stride)]
+        steps, dilation = [1] * len(dims), [1] * len(dims)
+        if points2:
+            dilation = one.dilation
+        elif points:
+            dilation = [two.dilation[d] * one.stride[d] for d in dims]
+        else:
+            steps = [two.dilation[d] * one.stride[d] for d in dims]
+        spacing = 1 if points or points2 else one.dilation
+        # y[n] = sum_b V[b] sum_a W[a] x[n s s' + b s + a]: the kernels convolved, the second with its taps s apart
+        merged = transposed(weight2, weight, stride=tuple(steps), dilation=spacing)
+        layer: Any = kind(
+            merged.shape[1],
+            merged.shape[0],
+            tuple(merged.shape[2:]),
+            stride=tuple(one.stride[d] * two.stride[d] for d in dims),
+            padding=tuple(one.padding[d] + two.padding[d] * one.stride[d] for d in dims),
+            dilation=tuple(dilation),
+            device="meta",
+        )
+        layer.weight = parameter_like(merged, one.weight)
+        total = weight2.flatten(2).sum(2) @ bias + bias2
+        layer.bias = parameter_like(total, one.weight) if total.any() else None
+        merged_layer: nn.Module = layer.eval()
+        return merged_layer
+
+
+_CONVOLUTIONS: Mapping[int, tuple[type[nn.Module], Any]] = {
+    1: (nn.Conv1d, functional.conv_transpose1d),
+    2: (nn.Conv2d, functional.conv_transpose2d),
+    3: (nn.Conv3d, functional.conv_transpose3d),
+}
+
+
+def _dense(weight: Tensor, layer: Any) -> Tensor:
+    """The weight of a convolution without groups that does the same."""
+    if layer.groups == 1:
+        return weight
+    out, ins = len(weight) // layer.groups, weight.shape[1]
+    dense = weight.new_zeros(len(weight), ins * layer.groups, *weight.shape[2:])
+    for group in range(layer.groups):
+        rows = slice(group * out, (group + 1) * out)
+        dense[rows, group * ins : (group + 1) * ins] = weight[rows]
+    return dense

@@ -1,0 +1,51 @@
+"""Monotone steps within a channel, which is dimension 1: pooling, resizing, and layers that pad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from reflow_lightning.collapse.facts.following import Following
+from reflow_lightning.collapse.facts.intervals import Bounds, of_rising
+from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.graph.kind import OPAQUE
+
+_KINDS = {"Max": "max", "Avg": "avg", "AdaptiveMax": "adaptive_max", "AdaptiveAvg": "adaptive_avg"}
+_PADS = ("Zero", "Constant", "Reflection", "Replication", "Circular")
+
+
+class Pool(Operator):
+    """Each output is an average, the largest or one of the values near it; a mean of neighbours if resized."""
+
+    functions: Mapping[str, str] = {
+        "interpolate": "interpolate",
+        **{f"{name}_pool{n}d": f"{name}_pool{n}d" for name in _KINDS.values() for n in (1, 2, 3)},
+    }
+    modules: Mapping[str, str] = {
+        "Upsample": "interpolate",
+        **{f"{kind}Pool{n}d": f"{name}_pool{n}d" for kind, name in _KINDS.items() for n in (1, 2, 3)},
+        **{f"{kind}Pad{n}d": f"pad{n}d" for kind in _PADS for n in (1, 2, 3)},
+    }
+
+    def fits(self, module: Any) -> bool:
+        """See `Kind`; neither bicubic interpolation nor a place is monotone."""
+        return getattr(module, "mode", None) != "bicubic" and not getattr(module, "return_indices", False)
+
+    def called(self, function: str, node: fx.Node) -> str:
+        """See `Kind`."""
+        mode = node.kwargs.get("mode", node.args[3] if len(node.args) > 3 else "nearest")
+        return OPAQUE if function == "interpolate" and mode == "bicubic" else self.functions[function]
+
+    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """See `Operator`."""
+        nothing = step.nothing
+        return of_rising(step.run, args, kwargs, nothing) if isinstance(nothing, Bounds) else nothing
+
+    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+        """Those of the input, unless it has no samples: then what counts as channels are not."""
+        value, name = step.value, step.name
+        if isinstance(value, Tensor) and (name == "interpolate" or value.ndim == int(name[-2]) + 2):
+            return follow.channelwise(args, kwargs, value, step.node.name)
+        return super().channels(step, args, kwargs, follow)
