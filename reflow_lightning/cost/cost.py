@@ -57,7 +57,7 @@ class Cost:
     effective: int
     layers: tuple[LayerCost, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
 
@@ -68,7 +68,8 @@ def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
     Args:
         model: Any module. The elements of a weight are taken to multiply equally often, as they do in convolutions,
             linear layers and recurrent cells. Products between activations belong to no layer.
-        example_input: One sample, as a batch of one, or a tuple of all positional arguments; moved to the model's device.
+        example_input: One sample, as a batch of one, or a tuple of all positional arguments; moved to the model's
+            device.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 10))
