@@ -29,7 +29,7 @@ class CollapseReport:
     left: tuple[Row, ...]
     deviation: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
             "removed": [row._asdict() for row in self.removed],

@@ -65,10 +65,10 @@ class Work:
             analysis.traced.recompile()
             reason = self._objection(analysis.traced)
         except (MismatchError, StepFailedError) as error:
-            reason = f"does not fit this network ({summary(error)})"
+            reason = _misfit(error)
         except Exception as error:
             self._note(error, analysis, what)
-            self.refused[what] = None
+            self.refused[what] = None  # the report has it already
             return False
         if reason is not None:
             self.refused[what] = Row(what, what if what in self.widths else "the whole step", reason)
@@ -82,7 +82,7 @@ class Work:
         try:
             deviation = self.expected.deviation(candidate)
         except (StepFailedError, ValueError) as error:  # it does not run, or puts out other shapes
-            return f"does not fit this network ({summary(error)})"
+            return _misfit(error)
         return f"would change an output by {deviation:.1e} of the largest" if deviation > self.tolerance else None
 
     def _note(self, error: Exception, analysis: Analysis, what: str) -> None:
@@ -164,6 +164,10 @@ def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:
         return []
     remove_channels(analysis.steps, analysis.channels, analysis.bounds, removal)
     return [Row("channels", only or "all layers", f"{len(removal.numbers)} channels are constant or read by nobody")]
+
+
+def _misfit(error: Exception) -> str:
+    return f"does not fit this network ({error if isinstance(error, StepFailedError) else summary(error)})"
 
 
 def _copy(traced: fx.GraphModule) -> fx.GraphModule:

@@ -54,9 +54,9 @@ class Comparison:
     latency: Latency
     largest_difference: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        return {**asdict(self), "latency": self.latency.as_dict()}
+        return {**asdict(self), "latency": self.latency.to_dict()}
 
     def __str__(self) -> str:
         before, after = asdict(self.before), asdict(self.after)

@@ -56,18 +56,19 @@ class Cost:
     effective: int
     layers: tuple[LayerCost, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
 
 
-def measure_cost(model: nn.Module, inputs: Tensor | Inputs) -> Cost:
+def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
     """Count weights and multiply-adds by running the model once, with torch's own ``FlopCounterMode``.
 
     Args:
         model: Any module. The elements of a weight are taken to multiply equally often, as they do in convolutions,
             linear layers and recurrent cells. Products between activations belong to no layer.
-        inputs: One sample, as a batch of one, or a tuple of all positional arguments; moved to the model's device.
+        example_input: One sample, as a batch of one, or a tuple of all positional arguments; moved to the model's
+            device.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 10))
@@ -76,7 +77,7 @@ def measure_cost(model: nn.Module, inputs: Tensor | Inputs) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode, flop_registry  # here, since it loads triton
 
-    arguments = as_arguments(inputs, device_of(model))
+    arguments = as_arguments(example_input, device_of(model))
     counter, by_weight = FlopCounterMode(display=False), _CountByWeight(model, flop_registry)
     with isolated_rng(), only_training(model, ()), _plain_kernels(), counter, by_weight:
         model(*arguments)

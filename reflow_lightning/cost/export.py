@@ -82,12 +82,12 @@ def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pa
         program.save(str(path))
 
 
-def check_onnx(model: nn.Module, inputs: Tensor | Inputs, path: str | Path) -> float:
+def check_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> float:
     """Run an ONNX file in onnxruntime, on the CPU, and compare with the network that it was made of.
 
     Args:
         model: The network, run in eval mode.
-        inputs: A batch (N, ...), or a tuple of all positional arguments.
+        example_input: A batch (N, ...), or a tuple of all positional arguments.
         path: The file.
 
     Returns:
@@ -102,9 +102,9 @@ def check_onnx(model: nn.Module, inputs: Tensor | Inputs, path: str | Path) -> f
     except ImportError as error:
         raise ImportError(_HINT) from error
     with isolated_rng(), only_training(model, ()), torch.no_grad():
-        expected = model(*as_arguments(inputs, device_of(model)))
+        expected = model(*as_arguments(example_input, device_of(model)))
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-    tensors = tensors_of(as_arguments(inputs, torch.device("cpu")))
+    tensors = tensors_of(as_arguments(example_input, torch.device("cpu")))
     names = [given.name for given in session.get_inputs()]
     if len(names) != len(tensors):
         raise ValueError(f"{path} takes {len(names)} tensors, not {len(tensors)}: pass what it was exported with")

@@ -44,7 +44,7 @@ class Latency:
     threads: int
     device: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {**asdict(self), "speedup_range": list(self.speedup_range)}
 

@@ -32,7 +32,7 @@ class Memory:
     parameter_bytes: int
     file_bytes: int
 
-    def as_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int]:
         """Plain types, for JSON."""
         return asdict(self)
 

@@ -57,8 +57,8 @@ def collapse_network(
         report, comparison = collapse_report(collapsed), compare(net, collapsed, example)
         files, notes = _write(collapsed, example, folder)
     section = {
-        **report.as_dict(),
-        "comparison": comparison.as_dict(),
+        **report.to_dict(),
+        "comparison": comparison.to_dict(),
         str(cfg.metric): metric,
         **files,
     }

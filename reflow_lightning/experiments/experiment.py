@@ -82,7 +82,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "sparsity": list(tested["stages"].values())[-1]["sparsity"],
         "rounds": [asdict(row) for row in reflow.rounds],
         "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
-        "cost": cost_of(module, data).as_dict(),
+        "cost": cost_of(module, data).to_dict(),
         "collapse": collapsed,
         "seconds": _seconds(reflow, began, stages.times["repaired"], ended, start),
         "environment": describe_environment(tester),

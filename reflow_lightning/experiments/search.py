@@ -79,7 +79,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "validation": _sign(cfg) * found.score,
         "sparsity": found.sparsity,
         "search": _as_dict(found, _sign(cfg)),
-        "cost": cost_of(module, data).as_dict(),
+        "cost": cost_of(module, data).to_dict(),
         "collapse": collapsed,
         "seconds": {"train": trained - start, "search": searched - trained, "total": time.perf_counter() - start},
         "environment": describe_environment(tester),

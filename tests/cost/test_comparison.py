@@ -125,6 +125,6 @@ def test_it_is_a_table_and_plain_types(pair):
     assert lines["channels"] == ["channels", "24", "12", "50.0", "%"]
     assert lines["layers"][-2:] == ["0.0", "%"]
     assert "times as fast" in str(found)
-    read = json.loads(json.dumps(found.as_dict()))
-    assert read == found.as_dict()
+    read = json.loads(json.dumps(found.to_dict()))
+    assert read == found.to_dict()
     assert set(read) == {"before", "after", "latency", "largest_difference"}

@@ -118,7 +118,7 @@ def test_parameters_count_biases_and_norms():
     cost = measure_cost(model, torch.zeros(1, 3))
     assert cost.parameters == 12 + 4 + 8
     assert cost.nonzero == 12 + 4 + 4  # a fresh norm has biases of zero
-    assert cost.as_dict()["layers"][0]["weights"] == 12
+    assert cost.to_dict()["layers"][0]["weights"] == 12
 
 
 def test_the_model_and_the_process_are_as_before():

@@ -81,7 +81,7 @@ def test_numbers_below_one_are_refused(argument):
 
 def test_it_is_written_in_plain_types_and_words():
     latency = measure_latency(Sleeping(0.01), Sleeping(0.01), torch.zeros(4, 1), rounds=2)
-    assert latency.as_dict()["speedup_range"] == list(latency.speedup_range)
+    assert latency.to_dict()["speedup_range"] == list(latency.speedup_range)
     assert "times as fast" in str(latency)
     assert "the median of 2 pairs" in str(latency)
     assert "batch of 4, cpu" in str(latency)

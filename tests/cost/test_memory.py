@@ -88,7 +88,7 @@ def test_the_file_is_what_torch_saves():
     torch.save(model.state_dict(), buffer)
     memory = measure_memory(model, torch.zeros(1, 30))
     assert memory.file_bytes == len(buffer.getvalue()) > memory.parameter_bytes
-    assert memory.as_dict() == {"peak_bytes": 80, "parameter_bytes": FLOAT * 620, "file_bytes": memory.file_bytes}
+    assert memory.to_dict() == {"peak_bytes": 80, "parameter_bytes": FLOAT * 620, "file_bytes": memory.file_bytes}
 
 
 def test_the_model_and_the_process_are_as_before():

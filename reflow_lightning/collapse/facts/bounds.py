@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.edits import label
-from reflow_lightning.collapse.facts.intervals import Bounds, has_bounds, unknown
-from reflow_lightning.collapse.facts.operator import Step, operator_of
+from reflow_lightning.collapse.facts.intervals import Bounds, has_bounds
+from reflow_lightning.collapse.facts.operator import OperatorInterpreter, Step, operator_of
 from reflow_lightning.collapse.faults import Faults
-from reflow_lightning.collapse.graph.running import StepFailedError
-from reflow_lightning.collapse.graph.steps import Steps
-from reflow_lightning.running.compat.torch import tree_map_only
 
 
-class BoundsInterpreter(fx.Interpreter):
+class BoundsInterpreter(OperatorInterpreter):
     """Bounds of every step of a graph.
 
     Args:
@@ -34,6 +29,7 @@ class BoundsInterpreter(fx.Interpreter):
         found: Bounds by step; of several outputs a tuple or list of them.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from reflow_lightning.collapse.graph.tracing import trace
         >>> traced = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU6()))
@@ -50,42 +46,28 @@ class BoundsInterpreter(fx.Interpreter):
         observed: Mapping[fx.Node, Bounds],
         faults: Faults | None = None,
     ) -> None:
-        super().__init__(traced, garbage_collect_values=False)
-        self.extra_traceback = False  # an error is raised as it is
-        self.faults = Faults() if faults is None else faults
-        self.steps = Steps(traced)
-        self.values = values
+        super().__init__(traced, values, faults)
         self.observed = observed
-        self.found: dict[fx.Node, Any] = {}
         self._numbers: set[fx.Node] = set()  # that come from arguments: they may be others the next time
 
-    @torch.no_grad()
     def find(self) -> dict[fx.Node, Any]:
         """Bounds by step."""
-        self.run(*(None for node in self.steps.traced.graph.nodes if node.op == "placeholder"))
+        self.go()
         return self.found
 
-    def run_node(self, n: fx.Node) -> Any:
+    def understood(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The bounds of a step, from those of the steps before."""
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        nothing = tree_map_only(Tensor, unknown, self.values[n])
-        try:
-            found = self._bounds(n, args, kwargs)
-        except StepFailedError:  # it can't do with infinite values, or other types
-            found = nothing
-        except Exception as error:
-            self.faults.note(error, label(n))
-            found = nothing
-        if n in self.observed and isinstance(found, Bounds):
-            found = found.within(*self.observed[n])
-        self.found[n] = found
-        return found
+        numbers = not self._numbers.isdisjoint(step.node.all_input_nodes)
+        if not isinstance(step.value, Tensor) and (numbers or step.node.op == "placeholder"):
+            self._numbers.add(step.node)
+        if numbers or not (has_bounds((args, kwargs)) or step.node.op == "get_attr"):
+            return self.otherwise(step, args, kwargs)
+        return self._observed(step, operator_of(self.steps, step.node).bounds(step, args, kwargs))
 
-    def _bounds(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        step = Step(self.steps, node, self.values)
-        numbers = not self._numbers.isdisjoint(node.all_input_nodes)
-        if not isinstance(step.value, Tensor) and (numbers or node.op == "placeholder"):
-            self._numbers.add(node)
-        if numbers or not (has_bounds((args, kwargs)) or node.op == "get_attr"):
-            return step.nothing
-        return operator_of(self.steps, node).bounds(step, args, kwargs)
+    def otherwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """No more than was observed."""
+        return self._observed(step, step.nothing)
+
+    def _observed(self, step: Step, found: Any) -> Any:
+        observed = self.observed.get(step.node)
+        return found.within(*observed) if observed is not None and isinstance(found, Bounds) else found

@@ -11,16 +11,13 @@ from typing import Any
 
 from torch import fx
 
-from reflow_lightning.collapse.edits import label
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import Channels, labels_of
-from reflow_lightning.collapse.facts.operator import Step, operator_of
+from reflow_lightning.collapse.facts.operator import OperatorInterpreter, Step, operator_of
 from reflow_lightning.collapse.faults import Faults
-from reflow_lightning.collapse.graph.running import StepFailedError
-from reflow_lightning.collapse.graph.steps import Steps
 
 
-class ChannelInterpreter(fx.Interpreter):
+class ChannelInterpreter(OperatorInterpreter):
     """Follows the channels of a graph.
 
     Args:
@@ -48,33 +45,20 @@ class ChannelInterpreter(fx.Interpreter):
         bounds: Mapping[fx.Node, Any],
         faults: Faults | None = None,
     ) -> None:
-        super().__init__(traced, garbage_collect_values=False)
-        self.extra_traceback = False  # an error is raised as it is
-        self.faults = Faults() if faults is None else faults
-        self.steps = Steps(traced)
-        self.values = values
-        self.following = Following(self.steps, bounds)
+        super().__init__(traced, values, faults)
+        self.following = Following(self.steps, bounds, self.found)
 
     def follow(self) -> Channels:
         """The channels of all steps."""
-        self.run(*(None for node in self.steps.traced.graph.nodes if node.op == "placeholder"))
+        self.go()
         return self.following.found
 
-    def run_node(self, n: fx.Node) -> Any:
+    def understood(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The numbers of a step's output, from those of the steps before."""
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        try:
-            found = self._follow(n, args, kwargs)
-        except StepFailedError:  # it can't do with numbers in the place of values
-            found = self.following.opaque(args, kwargs, self.values[n], n.name)
-        except Exception as error:
-            self.faults.note(error, label(n))
-            found = self.following.opaque(args, kwargs, self.values[n], n.name)
-        self.following.found.labels[n] = found
-        return found
+        if step.node.op == "get_attr" or labels_of((args, kwargs)):
+            return operator_of(self.steps, step.node).channels(step, args, kwargs, self.following)
+        return self.following.pinned(step.value, "the input" if step.node.op == "placeholder" else step.node.name)
 
-    def _follow(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.op == "get_attr" or labels_of((args, kwargs)):
-            step = Step(self.steps, node, self.values)
-            return operator_of(self.steps, node).channels(step, args, kwargs, self.following)
-        return self.following.pinned(self.values[node], "the input" if node.op == "placeholder" else node.name)
+    def otherwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """All stay."""
+        return self.following.opaque(args, kwargs, step.value, step.node.name)

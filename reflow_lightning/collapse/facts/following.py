@@ -18,15 +18,16 @@ class Following:
     Args:
         steps: The graph.
         bounds: Bounds by step.
+        labels: The numbers that have been given, by step; it grows.
 
     Attributes:
         found: The channels.
         varying: The steps that have to do with an input.
     """
 
-    def __init__(self, steps: Steps, bounds: Mapping[fx.Node, Any]) -> None:
+    def __init__(self, steps: Steps, bounds: Mapping[fx.Node, Any], labels: dict[fx.Node, Any]) -> None:
         self.bounds = bounds
-        self.found = Channels()
+        self.found = Channels(labels=labels)
         self.varying = after_inputs(steps.traced)
 
     @property

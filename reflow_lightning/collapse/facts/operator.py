@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx
 
+from reflow_lightning.collapse.edits import label
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.intervals import unknown
 from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.kind import Kind
-from reflow_lightning.collapse.graph.running import attempted
+from reflow_lightning.collapse.graph.running import StepFailedError, attempted
 from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.running.compat.torch import tree_map_only
 
@@ -100,3 +104,50 @@ class Operator(Kind):
 def operator_of(steps: Steps, node: fx.Node) -> Operator:
     """The operator of a step."""
     return cast("Operator", steps.kind(node))
+
+
+class OperatorInterpreter(fx.Interpreter):
+    """Finds something out about each step of a graph, from what was found out about the steps before.
+
+    Args:
+        traced: The graph.
+        values: What each step puts out for some input; only the shapes count, and what is no tensor.
+        faults: Where errors of our own are kept.
+
+    Attributes:
+        found: What was found out, by step.
+    """
+
+    def __init__(self, traced: fx.GraphModule, values: Mapping[fx.Node, Any], faults: Faults | None) -> None:
+        super().__init__(traced, garbage_collect_values=False)
+        self.extra_traceback = False  # an error is raised as it is
+        self.faults = Faults() if faults is None else faults
+        self.steps = Steps(traced)
+        self.values = values
+        self.found: dict[fx.Node, Any] = {}
+
+    @abstractmethod
+    def understood(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """What an operator says of a step."""
+
+    @abstractmethod
+    def otherwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The same of a step of which nothing is known."""
+
+    @torch.no_grad()
+    def go(self) -> None:
+        """Go through the graph."""
+        self.run(*(None for node in self.steps.traced.graph.nodes if node.op == "placeholder"))
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Look at one step."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        step = Step(self.steps, n, self.values)
+        try:
+            self.found[n] = self.understood(step, args, kwargs)
+        except StepFailedError:  # it can't do with what takes the place of values
+            self.found[n] = self.otherwise(step, args, kwargs)
+        except Exception as error:
+            self.faults.note(error, label(n))
+            self.found[n] = self.otherwise(step, args, kwargs)
+        return self.found[n]
