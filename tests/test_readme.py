@@ -9,14 +9,16 @@ from scenarios.commands import program
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXTENDING = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL)
 SWEEPS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()]
 
 
 def test_there_are_examples():
     assert len(BLOCKS) == 6
+    assert len(EXTENDING) == 4
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", [*BLOCKS, *EXTENDING])
 def test_examples_run(block, tmp_path):
     done = program(block, tmp_path)
     assert done.status == 0, done.text

@@ -4,7 +4,6 @@ import ast
 import copy
 import importlib
 import pickle
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
-import torchmetrics
 from helpers import Module, loader, trainer
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.callbacks import StochasticWeightAveraging
@@ -329,14 +327,6 @@ def test_the_sampler_that_lightning_shares_out():
         wrapper = DistributedSamplerWrapper(sampler, num_replicas=1, rank=0)
         assert of_lightning.wrapped_sampler(wrapper) is sampler
         assert of_lightning.wrapped_sampler(sampler) is None
-
-
-def test_a_metric_without_values():
-    with relies_on("torchmetrics.Metric._update_count"), warnings.catch_warnings():
-        metric = torchmetrics.SumMetric()
-        of_lightning.count_as_updated(metric)
-        warnings.simplefilter("error")
-        assert metric.compute() == 0
 
 
 def is_private(name):

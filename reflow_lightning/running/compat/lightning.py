@@ -1,4 +1,4 @@
-"""Private names of Lightning and torchmetrics. It takes their objects, and so loads without them."""
+"""Private names of Lightning. It takes its objects, and so loads without it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,3 @@ def state_key(callback: Any, **arguments: Any) -> str:
 def wrapped_sampler(sampler: Any) -> Any:
     """What Lightning's distributed sampler shares out among processes; ``None`` if the sampler is of another kind."""
     return getattr(getattr(sampler, "dataset", None), "_sampler", None)
-
-
-def count_as_updated(metric: Any) -> None:
-    """Have a metric of torchmetrics that got no values compute without a warning."""
-    metric._update_count += 1
