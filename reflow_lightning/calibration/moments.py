@@ -18,6 +18,7 @@ from reflow_lightning.layers.order import forward_order
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.sharding import whole
 
 DONE = "moments"
 
@@ -107,7 +108,7 @@ def batchnorm_targets(model: nn.Module, batches: Iterable[Any], *, forward: Forw
     """
     modules = dict(model.named_modules())
     moved = Batches(batches, 1, device_of(model), task="finding the targets")
-    with isolated_rng(), only_training(model, ()):
+    with isolated_rng(), only_training(model, ()), whole(model):
         followers = forward_order(model, moved, forward or default_forward).followers
     moved.check()
     return {

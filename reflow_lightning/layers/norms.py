@@ -21,6 +21,7 @@ from reflow_lightning.layers.layer import (
 from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.compat.torch import BatchNorm, RunningNorm
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.sharding import is_sharded
 
 
 class NormLayer(Layer):
@@ -70,8 +71,8 @@ def _takes_channels_first(module: nn.Module) -> bool:
     """
     weight: Tensor | None = getattr(module, "weight", None)
     channels = 0 if weight is None or weight.ndim != 1 else weight.numel()
-    if weight is None or channels < 2 or weight.is_meta or nn.parameter.is_lazy(weight):
-        return type(module).__name__.rstrip("0123456789Fp").endswith(("1d", "2d", "3d"))
+    if weight is None or channels < 2 or weight.is_meta or nn.parameter.is_lazy(weight) or is_sharded(weight):
+        return any(rank in type(module).__name__ for rank in ("1d", "2d", "3d"))  # it can't be tried
     with isolated_rng():
         return any(_runs(module, weight.new_zeros(1, channels, *[1] * positions)) for positions in (2, 1, 3))
 
