@@ -51,6 +51,10 @@ class KeepsZeros(pl.Callback):
         """Functions ``(stage, module)``, called while the network is ``"dense"``, ``"pruned"`` and ``"repaired"``."""
         return self.pruner.listeners
 
+    @listeners.setter
+    def listeners(self, listeners: list[Listener]) -> None:
+        self.pruner.listeners = listeners
+
     def apply(self, model: nn.Module, batches: Iterable[Any]) -> PruneEvent:
         """Prune and repair a model here and now, without a training; see `Pruner.apply`. The schedule is not asked."""
         same = self.pruner.bound.may_be_of(model)

@@ -323,6 +323,14 @@ def test_listeners_see_every_stage():
     assert seen == [("dense", False), ("pruned", True), ("repaired", True)]
 
 
+def test_listeners_may_be_added_or_replaced():
+    callback, seen = reflow(), []
+    callback.listeners += [lambda stage, module: seen.append(stage)]
+    assert callback.listeners is callback.pruner.listeners
+    callback.apply(Module(), calibration_loader())
+    assert seen == ["dense", "pruned", "repaired"]
+
+
 # -- the logs
 
 
