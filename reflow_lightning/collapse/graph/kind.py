@@ -57,12 +57,11 @@ def register(kind: Kind) -> None:
     Raises:
         ValueError: If another family has one of its names.
     """
-    for name in {*kind.operations, *kind.functions.values(), *kind.modules.values()}:
-        KINDS.register(name, kind)
-    for name in kind.functions:
-        FUNCTIONS.register(name, kind)
-    for name in kind.modules:
-        MODULES.register(name, kind)
+    places = [(KINDS, name) for name in {*kind.operations, *kind.functions.values(), *kind.modules.values()}]
+    places += [(FUNCTIONS, name) for name in kind.functions] + [(MODULES, name) for name in kind.modules]
+    taken = [place for place in places if place[1] in place[0]]
+    for registry, name in taken + places:  # those first that may be another's, so that nothing is half done
+        registry.register(name, kind)
 
 
 def words(text: str) -> dict[str, str]:
