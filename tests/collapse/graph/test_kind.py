@@ -1,6 +1,6 @@
 import pytest
 
-from reflow_lightning.collapse.graph.kind import FUNCTIONS, KINDS, MODULES, Kind, register
+from reflow_lightning.collapse.graph.kind import FUNCTIONS, KINDS, MODULES, Kind, register, words
 
 
 def test_a_family_is_found_by_each_of_its_names():
@@ -11,7 +11,7 @@ def test_a_family_is_found_by_each_of_its_names():
 
 def test_a_name_belongs_to_one_family():
     class Another(Kind):
-        functions = {"square": "square", "relu": "relu"}
+        functions = words("square relu")
 
     with pytest.raises(ValueError, match="operator 'relu' is registered already"):
         register(Another())
