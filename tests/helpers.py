@@ -1,4 +1,4 @@
-"""Small networks, trainings and trainers that the tests share."""
+"""Small things that many tests need: images, a training, a Trainer, counts of zeros. Networks are in `zoo`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-
-def small_net() -> nn.Sequential:
-    """Convolution and linear layers with every kind of module that must not be pruned."""
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 3),
-    )
+from zoo.convolutional import small_net
 
 
 def images(n: int = 64, seed: int = 0) -> torch.Tensor:

@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import pytest
 from helpers import zeros
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
-from resuming import (
+from scenarios.resuming import (
     AVERAGES,
     HALF,
     QUIET,

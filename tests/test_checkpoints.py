@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import loader, trainer, zeros
-from resuming import HALF, QUIET, SIZE, STEPS, Deterministic, fit, loaded, masks_in, reflow, same, saved
+from scenarios.resuming import HALF, QUIET, SIZE, STEPS, Deterministic, fit, loaded, masks_in, reflow, same, saved
 from torch import nn
 
 from reflow_lightning import Gradual, OneShot

@@ -6,9 +6,9 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from scenarios import BATCHES, LABELLED, PLAIN, network
+from scenarios.functions import BATCHES, LABELLED, PLAIN, network
+from scenarios.processes import outcomes, results, run
 from torch import nn
-from workers import outcomes, results, run
 
 from reflow_lightning import Masks, calibrate, measure_signal, prune
 

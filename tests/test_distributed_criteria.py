@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from criteria_scenarios import CRITERIA, SCENARIOS, parts
-from workers import outcomes, results, run
+from scenarios.criteria import CRITERIA, SCENARIOS, parts
+from scenarios.processes import outcomes, results, run
 
 from reflow_lightning import Masks, prune
 

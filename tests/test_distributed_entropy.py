@@ -2,9 +2,9 @@
 
 import pytest
 import torch.distributed as dist
-from entropy_scenarios import BRANCHES, SCENARIOS, Branching
-from scenarios import BATCHES, network
-from workers import outcomes, results, run
+from scenarios.entropy import BRANCHES, SCENARIOS, Branching
+from scenarios.functions import BATCHES, network
+from scenarios.processes import outcomes, results, run
 
 from reflow_lightning import Masks, prune
 from reflow_lightning.signal import measure_entropy

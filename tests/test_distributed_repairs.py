@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from repair_scenarios import NAMES, REPAIRS, SCENARIOS, parts, repaired
-from workers import results, run
+from scenarios.processes import results, run
+from scenarios.repairs import NAMES, REPAIRS, SCENARIOS, parts, repaired
 
 pytestmark = [
     pytest.mark.distributed,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from round_scenarios import ROUNDS
-from workers import results, run
+from scenarios.processes import results, run
+from scenarios.rounds import ROUNDS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 

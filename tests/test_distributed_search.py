@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from search_scenarios import SEARCHES
-from workers import results, run
+from scenarios.processes import results, run
+from scenarios.search import SEARCHES
 
 pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 

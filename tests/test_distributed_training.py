@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import Module, images, loader, selected_size, trainer, zeros
-from lightning_scenarios import RESUMED, TRAININGS, Watch, data, seeded
-from workers import results, run
+from scenarios.checkpoints import RESUMED, SAVED
+from scenarios.processes import results, run
+from scenarios.trainings import TRAININGS, Watch, data, seeded
 
 from reflow_lightning import Masks, Reflow
 
@@ -24,7 +25,7 @@ def folders(base):
     folders = {processes: base / str(processes) for processes in (2, 3)}
     for processes, folder in folders.items():
         folder.mkdir()
-        run(TRAININGS, processes, folder)
+        run(SAVED | TRAININGS, processes, folder)
     for processes, folder in folders.items():
         run(RESUMED, processes, folder)
     return folders

@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from helpers import Module, everything, images, loader, selected_size, small_net, trainer, zeros
+from helpers import Module, everything, images, loader, selected_size, trainer, zeros
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import OneShot, Reflow, calibrate, measure_signal
 from reflow_lightning.calibration import BatchNormStatistics

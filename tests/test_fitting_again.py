@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from helpers import loader, trainer, zeros
-from resuming import HALF, QUIET, SIZE, STEPS, Deterministic, Save, exact, fit, loaded, reflow, same, saved
+from scenarios.resuming import HALF, QUIET, SIZE, STEPS, Deterministic, Save, exact, fit, loaded, reflow, same, saved
 
 from reflow_lightning import Gradual, OneShot
 

@@ -4,9 +4,9 @@ import io
 
 import pytest
 import torch
-from architectures import data, prunable
-from fuzzing import OPTIMIZERS, Case, bits, cases, many, state
 from hypothesis import given
+from scenarios.fuzzing import OPTIMIZERS, Case, bits, cases, many, state
+from zoo.layers import data, prunable
 
 from reflow_lightning import Masks, Reflow, calibrate, prune
 from reflow_lightning.pruning import make_masks

@@ -5,12 +5,12 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import pytest
 import torch
-from architectures import data
-from fuzzing import OPTIMIZERS, PRECISIONS, Case, bits, cases, many
 from helpers import trainer
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scenarios.fuzzing import OPTIMIZERS, PRECISIONS, Case, bits, cases, many
 from torch.utils.data import DataLoader, TensorDataset
+from zoo.layers import data
 
 from reflow_lightning import Gradual, OneShot, Reflow
 

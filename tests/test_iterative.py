@@ -11,7 +11,7 @@ from helpers import loader, trainer, zeros
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from resuming import QUIET, SIZE, Deterministic, Resumable, Save, fit, masks_in, reflow, same
+from scenarios.resuming import QUIET, SIZE, Deterministic, Resumable, Save, fit, masks_in, reflow, same
 
 from reflow_lightning import Iterative, OneShot, Reflow
 from reflow_lightning.schedules import Length, Progress
@@ -24,13 +24,13 @@ def at(epoch):
     return Progress(step=10 * epoch, epoch=epoch, fraction=None)
 
 
-def prunings(schedule, epochs):
+def prunings(schedule, epochs, final):
     """Epochs and sparsities of a whole training."""
     last, found = None, []
     for epoch in range(epochs):
-        if schedule.due(at(epoch), last):
+        if not schedule.finished(last, final) and schedule.due(at(epoch), last):
             last = at(epoch)
-            found.append((epoch, schedule.share(last) * schedule.final))
+            found.append((epoch, schedule.sparsity(last, final)))
     return found
 
 
@@ -38,8 +38,8 @@ def prunings(schedule, epochs):
 
 
 def test_each_round_takes_the_same_share_of_what_is_left():
-    schedule = Iterative(amount=0.5, every_n_epochs=3, final=0.8)
-    assert prunings(schedule, 20) == [(3, 0.5), (6, 0.75), (9, 0.8)]
+    schedule = Iterative(amount=0.5, every_n_epochs=3)
+    assert prunings(schedule, 20, final=0.8) == [(3, 0.5), (6, 0.75), (9, 0.8)]
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 5), st.floats(0, 0.99), st.integers(1, 60))
@@ -50,17 +50,17 @@ def test_it_is_the_plain_loop(amount, every, final, epochs):
         expected.append((epoch, pytest.approx(min(final, 1 - left), abs=1e-8)))
         if final <= 1 - left + 1e-9:
             break
-    assert prunings(Iterative(amount=amount, every_n_epochs=every, final=final), epochs) == expected
+    assert prunings(Iterative(amount=amount, every_n_epochs=every), epochs, final) == expected
 
 
 def test_rounding_asks_for_no_further_round():
-    assert prunings(Iterative(amount=0.2, final=0.36), 9) == [(1, pytest.approx(0.2)), (2, 0.36)]
+    assert prunings(Iterative(amount=0.2), 9, final=0.36) == [(1, pytest.approx(0.2)), (2, 0.36)]
 
 
 def test_a_round_that_was_jumped_over_is_made_up_for():
-    schedule = Iterative(amount=0.5, every_n_epochs=2, final=0.9)
+    schedule = Iterative(amount=0.5, every_n_epochs=2)
     assert schedule.due(at(5), None)
-    assert schedule.share(at(5)) * 0.9 == pytest.approx(0.75)
+    assert schedule.sparsity(at(5), final=0.9) == 0.75
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_arguments_are_checked(arguments, text):
 
 
 def test_a_training_must_be_long_enough():
-    schedule = Iterative(amount=0.5, every_n_epochs=2, final=0.8)
+    schedule = Iterative(amount=0.5, every_n_epochs=2)
     with pytest.raises(ValueError, match="first round begins at epoch 2, beyond the last one, 1: lower every_n_epochs"):
-        schedule.check(Length(None, 2, True))
+        schedule.check(Length(None, 2, True), 0.8)
     with pytest.raises(ValueError, match=r"gets to sparsity 0.75 in 6 epochs, and not to 0.8: raise amount"):
-        schedule.check(Length(None, 6, True))
-    schedule.check(Length(None, 7, True))
-    schedule.check(Length(100, None, True))
-    Iterative(every_n_epochs=2, stop_on_drop=0.0, final=0.99).check(Length(None, 3, True))  # as far as it gets
+        schedule.check(Length(None, 6, True), 0.8)
+    schedule.check(Length(None, 7, True), 0.8)
+    schedule.check(Length(100, None, True), 0.8)
+    Iterative(every_n_epochs=2, stop_on_drop=0.0).check(Length(None, 3, True), 0.99)  # as far as it gets
 
 
 def test_a_pattern_is_refused():
@@ -405,10 +405,10 @@ def test_other_schedules_have_no_rounds():
 
 def test_a_loss_that_is_to_be_high_is_pointed_out():
     with pytest.warns(UserWarning, match="keeps the highest loss"):
-        Iterative(monitor="val_loss", stop_on_drop=0.1).check(Length(steps=None, epochs=9, known=True))
+        Iterative(monitor="val_loss", stop_on_drop=0.1).check(Length(steps=None, epochs=9, known=True), 0.9)
 
 
 def test_rounds_that_may_go_on_for_ever_are_refused():
     with pytest.raises(ValueError, match="would never end"):
-        Iterative(stop_on_drop=0.1).check(Length(steps=None, epochs=None, known=False))
-    Iterative().check(Length(steps=None, epochs=None, known=False))
+        Iterative(stop_on_drop=0.1).check(Length(steps=None, epochs=None, known=False), 0.9)
+    Iterative().check(Length(steps=None, epochs=None, known=False), 0.9)

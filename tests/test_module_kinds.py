@@ -3,9 +3,10 @@ import copy
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import images, small_net, trainer
+from helpers import images, trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from zoo.convolutional import small_net
 
 from reflow_lightning import Gradual, OneShot, Reflow
 

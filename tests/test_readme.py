@@ -1,11 +1,10 @@
 """What the README says can be run, runs; what it links to exists."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from scenarios.commands import program
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -19,8 +18,8 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_examples_run(block, tmp_path):
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = program(block, tmp_path)
+    assert done.status == 0, done.text
 
 
 @pytest.mark.parametrize("line", [line for line in SWEEPS if line.startswith("reflow-lightning")])

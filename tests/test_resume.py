@@ -3,7 +3,7 @@
 import lightning.pytorch as pl
 import pytest
 from helpers import loader
-from resuming import (
+from scenarios.resuming import (
     AVERAGES,
     QUIET,
     SCHEDULES,

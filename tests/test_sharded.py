@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from scenarios import BATCHES
-from sharded_scenarios import CASES, SHARDED, plain
-from workers import results, run
+from scenarios.functions import BATCHES
+from scenarios.processes import results, run
+from scenarios.sharded import CASES, SHARDED, plain
 
 from reflow_lightning import Masks, calibrate, measure_signal, prune
 

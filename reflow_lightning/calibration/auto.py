@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.enough import as_many
 from reflow_lightning.calibration.moments import DONE, repair_layers
-from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
+from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair, restore_statistics
 from reflow_lightning.calibration.repair import (
     Calibration,
     InTurn,
@@ -22,30 +21,31 @@ from reflow_lightning.calibration.repair import (
     undone_if_it_fails,
     writes_weights,
 )
-from reflow_lightning.layers.find import find_layers
+from reflow_lightning.layers.find import Layers, find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import Order, OrderWatch
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.sharding import sharded_modules
 
 
-def without_batchnorm(model: nn.Module, order: Order) -> dict[str, Layer]:
+def without_batchnorm(known: Mapping[str, Layer], order: Order) -> dict[str, Layer]:
     """Layers whose signal no BatchNorm layer restores: norms of other kinds, and weighted layers that none follows.
 
     Args:
-        model: Any module.
+        known: The layers of a model that can be written.
         order: What follows what.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
-        >>> list(without_batchnorm(model, Order(handed_on={"0": ("1",)})))
+        >>> list(without_batchnorm(find_layers(model).known, Order(handed_on={"0": ("1",)})))
         ['3']
     """
     return {
         name: layer
-        for name, layer in find_layers(model).known.items()
-        if name not in order.handed_on and not isinstance(layer.module, _BatchNorm)
+        for name, layer in known.items()
+        if name not in order.handed_on and not isinstance(layer.module, BatchNorm)
     }
 
 
@@ -63,8 +63,8 @@ class Auto:
     restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """Whether there may be layers without BatchNorm that can be written; the calls tell only later."""
-        return bool(without_batchnorm(model, Order())) and not sharded_modules(model)
+        """Whether layers without BatchNorm, if there are any, can be written; the calls tell only later."""
+        return not sharded_modules(model)
 
     def between_prunings(self, model: nn.Module) -> Repair:
         """BatchNorm alone, while more weights are to be pruned.
@@ -78,21 +78,44 @@ class Auto:
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
         """Repair the model."""
-        if not batchnorm_layers(model) and reference is not None and not sharded_modules(model):
-            return _TheRest(Order())(model, batches, forward, reference)
-        watch = OrderWatch(model)
-        first = BatchNormStatistics()(model, batches, watch.around(forward))
+        found, norms, watch = find_layers(model), batchnorm_layers(model), OrderWatch(model)
+        can_write = reference is not None and not sharded_modules(model)
+        if not norms and can_write:
+            return _moments(model, found, Order(), batches, forward, reference)
+        first = restore_statistics(model, norms, batches, watch.around(forward))
         with undone_if_it_fails(first):
             order = watch.order()
-            layers = without_batchnorm(model, order)
-            if reference is None or not layers or sharded_modules(model):
+            layers = without_batchnorm(found.known, order)
+            if not layers or not can_write:
                 why = "no BatchNorm follows it, and no dense network was given (reference=)"
                 return replace(first, skipped={**dict.fromkeys(layers, why), **first.skipped})
-            steps: list[Repair] = [_TheRest(order)]
-            if _comes_before_batchnorm(model, layers, order):
-                steps.append(BatchNormStatistics())
-            rest = InTurn(steps)(model, batches, forward, reference)
-        return joined([first, rest], first.seconds + rest.seconds)
+            done = [first, _moments(model, found, order, batches, forward, reference)]
+            with undone_if_it_fails(done[1]):
+                if _any_comes_before(norms, layers, order):
+                    done.append(restore_statistics(model, norms, batches, forward))
+        return joined(done, sum(calibration.seconds for calibration in done))
+
+
+def _moments(
+    model: nn.Module,
+    found: Layers,
+    order: Order,
+    batches: Iterable[Any],
+    forward: Forward,
+    reference: nn.Module | None,
+) -> Calibration:
+    """Repair the layers that no BatchNorm layer follows by their moments."""
+    layers = without_batchnorm(found.known, order)
+    dense = check_reference(model, layers, reference, DONE)
+    skipped = {name: why for name, why in found.skipped.items() if name not in order.handed_on}
+    return repair_layers(model, layers, skipped, as_many(batches), forward, dense)
+
+
+def _any_comes_before(norms: Iterable[str], layers: Iterable[str], order: Order) -> bool:
+    """Whether one of the layers is called before one of the norms."""
+    calls = list(order.calls)
+    first = min((calls.index(name) for name in layers if name in order.calls), default=len(calls))
+    return any(name in calls[first:] for name in norms)
 
 
 def between_prunings(repair: Repair, model: nn.Module) -> Repair:
@@ -104,24 +127,6 @@ def between_prunings(repair: Repair, model: nn.Module) -> Repair:
     """
     asked: Callable[[nn.Module], Repair] | None = getattr(repair, "between_prunings", None)
     return repair if asked is None else asked(model)
-
-
-@dataclass(frozen=True)
-class _TheRest:
-    """The layers that no BatchNorm layer follows, by their moments."""
-
-    order: Order
-    writes_weights: ClassVar[bool] = True
-    restores_itself: ClassVar[bool] = True
-
-    def __call__(
-        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
-    ) -> Calibration:
-        layers = without_batchnorm(model, self.order)
-        check_reference(model, layers, reference, DONE)
-        done = self.order.handed_on.keys() | batchnorm_layers(model).keys()
-        skipped = {name: reason for name, reason in find_layers(model).skipped.items() if name not in done}
-        return repair_layers(model, layers, skipped, as_many(batches), forward, reference)
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,3 @@ class ThenBatchNorm:
         """Repair the model."""
         after = [BatchNormStatistics()] if batchnorm_layers(model) else []
         return InTurn([self.first, *after])(model, batches, forward, reference)
-
-
-def _comes_before_batchnorm(model: nn.Module, layers: Mapping[str, Layer], order: Order) -> bool:
-    norms, calls = batchnorm_layers(model), list(order.calls)
-    first = next((place for place, name in enumerate(calls) if name in layers), len(calls))
-    return any(name in norms for name in calls[first:])

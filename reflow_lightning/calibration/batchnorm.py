@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.enough import read
 from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching_inputs
@@ -35,7 +35,7 @@ def not_calibrated(model: nn.Module) -> dict[str, str]:
     """
     reasons = {}
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             if module.running_mean is None:
                 reasons[name] = "it keeps no running statistics (track_running_stats=False)"
         elif isinstance(getattr(module, "running_mean", None), Tensor):
@@ -51,7 +51,9 @@ class Population(NamedTuple):
 
 
 @torch.no_grad()
-def population_statistics(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Population:
+def population_statistics(
+    model: nn.Module, batches: Iterable[Any], forward: Forward, layers: Mapping[str, BatchNorm] | None = None
+) -> Population:
     """Mean and variance of the input of every BatchNorm layer over all batches together; the model is left unchanged.
 
     Each layer normalises by the statistics of the batch at hand, so that a layer's input does not depend on the old
@@ -64,6 +66,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
         model: Any module.
         batches: Batches on the model's device; one that gives a layer a single value a channel is passed over.
         forward: Runs the model on a batch.
+        layers: The model's `batchnorm_layers`, if they were found already.
 
     Returns:
         Statistics of every layer; those of one that no batch reached hold no values.
@@ -71,7 +74,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
     Raises:
         ValueError: If every batch has too few values.
     """
-    layers = batchnorm_layers(model)
+    layers = batchnorm_layers(model) if layers is None else layers
     # All layers in one order, reached or not, so that processes that merge their statistics agree on them.
     statistics = {
         name: MergedMoments(layer.num_features).to(exact_device(layer.get_buffer("running_mean")))
@@ -116,13 +119,13 @@ def population_statistics(model: nn.Module, batches: Iterable[Any], forward: For
 
 
 @contextmanager
-def alone(layer: _BatchNorm) -> Iterator[None]:
+def alone(layer: BatchNorm) -> Iterator[None]:
     """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
     if not isinstance(layer, nn.SyncBatchNorm):
         yield
         return
     before = vars(layer).pop("forward", None)
-    vars(layer)["forward"] = partial(_BatchNorm.forward, layer)
+    vars(layer)["forward"] = partial(BatchNorm.forward, layer)
     try:
         yield
     finally:
@@ -132,7 +135,9 @@ def alone(layer: _BatchNorm) -> Iterator[None]:
 
 
 @torch.no_grad()
-def write_statistics(model: nn.Module, population: Population) -> tuple[str, ...]:
+def write_statistics(
+    model: nn.Module, population: Population, layers: Mapping[str, BatchNorm] | None = None
+) -> tuple[str, ...]:
     """Write population statistics into the running statistics of the layers.
 
     Returns:
@@ -141,7 +146,7 @@ def write_statistics(model: nn.Module, population: Population) -> tuple[str, ...
     Raises:
         ValueError: If a statistic is not finite in the type of the layer. Nothing is written then.
     """
-    layers = batchnorm_layers(model)
+    layers = batchnorm_layers(model) if layers is None else layers
     with in_step():
         computed = {name: statistic.compute() for name, statistic in population.layers.items()}
     computed = {name: channels for name, channels in computed.items() if bool((channels.values > 0).any())}

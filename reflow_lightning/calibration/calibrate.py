@@ -120,8 +120,9 @@ def calibrate(
         reference: The dense network, a copy from before the pruning. Without it ``"auto"`` is ``"batchnorm"``.
         max_batches: At most so many batches; ``"auto"``: as many as their statistics need, at most 200.
         forward: ``(model, batch) -> anything`` for batches that the default does not understand. Default: the model on
-            the first element of a tuple or list, on ``batch["x" | "image" | "input" | "pixel_values"]`` of a dict, else
-            on the batch.
+            the first element of a tuple or list; on a mapping by name, if all keys are arguments of the model, or those
+            that are if one is ``"input_ids"``; else on its ``"x"``, ``"image"``, ``"input"``, ``"pixel_values"`` or
+            ``"input_ids"``; else on the batch.
         progress: Show a bar in a terminal if it takes more than two seconds.
 
     Returns:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.enough import First
@@ -17,6 +16,7 @@ from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
@@ -44,7 +44,7 @@ class Change:
         if left := dict(skipped) | unreached:
             named = [f"'{name}': {reason}" for name, reason in left.items()]
             more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-            warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}", stacklevel=5)
+            warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}")
         count = sum(gather(batches.count if isinstance(batches, (Batches, First)) else sum(1 for _ in batches)))
         seconds = time.perf_counter() - self._start
         return Calibration(self.repaired, left, count, seconds, self.before, dict.fromkeys(self.repaired, self._how))
@@ -108,7 +108,7 @@ def check_reference(model: nn.Module, layers: Mapping[str, Layer], reference: nn
         if any(id(parameter) in own for parameter in reference.get_submodule(name).parameters()):
             raise ValueError(f"reference shares the parameters of '{name}' with the pruned model: pass a deep copy")
     if _is_pruned_copy(model, reference, layers):
-        warn("reference has all the weights of the model, zeros included: copy it before prune()", stacklevel=5)
+        warn("reference has all the weights of the model, zeros included: copy it before prune()")
     return reference
 
 
@@ -142,7 +142,7 @@ def _check_whole(model: nn.Module, how: str) -> None:
 
 def _check_finite(modules: Mapping[str, nn.Module]) -> None:
     for name, module in modules.items():
-        buffers = module.named_buffers() if isinstance(module, _BatchNorm) else ()
+        buffers = module.named_buffers() if isinstance(module, BatchNorm) else ()
         for of_module, values in (*module.named_parameters(), *buffers):
             if not is_lazy(values) and not values.is_meta and not bool(torch.isfinite(values).all()):
                 raise ValueError(

@@ -100,8 +100,7 @@ class Collector:
 
     def so_far(self, name: str) -> ChannelMoments:
         """What was seen of a map on this process."""
-        count, mean, squares = self._found[name].state
-        return ChannelMoments(count, mean, squares / count.clamp(min=1))
+        return self._found[name].value()
 
     def compute(self) -> dict[str, ChannelMoments]:
         """The moments over all processes."""

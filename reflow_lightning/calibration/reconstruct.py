@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.calibration.batchnorm import alone
 from reflow_lightning.calibration.changing import changing, check_reference, not_reached
@@ -23,11 +21,12 @@ from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import forward_order
+from reflow_lightning.running.compat.torch import BatchNorm, tree_map_only
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.snapshot import Snapshot
+from reflow_lightning.running.snapshot import Snapshot, TrainingFlags
 
 DONE = "least squares"
 
@@ -144,18 +143,18 @@ def reconstruct(
                 _renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
     if few:
         named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
-        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge", 5)
+        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge")
     return tuple(name for name in calls for name in (name, *([norms[name]] if name in norms else [])))
 
 
 @contextmanager
-def by_batch(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+def by_batch(layers: Iterable[BatchNorm]) -> Iterator[None]:
     """Have BatchNorm layers normalise by the batch at hand, and forget it."""
     with ExitStack() as stack:
         for layer in layers:
             stack.enter_context(alone(layer))
             stack.callback(Snapshot.of_buffers([layer]).restore)
-            stack.callback(setattr, layer, "training", layer.training)
+            stack.callback(TrainingFlags([layer]).restore)
             layer.training = True
         yield
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from reflow_lightning.calibration.batchnorm import not_calibrated, population_statistics, write_statistics
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.processes import warn
 from reflow_lightning.running.snapshot import Snapshot
@@ -35,31 +36,36 @@ class BatchNormStatistics:
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None = None
     ) -> Calibration:
         """Repair the model."""
-        start = time.perf_counter()
-        layers = batchnorm_layers(model)
-        skipped = not_calibrated(model)
-        if skipped:
-            named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
-            warn(f"calibrate left alone {named}", stacklevel=4)
-        if not layers:
-            warn(
-                f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
-                "use repair='moments' or 'reconstruct', with reference=the dense network",
-                stacklevel=4,
-            )
-            return Calibration((), skipped, 0, 0.0)
-        for name, layer in layers.items():
-            if is_lazy(layer.get_buffer("running_mean")):
-                raise ValueError(f"layer '{name}' is not initialised yet: run one forward pass before calibrating")
-        population = population_statistics(model, batches, forward)
-        before = Snapshot.of_buffers(layers.values())
-        repaired = write_statistics(model, population)
-        unreached = {name: "no batch reached it" for name in layers if name not in repaired}
-        if unreached:
-            warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them", stacklevel=4)
-        how = dict.fromkeys(repaired, DONE)
-        seconds = time.perf_counter() - start
-        return Calibration(repaired, skipped | unreached, population.batches, seconds, before, how)
+        return restore_statistics(model, batchnorm_layers(model), batches, forward)
+
+
+def restore_statistics(
+    model: nn.Module, layers: Mapping[str, BatchNorm], batches: Iterable[Any], forward: Forward
+) -> Calibration:
+    """Give BatchNorm layers of a model, found already, their population statistics."""
+    start = time.perf_counter()
+    skipped = not_calibrated(model)
+    if skipped:
+        named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
+        warn(f"calibrate left alone {named}")
+    if not layers:
+        warn(
+            f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
+            "use repair='moments' or 'reconstruct', with reference=the dense network",
+        )
+        return Calibration((), skipped, 0, 0.0)
+    for name, layer in layers.items():
+        if is_lazy(layer.get_buffer("running_mean")):
+            raise ValueError(f"layer '{name}' is not initialised yet: run one forward pass before calibrating")
+    population = population_statistics(model, batches, forward, layers)
+    before = Snapshot.of_buffers(layers.values())
+    repaired = write_statistics(model, population, layers)
+    unreached = {name: "no batch reached it" for name in layers if name not in repaired}
+    if unreached:
+        warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them")
+    how = dict.fromkeys(repaired, DONE)
+    seconds = time.perf_counter() - start
+    return Calibration(repaired, skipped | unreached, population.batches, seconds, before, how)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from reflow_lightning.callbacks import trainer as asking
+from reflow_lightning.callbacks.averages import averaging_callbacks
 from reflow_lightning.pruning import Masks
 from reflow_lightning.rounds.kept import Kept
 from reflow_lightning.rounds.rounds import Rounds
 from reflow_lightning.running.processes import gather, together, warn
 from reflow_lightning.running.sharding import sharded_modules
-from reflow_lightning.schedules import Iterative, Progress, Schedule
+from reflow_lightning.schedules import RoundRule, Schedule, rounds_of
 
 
 class NoJudge:
@@ -35,8 +35,8 @@ class NoJudge:
     def validated(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> None:
         """A validation has ended, this one of the training or another."""
 
-    def judge(self, trainer: pl.Trainer, now: Progress, last: Progress | None) -> None:
-        """End the training if the next round would begin now, and must not."""
+    def judge(self, trainer: pl.Trainer) -> None:
+        """The next round would begin now: end the training if it must not."""
 
     def end(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
         """The training has ended: return to the network that was chosen, if rounds are judged, and to its metric.
@@ -58,12 +58,13 @@ class Judge(NoJudge):
     """Hears of a training's validations, and ends it when a round was not good enough.
 
     Args:
-        schedule: Says what is good enough.
+        rule: Says what is good enough.
+        schedule: What the schedule of the rounds is called, for messages.
     """
 
-    def __init__(self, schedule: Iterative) -> None:
-        self.schedule = schedule
-        self.rounds = Rounds(schedule.stop_on_drop, schedule.mode)
+    def __init__(self, rule: RoundRule, schedule: str) -> None:
+        self.rule, self.schedule = rule, schedule
+        self.rounds = Rounds(rule.stop_on_drop, rule.mode)
 
     def begin(self, trainer: pl.Trainer, sparsity: float) -> None:
         """See `NoJudge`; a run that was about to end when it was saved does so.
@@ -71,9 +72,9 @@ class Judge(NoJudge):
         Raises:
             ValueError: If the rounds can't be judged.
         """
-        if self.schedule.stop_on_drop is not None and not self.rounds.over:
+        if self.rule.stop_on_drop is not None and not self.rounds.over:
             with together("checking that rounds can be judged"):
-                check(trainer, self.schedule)
+                check_judged(trainer, self.rule)
         if not self.rounds.rows:
             self.rounds.begin(sparsity)
         trainer.should_stop |= self.rounds.stopped and not self.rounds.over
@@ -81,7 +82,7 @@ class Judge(NoJudge):
     def pruned(self, sparsity: float) -> None:
         """A round begins."""
         dense = self.rounds.rows[0].value
-        if self.schedule.stop_on_drop is not None and len(self.rounds.rows) == 1 and (dense is None or isnan(dense)):
+        if self.rule.stop_on_drop is not None and len(self.rounds.rows) == 1 and (dense is None or isnan(dense)):
             found = "was not validated since the last checkpoint" if dense is None else "never had a metric but NaN"
             warn(f"the dense network {found}: every round will count as good enough")
         self.rounds.begin(sparsity)
@@ -94,20 +95,20 @@ class Judge(NoJudge):
         """
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or self.rounds.is_done:
             return
-        value = _metric(trainer, self.schedule)
+        value = self._metric(trainer)
         if value is not None:
             epoch, step = trainer.current_epoch, trainer.global_step
             with together("keeping the network of a round"):
                 self.rounds.validated(value, epoch=epoch, step=step, keep=lambda: Kept.of(module, masks))
 
-    def judge(self, trainer: pl.Trainer, now: Progress, last: Progress | None) -> None:
+    def judge(self, trainer: pl.Trainer) -> None:
         """See `NoJudge`."""
-        if not self.rounds.is_done and self.schedule.due(now, last) and not self.rounds.judge():
+        if not self.rounds.judge():
             trainer.should_stop = True
 
     def end(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> Masks | None:
         """See `NoJudge`; the last round ends with the training."""
-        if self.schedule.stop_on_drop is None or self.rounds.over or not self.rounds.rows:
+        if self.rule.stop_on_drop is None or self.rounds.over or not self.rounds.rows:
             return masks
         self.rounds.judge()
         kept = self.rounds.end()
@@ -116,8 +117,8 @@ class Judge(NoJudge):
                 kept.put_back(module)
             masks = kept.masks
         if (back := self.rounds.returned) is not None and back.value is not None:
-            trainer.callback_metrics[self.schedule.monitor] = torch.tensor(back.value)
-        rank_zero_info(_summary(self.rounds, self.schedule.monitor))
+            trainer.callback_metrics[self.rule.monitor] = torch.tensor(back.value)
+        rank_zero_info(_summary(self.rounds, self.rule.monitor))
         return masks
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,24 +129,37 @@ class Judge(NoJudge):
         """Go on where `state_dict` was."""
         self.rounds.load_state_dict(state)
 
+    def _metric(self, trainer: pl.Trainer) -> float | None:
+        """The metric as rank zero knows it, so that all processes decide alike; ``None``: missing, and not needed."""
+        found = trainer.callback_metrics.get(self.rule.monitor)
+        value: float | None = gather(None if found is None else float(found))[0]
+        if value is None and self.rule.stop_on_drop is not None:
+            known = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            raise ValueError(
+                f"{self.schedule}(monitor={self.rule.monitor!r}) was not logged in the validation: use one of {known}"
+            )
+        return value
+
 
 def judge_of(schedule: Schedule) -> NoJudge:
     """The judge for a schedule.
 
     Example:
+        >>> from reflow_lightning import Iterative
         >>> judge_of(Iterative(stop_on_drop=0.01)).rounds.rows
         ()
     """
-    return Judge(schedule) if isinstance(schedule, Iterative) else NoJudge()
+    rule = rounds_of(schedule)
+    return NoJudge() if rule is None else Judge(rule, type(schedule).__name__)
 
 
-def check(trainer: pl.Trainer, schedule: Iterative) -> None:
+def check_judged(trainer: pl.Trainer, rule: RoundRule) -> None:
     """Check that each round will be validated, and that its network can be kept and put back.
 
     Raises:
         ValueError: If not.
     """
-    every, given = schedule.every_n_epochs, f"stop_on_drop={schedule.stop_on_drop}"
+    every, given = rule.every_n_epochs, f"stop_on_drop={rule.stop_on_drop}"
     if not trainer.enable_validation:
         raise ValueError(f"{given} needs a validation: give a validation loader and step, or use stop_on_drop=None")
     if _epochs_between_validations(trainer) > every:
@@ -153,7 +167,7 @@ def check(trainer: pl.Trainer, schedule: Iterative) -> None:
             f"{given} needs a validation in every round, but there is none in some {every} epochs: lower "
             "check_val_every_n_epoch or val_check_interval, or raise every_n_epochs"
         )
-    if averaging := asking.averaging(trainer):
+    if averaging := averaging_callbacks(trainer):
         raise ValueError(
             f"{given} can't return to averaged weights: leave out {type(averaging[0]).__name__}, or use "
             "stop_on_drop=None"
@@ -172,20 +186,8 @@ def _epochs_between_validations(trainer: pl.Trainer) -> float:
     return 0.0 if batches is None else batches / trainer.num_training_batches
 
 
-def _metric(trainer: pl.Trainer, schedule: Iterative) -> float | None:
-    """The metric as rank zero knows it, so that all processes decide alike; ``None``: missing, and not needed."""
-    found = trainer.callback_metrics.get(schedule.monitor)
-    value: float | None = gather(None if found is None else float(found))[0]
-    if value is None and schedule.stop_on_drop is not None:
-        known = ", ".join(sorted(trainer.callback_metrics)) or "none"
-        raise ValueError(
-            f"Iterative(monitor={schedule.monitor!r}) was not logged in the validation: use one of {known}"
-        )
-    return value
-
-
 def _summary(rounds: Rounds, metric: str) -> str:
     values = [f"{row.sparsity:.4g}: {'none' if row.value is None else f'{row.value:.4g}'}" for row in rounds.rows]
     back = rounds.returned
-    end = "none was validated" if back is None else f"the network is that of round {back.number}, epoch {back.epoch}"
+    end = "none was validated" if back is None else f"the network is back at round {back.number}, epoch {back.epoch}"
     return f"Reflow trained {len(values) - 1} rounds, {metric} by sparsity {', '.join(values)}; {end}"

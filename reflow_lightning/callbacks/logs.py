@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from reflow_lightning.events.event import PruneEvent
+from reflow_lightning.events.record import PruneEvent
+from reflow_lightning.running.compat.lightning import logged_step
 
 _PROFILED = {
     "variance": "variance",
@@ -22,7 +24,7 @@ _PROFILED = {
 
 def logger_step(trainer: pl.Trainer) -> int:
     """The step that Lightning itself logs with, so that all curves share their x-axis."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+    return logged_step(trainer)
 
 
 def overlay(trainer: pl.Trainer, charts: Mapping[str, Sequence[str]]) -> None:
@@ -59,3 +61,12 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
         charts = {f"{name} against depth": f"{metric}_profile" for metric, name in _PROFILED.items()}
         charts["entropy of rectifiers against depth"] = "rectifier_entropy_profile"
         overlay(trainer, {chart: [f"{tag}/{stage}" for stage in event.signal] for chart, tag in charts.items()})
+
+
+def announce(event: PruneEvent) -> None:
+    """Say in one line, on rank zero, what was done."""
+    rank_zero_info(
+        f"Reflow at step {event.step}: sparsity {event.sparsity:.4f} over {len(event.sparsities)} tensors "
+        f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
+        f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s)"
+    )

@@ -8,8 +8,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from reflow_lightning.callbacks import logs
-from reflow_lightning.callbacks import trainer as asking
+from reflow_lightning.callbacks.logs import log_metrics, logger_step
+from reflow_lightning.callbacks.trainer import callbacks_of, forward_in_precision
 from reflow_lightning.layers import Order
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns, as_patterns
@@ -33,7 +33,7 @@ class SignalMonitor(pl.Callback):
         every_n_steps: Optimizer steps between two measurements; the first comes after the first step.
         metrics: Fields of `LayerSignal` that need no reference; each is logged as ``<metric>/<layer>``. They cost the
             same however many are logged. ``class_share`` takes batches with labels, and is of one batch here: compare
-            it over time rather than with 0. ``rectifier_entropy`` and ``rectifier_saturated`` are those of
+            it over time rather than with 0. ``rectifier_entropy`` and ``rectifier_saturated`` are fields of
             `LayerEntropy`, logged for every weighted layer whose output enters a rectifier, whatever ``layers`` says.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
@@ -85,7 +85,7 @@ class SignalMonitor(pl.Callback):
         if not self._logged or step < 0 or not due:
             return
         self._last = step
-        forward = asking.forward_in_precision(trainer, self.forward)
+        forward = forward_in_precision(trainer, self.forward)
         if self._order is None and self.layers is None:
             self._order = learn_order(pl_module, [batch], forward=forward)
         report = measure_signal(
@@ -109,4 +109,18 @@ class SignalMonitor(pl.Callback):
             for metric, field in _OF_RECTIFIERS.items()
             if metric in self.metrics
         }
-        logs.log_metrics(trainer, metrics, logs.logger_step(trainer))
+        log_metrics(trainer, metrics, logger_step(trainer))
+
+
+def monitor_for(trainer: pl.Trainer, wanted: bool | SignalMonitor, forward: Forward | None) -> SignalMonitor | None:
+    """The monitor that a callback has in a training, as its user wants it.
+
+    Args:
+        trainer: The trainer.
+        wanted: ``True``: a default one, unless another callback of the trainer does its work.
+        forward: The forward pass of a default one.
+    """
+    if not isinstance(wanted, bool):
+        return wanted
+    others = any(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer))
+    return SignalMonitor(forward=forward) if wanted and not others else None

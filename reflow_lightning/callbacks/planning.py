@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import lightning.pytorch as pl
 
-from reflow_lightning.callbacks import trainer as asking
-from reflow_lightning.callbacks.trainer import CalibrationData
+from reflow_lightning.callbacks.averages import averages_in
+from reflow_lightning.callbacks.data import CalibrationData, batch_limit, calibration_batches
+from reflow_lightning.callbacks.trainer import forward_in_precision, is_barebones
 from reflow_lightning.events.plan import Plan
 from reflow_lightning.events.pruner import PROFILE_BATCHES
 from reflow_lightning.running.batches import at_most
@@ -23,15 +24,15 @@ def in_training(plan: Plan, trainer: pl.Trainer, data: CalibrationData) -> Plan:
         trainer: The running trainer.
         data: See `Reflow`.
     """
-    limit = asking.batch_limit(trainer, data, plan.limit)
-    measured = plan.profile is not None and not asking.is_barebones(trainer)
+    limit = batch_limit(trainer, data, plan.limit)
+    measured = plan.profile is not None and not is_barebones(trainer)
     return replace(
         plan,
-        batches=functools.partial(asking.calibration_batches, trainer, data, seed=plan.seed + plan.step),
-        forward=asking.forward_in_precision(trainer, plan.forward),
+        batches=functools.partial(calibration_batches, trainer, data, seed=plan.seed + plan.step),
+        forward=forward_in_precision(trainer, plan.forward),
         limit=limit,
         profile=at_most(limit, share(PROFILE_BATCHES)) if measured else None,
-        averages=asking.averages(trainer),
+        averages=averages_in(trainer),
         foreign=data not in ("train", getattr(trainer, "datamodule", None)),
         progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
     )

@@ -1,28 +1,17 @@
-"""What both callbacks ask of Lightning's Trainer: how far it is, fresh batches, its precision, its loggers."""
+"""What the callbacks ask of Lightning's Trainer: how far it is, its precision, its mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
 from typing import Any, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
-from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.forward import Forward, default_forward
-from reflow_lightning.running.fresh import EveryNth, fresh
-from reflow_lightning.running.processes import share, together
 from reflow_lightning.schedules import Length, Progress
 
-CalibrationData = str | DataLoader[Any] | pl.LightningDataModule | Callable[[], Iterable[Any]]
 
-
-def progress(trainer: pl.Trainer, batches_done: int, epoch_done: bool = False) -> Progress:
+def progress_of(trainer: pl.Trainer, batches_done: int, epoch_done: bool = False) -> Progress:
     """How far the training is.
 
     Args:
@@ -39,7 +28,7 @@ def progress(trainer: pl.Trainer, batches_done: int, epoch_done: bool = False) -
     return Progress(trainer.global_step, trainer.current_epoch, max(shares) if shares else None)
 
 
-def length(trainer: pl.Trainer) -> Length:
+def length_of(trainer: pl.Trainer) -> Length:
     """How long the training will be, as far as the trainer knows."""
     epochs = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
     known = epochs is not None or trainer.max_steps != -1
@@ -60,170 +49,14 @@ def forward_in_precision(trainer: pl.Trainer, forward: Forward | None) -> Forwar
     return forward_in_context
 
 
-def check_calibration_data(data: Any) -> None:
-    """Check what can be checked without a trainer.
-
-    Raises:
-        ValueError: If it is neither a known name nor something that gives batches.
-    """
-    known = data in ("train", "val") if isinstance(data, str) else callable(data)
-    if not known and not isinstance(data, (DataLoader, pl.LightningDataModule)):
-        raise ValueError(
-            f"calibration_data={data!r} must be 'train', 'val', a DataLoader, a LightningDataModule "
-            "or a callable that returns batches"
-        )
-
-
-def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterator[Any]:
-    """Batches from a fresh loader, through the module's transfer hooks as in training; the running one is not touched.
-
-    Args:
-        trainer: The running trainer.
-        data: See `Reflow`.
-        seed: Seed of their order, the same on every rank.
-
-    Returns:
-        No more than the trainer's limits allow.
-
-    Raises:
-        ValueError: If the training has no such loader.
-    """
-    module = trainer.lightning_module
-    source = _source(trainer, data, seed)  # the validation loader is set up now, and its length known
-    most = _most_batches(trainer, data)
-    for batch in islice(source, None if most is None else share(most)):
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[Any]:
-    ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    if isinstance(data, pl.LightningDataModule):
-        loader = getattr(data, "calibration_dataloader", data.train_dataloader)
-        return _training_batches(loader(), seed, ranks)
-    if isinstance(data, DataLoader):
-        return fresh(data, shuffle=False, seed=seed, **ranks)
-    if callable(data):
-        batches = data()
-        if isinstance(batches, DataLoader):
-            return fresh(batches, shuffle=False, seed=seed, **ranks)
-        return EveryNth(batches, **ranks)
-    if data == "train":  # with overfit_batches, the batches that are trained on, which are the first
-        return _training_batches(trainer.train_dataloader, seed, ranks, shuffle=not _overfits(trainer))
-    return _validation_batches(trainer, seed, ranks)
-
-
-def prepare(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
-    """Prepare a data module that the trainer does not know, on one process of each machine, and set it up on all."""
-    if data is getattr(trainer, "datamodule", None):
-        return
-    with together("preparing the calibration data"):
-        if trainer.local_rank == 0:
-            data.prepare_data()
-    with together("setting up the calibration data"):
-        data.setup("fit")
-
-
-def _training_batches(loaders: Any, seed: int, ranks: dict[str, int], shuffle: bool = True) -> Iterable[Any]:
-    if not isinstance(loaders, (CombinedLoader, Mapping, list, tuple)):
-        return fresh(loaders, shuffle=shuffle, seed=seed, **ranks)
-    combined = CombinedLoader(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders, "max_size_cycle")
-    combined.flattened = [fresh(loader, shuffle=shuffle, seed=seed) for loader in combined.flattened]
-    return EveryNth((batch for batch, _, _ in combined), **ranks)  # first combined, then shared out, as one would read
-
-
-def _validation_batches(trainer: pl.Trainer, seed: int, ranks: dict[str, int]) -> Iterable[Any]:
-    """The batches of all validation loaders, one loader after the other, each within its limit."""
-    if trainer.val_dataloaders is None and trainer.enable_validation:  # the trainer has not needed them yet
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
-    if trainer.val_dataloaders is None:
-        raise ValueError("calibration_data='val', but the training has no validation loader: use 'train'")
-    loaders = CombinedLoader(trainer.val_dataloaders).flattened
-    limited = _is_limited(trainer.limit_val_batches)
-    limits = [int(limit) if limited and limit != float("inf") else None for limit in trainer.num_val_batches]
-    batches = [fresh(loader, shuffle=True, seed=seed, **ranks) for loader in loaders]
-    return chain.from_iterable(islice(part, limit) for part, limit in zip(batches, limits, strict=True))
-
-
-def _overfits(trainer: pl.Trainer) -> bool:
-    return bool(getattr(trainer, "overfit_batches", 0))
-
-
-def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: Limit) -> Limit:
-    """This process's share of the wanted batches, if a number is wanted.
-
-    Of all together there are no more than ``limit_train_batches`` or ``limit_val_batches`` allow, if the user set one.
-    """
-    if wanted == "auto":
-        return wanted  # the batches end by themselves where the trainer is limited
-    most = _most_batches(trainer, data)
-    return share(wanted if most is None else min(wanted, most))
-
-
-def _most_batches(trainer: pl.Trainer, data: CalibrationData) -> int | None:
-    """How many batches of all processes together the trainer's limits allow, at least one; ``None``: any number."""
-    most: float = float("inf")
-    if (data == "train" or isinstance(data, pl.LightningDataModule)) and _is_limited(trainer.limit_train_batches):
-        most = trainer.num_training_batches * trainer.world_size
-    if data == "val" and _is_limited(trainer.limit_val_batches):
-        most = sum(trainer.num_val_batches) * trainer.world_size
-    return None if most == float("inf") else max(1, int(most))
-
-
-def _is_limited(limit: float | None) -> bool:
-    return isinstance(limit, int) or limit not in (None, 1.0)  # the integer 1 is one batch, the float 1.0 all of them
-
-
 def is_trial(trainer: pl.Trainer) -> bool:
     """Whether this is a ``fast_dev_run``, which tries the code and trains nothing."""
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
-def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
     """The trainer's callbacks."""
     return cast("list[pl.Callback]", getattr(trainer, "callbacks", []))
-
-
-def averaging(trainer: pl.Trainer) -> list[pl.Callback]:
-    """The callbacks that keep averages of the weights, `WeightAveraging` and its like."""
-    kinds = {"WeightAveraging", "StochasticWeightAveraging"}
-    return [found for found in callbacks(trainer) if {kind.__name__ for kind in type(found).__mro__} & kinds]
-
-
-def averages(trainer: pl.Trainer) -> list[nn.Module]:
-    """The modules in which other callbacks keep averages of the weights."""
-    found = []
-    for callback in averaging(trainer):
-        average = getattr(callback, "_average_model", None)
-        has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
-        if has_begun and isinstance(average, nn.Module):
-            found.append(average.module if isinstance(average, AveragedModel) else average)
-    return found
-
-
-def check_strategy(trainer: pl.Trainer) -> None:
-    """Check that the weights are where they can be pruned.
-
-    Raises:
-        ValueError: If the strategy shards them in a way that is not understood.
-    """
-    strategy = trainer.strategy
-    name = type(strategy).__name__
-    if isinstance(strategy, FSDPStrategy):
-        raise ValueError(
-            f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
-            "fully_shard(...) in configure_model"
-        )
-    if "DeepSpeed" in name:
-        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
-    if getattr(strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
-        raise ValueError(
-            f"{name}(tensor_parallel_size={strategy._tensor_parallel_size}) splits layers over processes: use "  # type: ignore[attr-defined]
-            "tensor_parallel_size=1 and data_parallel_size for all processes"
-        )
 
 
 def is_barebones(trainer: pl.Trainer) -> bool:

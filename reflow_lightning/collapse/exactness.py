@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
 from reflow_lightning.running.arguments import Inputs, batch_size, resized
+from reflow_lightning.running.compat.torch import tree_map_only
 from reflow_lightning.running.difference import relative_difference
 
 

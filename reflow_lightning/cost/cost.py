@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from reflow_lightning.layers import layer_of
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.compat.torch import TorchDispatchMode, operator_of
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
@@ -76,8 +75,10 @@ def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
         >>> measure_cost(model, torch.zeros(1, 1, 8, 8)).multiply_adds
         4864
     """
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry  # here, since it loads triton
+
     arguments = as_arguments(example_input, device_of(model))
-    counter, by_weight = FlopCounterMode(display=False), _CountByWeight(model)
+    counter, by_weight = FlopCounterMode(display=False), _CountByWeight(model, flop_registry)
     with isolated_rng(), only_training(model, ()), _plain_kernels(), counter, by_weight:
         model(*arguments)
     rows = (_layer(name, module, by_weight.counts) for name, module in model.named_modules())
@@ -96,13 +97,14 @@ def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
 class _CountByWeight(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Multiply-adds by the weight that takes part, found by its memory: a layer may use it without being called."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, formulas: Mapping[Any, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.formulas = formulas
         self.counts = {_memory(p): 0 for p in model.parameters() if p.ndim > 1 and p.numel()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self.formulas.get(operator_of(func))
         weight = next((m for m in map(_memory, args) if m in self.counts), None) if formula else None
         if formula is not None and weight is not None:
             self.counts[weight] += formula(*args, **(kwargs or {}), out_val=out) // 2

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import nn, optim
 
 from reflow_lightning.pruning import Masks
 from reflow_lightning.pruning.keeping import ZeroKeeper
@@ -19,7 +19,6 @@ class BoundMasks:
 
     Attributes:
         masks: The masks, once there are any.
-        keeper: Keeps the zeros of the model that they were bound to.
 
     Example:
         >>> import torch
@@ -31,16 +30,20 @@ class BoundMasks:
 
     def __init__(self) -> None:
         self.masks: Masks | None = None
-        self.keeper = ZeroKeeper()
+        self._keeper = ZeroKeeper()
         self._model: weakref.ref[nn.Module] | None = None
 
+    def may_be_of(self, model: nn.Module) -> bool:
+        """Whether the masks may belong to this model: they belong to no other."""
+        return self._model is None or self._model() is model
+
     def adopt(self, model: nn.Module) -> bool:
-        """Take the masks as those of this model, unless they are of another, and then forget them.
+        """Take the masks to belong to this model, unless they belong to another, and then forget them.
 
         Returns:
             Whether they may be its masks.
         """
-        same = self._model is None or self._model() is model
+        same = self.may_be_of(model)
         if not same:
             self.masks = None
         self._model = weakref.ref(model)
@@ -57,21 +60,41 @@ class BoundMasks:
                 for model in models:
                     self.masks.apply(model)
 
+    # -- the zeros of a training
+
     def bind(self, model: nn.Module) -> None:
         """Keep the model's zeros from now on, wherever it has been moved."""
         if self.masks is not None:
             self.masks = self.masks.spread_over(model)
-            self.keeper.bind(model, self.masks)
+            self._keeper.bind(model, self.masks)
+
+    def prepare(self, model: nn.Module, masks: Masks, optimizers: Iterable[optim.Optimizer]) -> None:
+        """Keep the zeros of new masks, and have the optimizers forget what moved the weights that they prune."""
+        self._keeper.bind(model, masks)
+        for optimizer in optimizers:
+            self._keeper.forget_moments(optimizer)
 
     def follow(self, model: nn.Module) -> None:
         """Keep to the masks where a parameter was replaced since, as by a new layer under the old name."""
         if self.masks is not None:
             reshard(model)
-            if not self.keeper.is_bound(model, self.masks):
+            if not self._keeper.is_bound(model, self.masks):
                 warn("parameters that Reflow has pruned were replaced: the new ones get the same zeros")
                 self.masks.apply(model)
                 self.bind(model)
 
+    def watch(self, optimizers: Iterable[optim.Optimizer]) -> None:
+        """Set the zeros again after every step of these optimizers."""
+        self._keeper.watch(optimizers)
+
+    def mask_gradients(self) -> None:
+        """Set the gradients of pruned weights to zero."""
+        self._keeper.mask_gradients()
+
+    def release(self) -> None:
+        """Let go of the optimizers and of the model's parameters."""
+        self._keeper.release()
+
     def __getstate__(self) -> dict[str, Any]:
         """What may be copied or sent to another process: not what is bound to this one."""
-        return self.__dict__ | {"_model": None, "keeper": ZeroKeeper()}
+        return self.__dict__ | {"_model": None, "_keeper": ZeroKeeper()}

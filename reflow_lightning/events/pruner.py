@@ -3,81 +3,115 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-from reflow_lightning.calibration import AnyRepair, resolve_repair
+from reflow_lightning.calibration import AnyRepair, check_repair, resolve_repair
 from reflow_lightning.events.binding import BoundMasks
-from reflow_lightning.events.event import PruneEvent, prune_and_repair
-from reflow_lightning.events.plan import Plan
-from reflow_lightning.pruning import Masks, check_arguments, check_model
+from reflow_lightning.events.event import prune_and_repair
+from reflow_lightning.events.plan import Listener, Plan
+from reflow_lightning.events.record import PruneEvent
+from reflow_lightning.pruning import Allocation, Criterion, DataAllocation, DataCriterion, Masks, check_model
+from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.running.batches import Limit, at_most, check_limit
+from reflow_lightning.running.describing import as_call
 from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.names import Patterns
 
 PROFILE_BATCHES = 4
 
 
 class Pruner:
-    """What `Reflow` does at a moment, without a training.
+    """What `Reflow` does at a moment, for any training loop or none.
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
-        how: How they are chosen: arguments of `reflow_lightning.prune`.
+        criterion: See `reflow_lightning.prune`, as for the next five. One that needs data reads the batches.
+        allocation: How weights are shared out over layers.
+        pattern: ``"N:M"`` or ``None``.
+        min_kept: Least share of all weights that each layer keeps.
+        include: Glob patterns on parameter names.
+        exclude: Glob patterns on parameter names.
         repair: See `reflow_lightning.calibrate`.
-        calibration_batches: At most so many batches.
+        calibration_batches: At most so many batches; ``"auto"``: until their statistics are precise enough.
+        monitor: Measure the signal of the dense, the pruned and the repaired network.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
         seed: Seed of whatever reading the batches draws.
-        measures: Measure the signal.
 
     Attributes:
-        events: What each prune event of this process did.
-        listeners: Functions ``(stage, module)``, called at every event.
+        spec: How the weights that go are chosen.
+        events: What each prune event of this process did; only the last can be undone.
+        listeners: Functions ``(stage, module)``, called while the network is ``"dense"``, ``"pruned"`` and
+            ``"repaired"``.
+        bound: The masks, and what keeps their zeros in a training.
 
     Raises:
         ValueError: For arguments out of range.
+
+    Example:
+        >>> Pruner(0.9, repair="batchnorm", exclude="head.*")
+        Pruner(0.9, exclude=('head.*',), repair='batchnorm')
     """
 
     def __init__(
         self,
         sparsity: float,
-        how: Mapping[str, Any],
-        repair: AnyRepair,
-        calibration_batches: Limit,
-        forward: Forward | None,
-        seed: int,
-        measures: bool,
+        *,
+        criterion: str | Criterion | DataCriterion = "magnitude",
+        allocation: str | Allocation | DataAllocation = "global",
+        pattern: str | None = None,
+        min_kept: float = 0.0,
+        include: Patterns = ("*",),
+        exclude: Patterns = (),
+        repair: AnyRepair = "auto",
+        calibration_batches: Limit = 50,
+        monitor: bool = True,
+        forward: Forward | None = None,
+        seed: int = 0,
     ) -> None:
-        chosen = {name: value for name, value in how.items() if name not in ("include", "exclude")}
-        check_arguments(sparsity, **chosen)
+        self.spec = PruneSpec(
+            criterion=criterion,
+            allocation=allocation,
+            pattern=pattern,
+            min_kept=min_kept,
+            include=include,
+            exclude=exclude,
+        )
+        self.spec.check_sparsity(sparsity)
         resolve_repair(repair)
         check_limit("calibration_batches", calibration_batches)
+        if not isinstance(monitor, bool):
+            raise ValueError(f"monitor={monitor!r} must be True or False")
         self.sparsity = sparsity
         self.repair = repair
         self.calibration_batches = calibration_batches
+        self.monitor = monitor
         self.forward = forward
         self.seed = seed
         self.events: list[PruneEvent] = []
-        self.listeners: list[Callable[[str, nn.Module], None]] = []
-        self._how = how
-        self._measures = measures
-        self._bound = BoundMasks()
+        self.listeners: list[Listener] = []
+        self.bound = BoundMasks()
 
     @property
     def masks(self) -> Masks | None:
         """The masks, once there are any."""
-        return self._bound.masks
+        return self.bound.masks
 
     @masks.setter
     def masks(self, masks: Masks | None) -> None:
-        self._bound.masks = masks
+        self.bound.masks = masks
+
+    @property
+    def reached(self) -> float:
+        """The sparsity of the masks, 0 without any."""
+        return 0.0 if self.masks is None else self.masks.sparsity
 
     def apply(self, model: nn.Module, batches: Iterable[Any]) -> PruneEvent:
-        """Prune and repair a model here and now, without a training; the schedule is not asked.
+        """Prune and repair a model here and now.
 
-        Applied again to the same model, it keeps to its zeros.
+        Applied again to the same model, it keeps to its zeros; with another model it starts anew.
 
         Args:
             model: Any module, on its device. Unchanged if an error is raised.
@@ -88,43 +122,52 @@ class Pruner:
 
         Example:
             >>> import torch
-            >>> from reflow_lightning import Reflow
-            >>> reflow = Reflow(0.5)
-            >>> event = reflow.apply(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), [torch.randn(8, 4)])
+            >>> pruner = Pruner(0.5)
+            >>> event = pruner.apply(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), [torch.randn(8, 4)])
             >>> event.sparsity, event.calibration.repaired
             (0.5, ('1',))
         """
-        check_model(model, self.sparsity, **self._how)
-        self._adopt(model)
-        return self._do(model, self.sparsity, replace(self._plan(), batches=functools.partial(iter, batches)))
+        return self.carry_out(model, self.sparsity, self.plan(functools.partial(iter, batches)))
 
-    def _plan(self) -> Plan:
-        """How a model is pruned, but for the batches."""
+    def plan(self, batches: Callable[[], Iterable[Any]] = tuple) -> Plan:
+        """What is done in an event, on batches that a function makes."""
         return Plan(
-            self._how,
+            self.spec,
             self.repair,
-            tuple,
+            batches,
             self.forward or default_forward,
             self.calibration_batches,
-            profile=at_most(self.calibration_batches, PROFILE_BATCHES) if self._measures else None,
+            profile=at_most(self.calibration_batches, PROFILE_BATCHES) if self.monitor else None,
             seed=self.seed,
             listeners=self.listeners,
         )
 
-    def _adopt(self, model: nn.Module) -> None:
-        """Forget the masks of another model."""
-        self._bound.adopt(model)
-
-    def _do(self, model: nn.Module, sparsity: float, plan: Plan) -> PruneEvent:
-        event, self.masks = prune_and_repair(model, sparsity, plan, self.masks)
-        self._settle()
+    def carry_out(self, model: nn.Module, sparsity: float, plan: Plan) -> PruneEvent:
+        """Prune and repair a model by a plan, which may say more than the arguments; see `apply`."""
+        previous = self.masks if self.bound.may_be_of(model) else None
+        event, masks = prune_and_repair(model, sparsity, plan, previous)
+        self.bound.adopt(model)
+        self.masks = masks
+        self.settle()
         self.events.append(event)
         return event
 
-    def _settle(self) -> None:
-        """Only the latest event can be undone, or a gradual schedule would gather old statistics without end."""
+    def check(self, model: nn.Module) -> None:
+        """Check the arguments against a model; nothing is changed.
+
+        Raises:
+            ValueError: If they do not fit it.
+        """
+        check_model(model, self.sparsity, self.spec)
+        check_repair(model, self.repair)
+
+    def settle(self) -> None:
+        """Have the last event as a mere record, or a gradual schedule would gather old statistics without end."""
         if self.events:
             self.events[-1] = self.events[-1].settled()
+
+    def __repr__(self) -> str:
+        return as_call(type(self), vars(self.spec) | vars(self))
 
     def __getstate__(self) -> dict[str, Any]:
         """What may be copied or sent to another process: not what is bound to this one."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from reflow_lightning.running.compat.torch import COMPILED
 from reflow_lightning.running.files import read_tensors
 
-_WRAPPERS = ("module.", "model.", "net.", "_orig_mod.")  # of DataParallel, of a LightningModule, of torch.compile
+_WRAPPERS = ("module.", "model.", "net.", f"{COMPILED}.")  # of DataParallel, of a LightningModule, of torch.compile
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net")
 
 

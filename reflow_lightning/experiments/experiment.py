@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from torch import nn
 
-from reflow_lightning.callbacks.reflow import Reflow
+from reflow_lightning.callbacks import Reflow
 from reflow_lightning.cost.cost import Cost, measure_cost
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.collapsing import collapse_network
+from reflow_lightning.experiments.extensions import import_extensions
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.pruning import select
@@ -45,6 +46,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
+    import_extensions(cfg.extensions)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from reflow_lightning.callbacks.reflow import Reflow
+from reflow_lightning.callbacks import Reflow
+from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.experiment import (
     cost_of,
@@ -26,6 +27,7 @@ from reflow_lightning.experiments.experiment import (
     save_pruned,
     trains,
 )
+from reflow_lightning.experiments.extensions import import_extensions
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.search_plot import plot_search
 from reflow_lightning.experiments.stages import Stages, copy_state
@@ -46,6 +48,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         ValueError: If an argument is out of range, or the data have no validation.
     """
     start = time.perf_counter()
+    import_extensions(cfg.extensions)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     tester = make_trainer(cfg, logger=False, callbacks=[])
@@ -61,9 +64,9 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     load_or_pretrain(cfg, module, data, folder)
     steps = _train(cfg, module, data, folder) if trains(cfg) else 0
     trained = time.perf_counter()
-    found = _find(cfg, tester, module, data, reflow)
+    found = _find(cfg, tester, module, data, reflow.pruner)
     searched = time.perf_counter()
-    reflow.masks = found.masks
+    reflow.pruner.masks = found.masks
     tested = measure_stages(cfg, tester, _stages(module, found, steps), module, data)
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
     report = {
@@ -106,7 +109,7 @@ def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataMo
 
 
 def _find(
-    cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
+    cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, pruner: Pruner
 ) -> Search:
     device = tester.strategy.root_device
     name = f"val/{cfg.metric}"
@@ -127,11 +130,11 @@ def _find(
         evaluate,
         max_drop=cfg.max_drop,
         tolerance=cfg.tolerance,
-        **reflow._how,
-        repair=reflow.repair,
-        max_batches=reflow.calibration_batches,
-        forward=reflow.forward,
-        seed=reflow.seed,
+        **vars(pruner.spec),
+        repair=pruner.repair,
+        max_batches=pruner.calibration_batches,
+        forward=pruner.forward,
+        seed=pruner.seed,
     )
 
 

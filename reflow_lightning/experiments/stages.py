@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor, nn
+
+from reflow_lightning.running.processes import warn
 
 State = dict[str, Tensor]
 
@@ -72,7 +73,7 @@ class BestWeights(pl.Callback):
         if trainer.sanity_checking or (self.ready and not self.ready()):
             return
         if self.metric not in trainer.callback_metrics:
-            rank_zero_warn(f"{self.metric} was not logged in the validation: the last epoch counts as the best")
+            warn(f"{self.metric} was not logged in the validation: the last epoch counts as the best")
         value = self.sign * float(trainer.callback_metrics.get(self.metric, float("nan")))
         value = float("-inf") if math.isnan(value) else value  # no number compares with NaN
         if self.state is None or value >= self._best:

@@ -7,14 +7,8 @@ from reflow_lightning.layers import attention, convolution, linear, norms, recur
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.attention import AttentionLayer
 from reflow_lightning.layers.convolution import ConvLayer, TransposedConvLayer
-from reflow_lightning.layers.find import (
-    Layers,
-    find_layers,
-    input_dims,
-    known_layers,
-    prunable_weights,
-    unknown_matrices,
-)
+from reflow_lightning.layers.find import Layers, find_layers, known_layers
+from reflow_lightning.layers.inventory import Inventory, Owned
 from reflow_lightning.layers.layer import Layer, NotSupportedError, OneMap, Weight, writable, writable_of
 from reflow_lightning.layers.linear import BilinearLayer, LinearLayer, TransposedLinearLayer
 from reflow_lightning.layers.norms import LastNormLayer, NormLayer, batchnorm_layers
@@ -29,6 +23,7 @@ __all__ = [
     "BilinearLayer",
     "Call",
     "ConvLayer",
+    "Inventory",
     "LastNormLayer",
     "Layer",
     "Layers",
@@ -38,6 +33,7 @@ __all__ = [
     "OneMap",
     "Order",
     "OrderWatch",
+    "Owned",
     "RecurrentLayer",
     "Stage",
     "TransposedConvLayer",
@@ -46,11 +42,8 @@ __all__ = [
     "batchnorm_layers",
     "find_layers",
     "forward_order",
-    "input_dims",
     "known_layers",
     "layer_of",
-    "prunable_weights",
-    "unknown_matrices",
     "writable",
     "writable_of",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.layer import (
@@ -22,6 +21,7 @@ from reflow_lightning.layers.layer import (
     writable_of,
 )
 from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.compat.torch import CONVOLVE, Convolution, TransposedConvolution, padding_sides
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.hooks import Call
 
@@ -51,7 +51,7 @@ class ConvLayer(_Convolution):
 
     def make_map(self) -> AffineMap:
         """See `OneMap`."""
-        check_as_in_torch(self.module, "_conv_forward")
+        check_as_in_torch(self.module, CONVOLVE)
         weight, module = writable(self.module, "weight"), self.module
         return AffineMap(self.name, len(weight), (weight,), writable_of(module, "bias"), groups=module.groups)
 
@@ -112,7 +112,7 @@ class DeformConvLayer(_Convolution):
         return AffineMap(self.name, len(weight), (weight,), writable_of(self.module, "bias"))
 
 
-def patches(values: Tensor, conv: _ConvNd) -> Tensor:
+def patches(values: Tensor, conv: Convolution) -> Tensor:
     """The patches that a convolution multiplies with its kernel.
 
     Args:
@@ -138,13 +138,13 @@ def patches(values: Tensor, conv: _ConvNd) -> Tensor:
     return values.reshape(conv.groups, -1, math.prod(values.shape[2 + rank :]))
 
 
-def _padded(values: Tensor, conv: _ConvNd) -> Tensor:
-    sides = conv._reversed_padding_repeated_twice  # whatever padding was asked for, even "same"
+def _padded(values: Tensor, conv: Convolution) -> Tensor:
+    sides = padding_sides(conv)  # whatever padding was asked for, even "same"
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     return functional.pad(values, sides, mode) if any(sides) else values
 
 
-def _windows(values: Tensor, conv: _ConvNd, first: int) -> Tensor:
+def _windows(values: Tensor, conv: Convolution, first: int) -> Tensor:
     """The values under each position of the kernel, along new dimensions at the end.
 
     Args:
@@ -158,6 +158,6 @@ def _windows(values: Tensor, conv: _ConvNd, first: int) -> Tensor:
     return values
 
 
-layer_of.register(_ConvNd, ConvLayer)
-layer_of.register(_ConvTransposeNd, TransposedConvLayer)
+layer_of.register(Convolution, ConvLayer)
+layer_of.register(TransposedConvolution, TransposedConvLayer)
 layer_of.register("torchvision.ops.deform_conv.DeformConv2d", DeformConvLayer)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.running.compat.torch import own_parameters
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.hooks import Call
@@ -154,7 +155,7 @@ def writable(module: nn.Module, name: str) -> Tensor:
     Raises:
         NotSupportedError: If it computes it from others, or has none that can be written.
     """
-    parameter = module._parameters.get(name)
+    parameter = own_parameters(module).get(name)
     if parameter is None:
         raise NotSupportedError(f"its {name} is no plain parameter")
     if not parameter.is_floating_point() or nn.parameter.is_lazy(parameter) or parameter.is_meta:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from reflow_lightning.layers.affine import AffineMap
 from reflow_lightning.layers.layer import (
@@ -20,6 +19,7 @@ from reflow_lightning.layers.layer import (
     writable_of,
 )
 from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.compat.torch import BatchNorm, RunningNorm
 from reflow_lightning.running.isolation import isolated_rng
 
 
@@ -90,7 +90,7 @@ class EmbeddingLayer(Layer):
     is_embedding: ClassVar[bool] = True
 
 
-def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+def batchnorm_layers(model: nn.Module) -> dict[str, BatchNorm]:
     """BatchNorm layers that hold running statistics, by module name.
 
     Example:
@@ -100,11 +100,11 @@ def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        if isinstance(module, BatchNorm) and module.running_mean is not None
     }
 
 
-layer_of.register(_NormBase, NormLayer)
+layer_of.register(RunningNorm, NormLayer)
 layer_of.register(nn.GroupNorm, NormLayer)
 layer_of.register(nn.LocalResponseNorm, NormLayer)
 layer_of.register(nn.LayerNorm, LastNormLayer)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.layer import Layer
+from reflow_lightning.running.compat.torch import BatchNorm, times_written
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
@@ -51,7 +51,7 @@ class _Output:
 
     def __init__(self, values: Tensor, channel_dim: int) -> None:
         self.values = values
-        self.version = values._version
+        self.version = times_written(values)
         self.channel_dim = channel_dim
 
     def is_input(self, given: Any) -> bool:
@@ -64,7 +64,7 @@ class _Output:
         same_channels = given.shape[1] == values.shape[dim] and (
             given.shape[1] == 1 or given.stride(1) == values.stride(dim)
         )
-        return same_memory and same_channels and given._version == self.version
+        return same_memory and same_channels and times_written(given) == self.version
 
 
 class OrderWatch:
@@ -119,7 +119,7 @@ class _Seen:
         """Note a call, and which outputs of before it was given."""
         self._calls[name] += 1
         layer = self._layers[name]
-        if isinstance(layer.module, _BatchNorm):
+        if isinstance(layer.module, BatchNorm):
             given = call.argument(0, "input")
             after = next((pair for pair in reversed(self._outputs) if pair[1].is_input(given)), None)
             if after is not None:

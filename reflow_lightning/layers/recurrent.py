@@ -22,6 +22,7 @@ from reflow_lightning.layers.layer import (
     writable_of,
 )
 from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.running.compat.torch import recurrent_weights
 from reflow_lightning.running.hooks import Call
 
 
@@ -173,7 +174,7 @@ class StackedLayer(RecurrentLayer):
     @property
     def weights(self) -> tuple[Weight, ...]:  # type: ignore[override]
         """Both matrices of each layer and direction, and the projection that an LSTM may have."""
-        names = self.module._flat_weights_names
+        names = recurrent_weights(self.module)
         return tuple(Weight(name) for name in names if name.startswith("weight_"))
 
     @cached_property

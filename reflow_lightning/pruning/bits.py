@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from reflow_lightning.pruning.shards import part_of
+from reflow_lightning.running.compat.torch import multiply_each
 from reflow_lightning.running.processes import gather
 
 
@@ -33,7 +34,7 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, size: int) -> Tensor:
-    """The bool tensor, flat, of which `pack` made this.
+    """The bool tensor, flat, from what `pack` gave.
 
     Args:
         packed: uint8 tensor.
@@ -85,7 +86,7 @@ def zero_where_pruned(values: Sequence[Tensor], masks: Sequence[Tensor]) -> None
         tensor([0., 0., 3.])
     """
     if values:
-        torch._foreach_mul_([v.view(_INTEGERS[v.element_size()]) for v in values], list(masks))
+        multiply_each([v.view(_INTEGERS[v.element_size()]) for v in values], masks)
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -3,113 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
-from reflow_lightning.pruning.allocation import Allocation, DataAllocation, resolve_allocation
-from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import sharded_modules
 
+Found = TypeVar("Found", covariant=True)
+
+
+@runtime_checkable
+class NeedsData(Protocol[Found]):
+    """A criterion or an allocation that learns from data what scores, or shares out, in the end."""
+
+    def estimate(
+        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
+    ) -> Found:
+        """Read the batches once and leave the model as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read, and how.
+
+    Attributes:
+        batches: Any iterable of batches. ``None``: there are none.
+        max_batches: At most so many; ``"auto"`` stands for 200, of all processes together.
+        forward: See `reflow_lightning.calibrate`.
+        progress: Show a bar in a terminal if it takes more than two seconds.
+    """
+
+    batches: Iterable[Any] | None = None
+    max_batches: Limit = 50
+    forward: Forward | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Role(Generic[Found]):
+    """What is to be found on data, in the words of messages.
+
+    Attributes:
+        kind: What it is, as the argument is called.
+        task: What it does on the batches.
+        others: Which of its kind need no data, nor whole weights.
+    """
+
+    kind: str
+    task: str
+    others: str
+
 
 def estimated(
-    criterion: str | Criterion | DataCriterion,
+    given: Found | NeedsData[Found],
+    role: Role[Found],
     model: nn.Module,
     weights: Mapping[str, Tensor],
-    batches: Iterable[Any] | None,
-    *,
-    max_batches: Limit = 50,
-    forward: Forward | None = None,
-    progress: bool = False,
-) -> Criterion:
-    """The scores that a criterion finds on batches; one that needs none is returned as it is.
+    reading: Reading,
+) -> Found:
+    """What a criterion or an allocation finds on batches; one that needs none is returned as it is.
 
     The model, its gradients and the random state are left as they are. Where processes run together, call it on all of
     them, each with its own batches or none; if one fails, all raise.
 
     Args:
-        criterion: A name or a criterion.
+        given: The criterion, or the allocation.
+        role: What is to be found.
         model: Any module.
-        weights: The weights to be scored, by parameter name.
-        batches: Any iterable of batches. ``None``: there are none.
-        max_batches: At most so many; ``"auto"`` stands for 200, of all processes together.
-        forward: See `reflow_lightning.calibrate`.
-        progress: Show a bar in a terminal if it takes more than two seconds.
+        weights: The selected weights, by parameter name.
+        reading: What is read.
 
     Raises:
-        ValueError: If the criterion asks for batches and there are none, or the model is under `fully_shard`.
+        ValueError: If it asks for batches and there are none, or the model is under `fully_shard`.
 
     Example:
-        >>> estimated("magnitude", nn.Linear(2, 1), {}, None)
+        >>> from reflow_lightning.pruning import Magnitude
+        >>> estimated(Magnitude(), Role("criterion", "scoring", "'magnitude'"), nn.Linear(2, 1), {}, Reading())
         Magnitude()
     """
-    resolved = resolve_criterion(criterion)
-    if not isinstance(resolved, DataCriterion):
-        return resolved
-    refusal = _Refusal(f"criterion {resolved}", "'magnitude' or 'random'")
-    return _on_batches(resolved, refusal, "scoring", model, weights, batches, max_batches, forward, progress)
-
-
-def estimated_allocation(
-    allocation: str | Allocation | DataAllocation,
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    batches: Iterable[Any] | None,
-    *,
-    max_batches: Limit = 50,
-    forward: Forward | None = None,
-    progress: bool = False,
-) -> Allocation | None:
-    """The allocation that one finds on batches; one that needs none is returned as it is, the global ranking as None.
-
-    See `estimated`.
-
-    Example:
-        >>> estimated_allocation("global", nn.Linear(2, 1), {}, None) is None
-        True
-    """
-    resolved = resolve_allocation(allocation)
-    if not isinstance(resolved, DataAllocation):
-        return resolved
-    refusal = _Refusal(f"allocation {resolved}", "'global', 'uniform' or 'erk'")
-    return _on_batches(resolved, refusal, "allocation", model, weights, batches, max_batches, forward, progress)
-
-
-Found = TypeVar("Found", covariant=True)
-
-
-class _Estimator(Protocol[Found]):
-    def estimate(
-        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> Found: ...
-
-
-def _on_batches(
-    estimator: _Estimator[Found],
-    refusal: _Refusal,
-    task: str,
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    batches: Iterable[Any] | None,
-    max_batches: Limit,
-    forward: Forward | None,
-    progress: bool,
-) -> Found:
+    if not isinstance(given, NeedsData):
+        return given
     if sharded_modules(model):
         raise ValueError(
-            f"{refusal.subject} needs whole weights, but fully_shard has spread those of {type(model).__name__} "
-            f"over processes: prune before you shard it, or use {refusal.others}"
+            f"{role.kind} {given} needs whole weights, but fully_shard has spread those of {type(model).__name__} "
+            f"over processes: prune before you shard it, or use {role.others}"
         )
-    moved = Batches(
-        refusal if batches is None else batches, max_batches, device_of(model), task=task, progress=progress
-    )
-    with isolated_rng(), together(task):
-        found = estimator.estimate(model, weights, moved, forward or default_forward)
+    batches = _Refusal(f"{role.kind} {given}", role.others) if reading.batches is None else reading.batches
+    moved = Batches(batches, reading.max_batches, device_of(model), task=role.task, progress=reading.progress)
+    with isolated_rng(), together(role.task):
+        found: Found = given.estimate(model, weights, moved, reading.forward or default_forward)
     moved.check()
     return found
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 from torch.utils.hooks import RemovableHandle
 
-from reflow_lightning.pruning import Masks
+from reflow_lightning.pruning.belonging import held_here, parameters_of
 from reflow_lightning.pruning.bits import zero_where_pruned
 from reflow_lightning.pruning.shards import local
 
@@ -21,11 +20,10 @@ class ZeroKeeper:
     The weights are masked, not only their gradients: momentum and weight decay move a weight without any gradient.
 
     Example:
-        >>> import torch
         >>> model = nn.Linear(2, 1)
         >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
         >>> keeper = ZeroKeeper()
-        >>> keeper.bind(model, Masks({"weight": torch.tensor([[True, False]])}))
+        >>> keeper.bind(model, {"weight": torch.tensor([[True, False]])})
         >>> keeper.watch([optimizer])
         >>> model(torch.ones(1, 2)).sum().backward()
         >>> _ = optimizer.step()
@@ -34,19 +32,34 @@ class ZeroKeeper:
     """
 
     def __init__(self) -> None:
+        self._names: list[str] = []
         self._parameters: list[nn.Parameter] = []
         self._masks: list[Tensor] = []  # as far as this process holds the parameters
         self._handles: list[RemovableHandle] = []
 
-    def bind(self, model: nn.Module, masks: Masks) -> None:
-        """Keep the zeros of these masks, instead of any before."""
-        self._parameters = masks.parameters(model)
-        self._masks = [mask for _, mask in masks.local(model)]
+    def bind(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        """Keep the zeros of these masks, instead of any before.
 
-    def is_bound(self, model: nn.Module, masks: Masks) -> bool:
-        """Whether the model still has the parameters that were bound, and not others under their names."""
-        now = masks.parameters(model)
-        return len(now) == len(self._parameters) and all(map(operator.is_, now, self._parameters))
+        Args:
+            model: The model.
+            masks: Bool tensors by parameter name, True where a weight stays.
+
+        Raises:
+            ValueError: If they do not fit the model. What was bound before still is.
+        """
+        parameters, held = parameters_of(model, masks), held_here(model, masks)
+        self._names, self._parameters, self._masks = list(masks), parameters, [mask for _, mask in held]
+
+    def is_bound(self, model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+        """Whether the model still has the parameters that were bound, as they were, and no others by their names.
+
+        One that has moved to another device, or has data of another shape, is not as it was. It takes a few
+        microseconds a parameter, so that it can be asked at every step.
+        """
+        return list(masks) == self._names and all(
+            _find(model, name) is parameter and parameter.shape == mask.shape and parameter.device == held.device
+            for (name, mask), parameter, held in zip(masks.items(), self._parameters, self._masks, strict=True)
+        )
 
     def watch(self, optimizers: Iterable[optim.Optimizer]) -> None:
         """Act after every step of these optimizers, instead of any before; a skipped step changes nothing."""
@@ -57,7 +70,11 @@ class ZeroKeeper:
     def release(self) -> None:
         """Watch nothing and hold nothing of the model."""
         self._stop_watching()
-        self._parameters, self._masks = [], []
+        self._names, self._parameters, self._masks = [], [], []
+
+    def set_zeros(self) -> None:
+        """Set the pruned weights to zero now."""
+        zero_where_pruned([local(parameter.detach()) for parameter in self._parameters], self._masks)
 
     def mask_gradients(self) -> None:
         """Set the gradients of pruned weights to zero, so that clipping and momentum see only what is alive."""
@@ -78,8 +95,16 @@ class ZeroKeeper:
                     zero_where_pruned([here], [mask.to(here.device)])
 
     def _after_step(self, *_: Any) -> None:
-        zero_where_pruned([local(parameter.detach()) for parameter in self._parameters], self._masks)
+        self.set_zeros()
 
     def _stop_watching(self) -> None:
         while self._handles:
             self._handles.pop().remove()
+
+
+def _find(model: nn.Module, name: str) -> nn.Parameter | None:
+    """The parameter of a name, without a walk through the whole model."""
+    try:
+        return model.get_parameter(name)
+    except AttributeError:
+        return None

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
-from reflow_lightning.pruning.bits import gathered, pack, unpack, zero_where_pruned
-from reflow_lightning.pruning.shards import local, part_like, part_of, spread_like
+from reflow_lightning.pruning.belonging import held_here, parameters_of
+from reflow_lightning.pruning.bits import zero_where_pruned
+from reflow_lightning.pruning.kept import KeptZeros
+from reflow_lightning.pruning.mask_state import packed, unpacked
+from reflow_lightning.pruning.shards import local, part_of, spread_like
 from reflow_lightning.running.files import read_tensors, write_tensors
+from reflow_lightning.running.formats import FormatError
 from reflow_lightning.running.processes import rank, summed, together
-from reflow_lightning.running.sharding import reshard
 
 
 class Masks(Mapping[str, Tensor]):
@@ -52,7 +54,7 @@ class Masks(Mapping[str, Tensor]):
             return False
         return all(torch.equal(local(mask).cpu(), local(other[name]).cpu()) for name, mask in self.items())
 
-    __hash__ = None  # type: ignore[assignment]  # as that of every mapping
+    __hash__ = None  # type: ignore[assignment]  # as every mapping has it
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self._total} weights, {self.sparsity:.4f} pruned)"
@@ -81,17 +83,7 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             ValueError: If a name is missing in the model, or has another shape there.
         """
-        reshard(model)
-        named = dict(model.named_parameters(remove_duplicate=False))
-        for name, mask in self.items():
-            if name not in named:
-                raise ValueError(f"mask '{name}' has no parameter in {type(model).__name__}: use the model it is of")
-            if named[name].shape != mask.shape:
-                raise ValueError(
-                    f"mask '{name}' has shape {tuple(mask.shape)}, the model's parameter {tuple(named[name].shape)}: "
-                    "use the model it is of"
-                )
-        return [named[name] for name in self]
+        return parameters_of(model, self)
 
     def local(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """The model's parameters and their masks, as far as this process holds them, on the parameters' devices.
@@ -101,8 +93,7 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             ValueError: If the masks do not fit the model.
         """
-        parts = [part_of(name, p) for name, p in zip(self, self.parameters(model), strict=True)]
-        return [(part.values, part_like(part, mask)) for part, mask in zip(parts, self.values(), strict=True)]
+        return held_here(model, self)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -114,6 +105,42 @@ class Masks(Mapping[str, Tensor]):
         values, masks = map(list, zip(*self.local(model), strict=True)) if self else ([], [])
         zero_where_pruned(values, masks)
 
+    def keep(self, model: nn.Module, *optimizers: optim.Optimizer) -> KeptZeros:
+        """Set the pruned weights to zero, and once more after every step of the optimizers, in any training loop.
+
+        Momentum and weight decay would move them, even without a gradient. What the optimizers remember of pruned
+        weights is forgotten, once. A step that is skipped, as by a `torch.amp.GradScaler`, changes nothing. In a
+        Lightning training `reflow_lightning.Reflow` does all that.
+
+        Several keepers of one model add up: what one of them prunes is zero. An optimizer that is made later takes a
+        keeper of its own, and what changes weights without a step, such as a copy of averages, an `apply`.
+
+        Args:
+            model: The model. It is held until `remove`; a parameter that is replaced or moved meanwhile is found again
+                by its name, at the next step.
+            *optimizers: Those that train the pruned weights.
+
+        Returns:
+            A handle: ``handle.remove()`` ends it, and so does the end of a ``with`` block. Call
+            ``handle.mask_gradients()`` before you clip gradients, so that their norm is of the weights that stay.
+
+        Raises:
+            TypeError: If something is no model, or no optimizer.
+            ValueError: If there is no optimizer, or one trains none of the pruned weights, or the masks do not fit the
+                model. Nothing is changed then.
+
+        Example:
+            >>> model = nn.Linear(4, 2)
+            >>> optimizer = optim.AdamW(model.parameters(), lr=0.1)
+            >>> with Masks({"weight": torch.tensor([[True, False] * 2] * 2)}).keep(model, optimizer):
+            ...     for _ in range(3):
+            ...         model(torch.ones(1, 4)).sum().backward()
+            ...         optimizer.step()
+            >>> (model.weight == 0).tolist()
+            [[False, True, False, True], [False, True, False, True]]
+        """
+        return KeptZeros(model, self, optimizers)
+
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
         return Masks({name: mask.to(device) for name, mask in self.items()})
@@ -124,7 +151,7 @@ class Masks(Mapping[str, Tensor]):
         return Masks({name: spread_like(parameter, mask) for name, parameter, (_, mask) in named})
 
     def state_dict(self) -> dict[str, Any]:
-        """Names, shapes, one bit a weight and a checksum, for `torch.save` and loading with ``weights_only=True``.
+        """Format, names, shapes, bits and a checksum, for `torch.save` and loading with ``weights_only=True``.
 
         Of masks that are spread over processes it holds the whole; call it on all of them.
 
@@ -133,36 +160,17 @@ class Masks(Mapping[str, Tensor]):
             >>> state["names"], state["shapes"], state["bits"]
             (['weight'], [[1, 2]], tensor([128], dtype=torch.uint8))
         """
-        flat = [gathered(mask).flatten() for mask in self.values()]
-        bits = pack(torch.cat(flat) if flat else torch.zeros(0, dtype=torch.bool))
-        shapes = {name: mask.shape for name, mask in self.items()}
-        return {
-            "names": list(shapes),
-            "shapes": [list(shape) for shape in shapes.values()],
-            "bits": bits,
-            "checksum": _checksum(shapes, bits),
-        }
+        return packed(self)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Masks:
         """Make masks from what `state_dict` gave, on the CPU.
 
         Raises:
+            FormatError: If a newer version wrote it.
             ValueError: If it is anything else, or was changed since.
         """
-        try:
-            shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
-            sizes = [shape.numel() for shape in shapes.values()]
-            bits = state["bits"].cpu()
-            flat = torch.split(unpack(bits, sum(sizes)), sizes)
-            unchanged = state["checksum"] == _checksum(shapes, bits)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(
-                f"this is no state of Masks ({type(error).__name__}: {error}): pass what Masks.state_dict() gave"
-            ) from error
-        if not unchanged:
-            raise ValueError("the masks were changed since they were saved, as their checksum shows: use another copy")
-        return cls({name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), flat, strict=True)})
+        return cls(unpacked(state))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all; whatever was there before stays until then.
@@ -186,19 +194,16 @@ class Masks(Mapping[str, Tensor]):
         """Read a file of `save`. No code in it is run.
 
         Raises:
+            FormatError: If a newer version wrote it.
             ValueError: If it is damaged, or another kind of file.
             OSError: If it can't be read.
         """
         try:
             return cls.from_state_dict(read_tensors(Path(path)))
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{path} is damaged, or no file of Masks.save: {error}") from error
-
-
-def _checksum(shapes: Mapping[str, torch.Size], bits: Tensor) -> int:
-    """A number that nearly every change to masks changes; torch notices none in the bytes of a tensor."""
-    described = repr([(name, *shape) for name, shape in shapes.items()])
-    return zlib.crc32(bits.numpy().tobytes(), zlib.crc32(described.encode()))
 
 
 def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.pruning.allocation import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
 from reflow_lightning.pruning.choose import choose
 from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
 from reflow_lightning.pruning.masks import Masks
+from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns
@@ -20,33 +21,37 @@ def make_masks(
     model: nn.Module,
     sparsity: float,
     *,
-    criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation | DataAllocation = "global",
-    pattern: str | None = None,
-    min_kept: float = 0.0,
-    include: Patterns = ("*",),
-    exclude: Patterns = (),
     previous: Mapping[str, Tensor] | None = None,
     batches: Iterable[Any] | None = None,
     max_batches: Limit = 50,
     forward: Forward | None = None,
     progress: bool = False,
+    **spec: Any,
 ) -> Masks:
-    """Choose the weights that go, and change nothing. Takes the arguments of `choose`.
+    """Choose the weights that go, and change nothing.
+
+    Args:
+        model: Any module.
+        sparsity: Fraction of the selected weights that are pruned.
+        previous: Masks of an earlier pruning, which stay pruned; see `choose`.
+        batches: See `prune`, as for the next three.
+        max_batches: At most so many batches.
+        forward: Runs the model on a batch.
+        progress: Show a bar.
+        **spec: Fields of `PruneSpec`: ``criterion``, ``allocation``, ``pattern``, ``min_kept``, ``include``,
+            ``exclude``.
+
+    Raises:
+        ValueError: As `prune`, and if a keyword is no field of `PruneSpec`.
 
     Example:
-        >>> make_masks(nn.Linear(10, 10), 0.9)
+        >>> make_masks(nn.Linear(10, 10), 0.9, criterion="random")
         Masks(1 tensors, 100 weights, 0.9000 pruned)
     """
     return choose(
         model,
         sparsity,
-        criterion=criterion,
-        allocation=allocation,
-        pattern=pattern,
-        min_kept=min_kept,
-        include=include,
-        exclude=exclude,
+        PruneSpec.from_dict(spec),
         previous=previous,
         batches=batches,
         max_batches=max_batches,
@@ -94,8 +99,8 @@ def prune(
         include: Glob patterns on parameter names; see `select`.
         exclude: Glob patterns on parameter names.
         batches: What a criterion or an allocation learns from that needs data, drawn and transformed as in training:
-            any iterable of batches. Where processes run together, each has its own or none, and the result is that of
-            the union.
+            any iterable of batches. Where processes run together, each has its own or none, and the result is as if
+            one had read them all.
         max_batches: At most so many batches; ``"auto"`` stands for 200.
         forward: ``(model, batch) -> output`` for batches that the default does not understand; see
             `reflow_lightning.calibrate`.
@@ -113,15 +118,18 @@ def prune(
         >>> prune(model, sparsity=0.9)
         Masks(2 tensors, 120 weights, 0.9000 pruned)
     """
-    choice = choose(
-        model,
-        sparsity,
+    spec = PruneSpec(
         criterion=criterion,
         allocation=allocation,
         pattern=pattern,
         min_kept=min_kept,
         include=include,
         exclude=exclude,
+    )
+    choice = choose(
+        model,
+        sparsity,
+        spec,
         batches=batches,
         max_batches=max_batches,
         forward=forward,

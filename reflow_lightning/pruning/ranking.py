@@ -132,7 +132,7 @@ def _everywhere(counts: Tensor, scores: Sequence[Scores]) -> Tensor:
 
 
 def _share_here(pruned_ties: Tensor, here: Tensor, scores: Sequence[Scores]) -> Tensor:
-    """How many ties are pruned here: those of earlier processes come first."""
+    """How many ties are pruned here: earlier processes come first."""
     earlier = torch.zeros_like(here)
     for group, indices in _groups(scores).items():
         table = torch.zeros(dist.get_world_size(group), len(indices), dtype=torch.int64)

@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.criteria.protocols import Criterion, Magnitude, StreamedCriterion, flat_chunks
+from reflow_lightning.pruning.criteria.chunks import flat_chunks
+from reflow_lightning.pruning.criteria.protocols import Criterion, StreamedCriterion, is_unsigned
 from reflow_lightning.pruning.shards import Part
 from reflow_lightning.running.processes import summed
 
@@ -128,18 +129,16 @@ class Scores:
 
     def keys(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """Flat pieces, in position order, of integers that order like the scores in ``dtype`` (see `sort_keys`)."""
-        pieces: Iterator[Tensor]
-        if type(self.criterion) is Magnitude:  # without a sign the bits order as they are, which saves three passes
-            pieces = (_bits(piece, dtype) for piece in self.criterion.pieces(self.name, self.weight))
-            if self.pruned is None and self.outside is None:  # a zero weight has the lowest magnitude already
-                yield from pieces
-                return
-        elif isinstance(self.criterion, StreamedCriterion):
-            streamed = self.criterion.pieces(self.name, self.weight, self.whole.start)
-            pieces = (sort_keys(piece, dtype) for piece in streamed)
+        if isinstance(self.criterion, StreamedCriterion):
+            pieces = self.criterion.pieces(self.name, self.weight, self.whole.start)
         else:
-            pieces = (sort_keys(piece, dtype) for piece in flat_chunks(self.tensor.contiguous()))
-        yield from self._with_levels(pieces)
+            pieces = flat_chunks(self.tensor.contiguous())
+        unsigned = is_unsigned(self.criterion)  # then the bits order as they are, which saves three passes
+        keys = (_bits(piece, dtype) if unsigned else sort_keys(piece, dtype) for piece in pieces)
+        if unsigned and self.pruned is None and self.outside is None:  # a zero weight has the lowest score already
+            yield from keys
+        else:
+            yield from self._with_levels(keys)
 
     def _with_levels(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         weights = flat_chunks(self.weight)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from reflow_lightning.layers import known_layers, prunable_weights
+from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.storage import check_storage
 from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, listed, sources, unknown_weights, unprunable_weights
+from reflow_lightning.running.compat.torch import COMPILED
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 from reflow_lightning.running.processes import warn
 
@@ -18,20 +19,9 @@ def _aliases(model: nn.Module) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-        if (plain := name.replace("_orig_mod.", "")) != name:  # what torch.compile puts before the names
+        if (plain := name.replace(f"{COMPILED}.", "")) != name:  # what torch.compile puts before the names
             names[id(parameter)].append(plain)
     return names
-
-
-def _prunable(model: nn.Module) -> set[int]:
-    prunable = {id(owned.parameter) for owned in prunable_weights(model).values()}
-    embeddings = {
-        id(parameter)
-        for _, layer in known_layers(model)
-        if layer.is_embedding
-        for parameter in layer.module.parameters(recurse=False)
-    }
-    return prunable - embeddings  # a decoder that is tied to an embedding is an embedding
 
 
 def _usable(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -71,12 +61,13 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         (['0.weight', '3.weight'], ['0.weight'])
     """
     include, exclude = as_patterns(include), as_patterns(exclude)
-    aliases, prunable = _aliases(model), _prunable(model)
+    aliases, known = _aliases(model), Inventory.of(model)
+    prunable = known.prunable
     parameters = dict(model.named_parameters())
     of_known = {name: p for name, p in parameters.items() if id(p) in prunable}
-    of_unknown = unknown_weights(model)
+    of_unknown = unknown_weights(known)
     unprunable = unprunable_weights(
-        model, of_known | {name: parameters[name] for name in include if name in parameters}
+        known, of_known | {name: parameters[name] for name in include if name in parameters}
     )
 
     def matched(pattern: str) -> list[str]:
@@ -97,7 +88,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
         if not by_pattern[pattern] and not any(matches([name], pattern) for name in unprunable):
-            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}", stacklevel=3)
+            warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}")
     included = {name for pattern in include for name in by_pattern[pattern]}
     excluded = {name for pattern in exclude for name in by_pattern[pattern]}
     selected = {name: p for name, p in parameters.items() if name in included - excluded}
@@ -118,7 +109,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     check_storage(selected)
     if left:
         remedy = "" if left.keys().isdisjoint(of_unknown) else UNKNOWN_REMEDY
-        warn(f"left dense: {listed(left)}{remedy}; or say so with exclude", stacklevel=3)
+        warn(f"left dense: {listed(left)}{remedy}; or say so with exclude")
     return selected
 
 

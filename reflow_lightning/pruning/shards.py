@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reflow_lightning.running.sharding import is_sharded
+
 
 @dataclass(frozen=True)
 class Part:
@@ -25,16 +27,6 @@ class Part:
     shape: torch.Size
     start: int = 0
     group: dist.ProcessGroup | None = None
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor.
-
-    Example:
-        >>> is_sharded(torch.ones(2))
-        False
-    """
-    return hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from reflow_lightning.pruning.allocation import Allocation, DataAllocation, resolve_allocation
+from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.registry import resolve_allocation
 from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.running.names import Patterns, as_patterns, nearest
 
@@ -42,8 +43,8 @@ class PruneSpec:
     exclude: Patterns = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "include", as_patterns(self.include))
-        object.__setattr__(self, "exclude", as_patterns(self.exclude))
+        for field in ("include", "exclude"):
+            object.__setattr__(self, field, _patterns(field, getattr(self, field)))
         if isinstance(self.min_kept, bool) or not isinstance(self.min_kept, Real) or not 0 <= self.min_kept < 1:
             raise ValueError(
                 f"min_kept={self.min_kept!r} is outside [0, 1): 0.002 keeps 0.2 % of all weights in each layer"
@@ -83,3 +84,12 @@ class PruneSpec:
                 f"sparsity={sparsity} is below the {Pattern.parse(self.pattern).sparsity:g} that "
                 f"pattern='{self.pattern}' prunes: raise the sparsity or drop the pattern"
             )
+
+
+def _patterns(field: str, given: Patterns) -> tuple[str, ...]:
+    patterns = as_patterns(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(
+            f"{field}={given!r} must be a glob pattern, or several, on parameter names: such as 'layer1.*'"
+        )
+    return patterns

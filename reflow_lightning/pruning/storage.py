@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from reflow_lightning.pruning.shards import is_sharded
+from reflow_lightning.running.compat.torch import is_traceable_wrapper_subclass
+from reflow_lightning.running.sharding import is_sharded
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -90,7 +90,7 @@ def _check_apart(group: list[_Span]) -> None:
     """Spans may reach into one another and yet have no byte in common, such as every other column of one tensor."""
     if len(group) == 1:
         return
-    owners = torch.zeros(max(span.end for span in group) - group[0].start, dtype=torch.int16)  # by byte; 0: nobody
+    owners = torch.zeros(max(span.end for span in group) - group[0].start, dtype=torch.int16)  # by byte; 0: none
     for number, span in enumerate(group, start=1):
         size, bytes_each = span.tensor.shape, span.tensor.element_size()
         strides = [stride * bytes_each for stride in span.tensor.stride()]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reflow_lightning.layers import prunable_weights, unknown_matrices
+from reflow_lightning.layers import Inventory
+from reflow_lightning.running.compat.torch import computed_by, pre_hooks
 
 _REMEDY = (
     "make it a parameter first, with remove_parametrizations of torch.nn.utils.parametrize, or with prune.remove, "
@@ -18,16 +19,16 @@ UNKNOWN_REMEDY = ": name it in include, or register the type with reflow_lightni
 """What to do about `unknown_weights`."""
 
 
-def unprunable_weights(model: nn.Module, candidates: Mapping[str, Tensor]) -> dict[str, str]:
+def unprunable_weights(known: Inventory, candidates: Mapping[str, Tensor]) -> dict[str, str]:
     """Weights that would be candidates if they were parameters, and of floating point: why they are not, by name.
 
     Args:
-        model: Any module.
+        known: What is known of the model.
         candidates: Parameters of any type that were chosen.
 
     Example:
         >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
-        >>> list(unprunable_weights(nn.Sequential(layer, nn.Linear(2, 2)), {}))
+        >>> list(unprunable_weights(Inventory.of(nn.Sequential(layer, nn.Linear(2, 2))), {}))
         ['0.weight']
     """
     reasons = {
@@ -35,16 +36,16 @@ def unprunable_weights(model: nn.Module, candidates: Mapping[str, Tensor]) -> di
         for name, candidate in candidates.items()
         if not candidate.is_floating_point()
     }
-    for name, owned in prunable_weights(model).items():
+    for name, owned in known.weights.items():
         kinds = _computed_by(owned.holder, name.rpartition(".")[2]) if owned.parameter is None else []
         if kinds:
             reasons[name] = f"is computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
     return reasons
 
 
-def unknown_weights(model: nn.Module) -> dict[str, str]:
+def unknown_weights(known: Inventory) -> dict[str, str]:
     """Matrices that are left out because the type of their layer is unknown: why, by name."""
-    return {name: f"belongs to a {kind}, an unknown type of layer" for name, kind in unknown_matrices(model).items()}
+    return {name: f"belongs to a {kind}, an unknown type of layer" for name, kind in known.unknown.items()}
 
 
 def sources(name: str) -> tuple[str, ...]:
@@ -75,9 +76,4 @@ def _computed_by(module: nn.Module, weight: str) -> list[str]:
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         return [type(kind).__name__ for kind in parametrizations[weight].children()]
-    hooks = module._forward_pre_hooks.values()
-    return [
-        type(hook).__name__
-        for hook in hooks
-        if weight in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
-    ]
+    return [type(hook).__name__ for hook in pre_hooks(module) if computed_by(hook) == weight]

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning import Masks
-from reflow_lightning.running.snapshot import named_tensors
+from reflow_lightning.running.snapshot import named_tensors, write
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Kept:
         """Copy a network as it is now; the masks need no copy, since masks are never changed."""
         return cls({name: value.detach().to("cpu", copy=True) for name, value in named_tensors(module)}, masks)
 
-    @torch.no_grad()
     def put_back(self, module: nn.Module) -> None:
         """Give a network these values.
 
@@ -52,8 +50,7 @@ class Kept:
                 f"the network of an earlier round can't be put back: '{odd[0]}' is missing now, or has another shape; "
                 "leave the layers as they are, or use stop_on_drop=None"
             )
-        for name, value in self.state.items():
-            now[name].copy_(value)
+        write(module, self.state)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only."""

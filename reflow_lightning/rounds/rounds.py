@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reflow_lightning.rounds.kept import Kept
+from reflow_lightning.running.formats import check_format
 from reflow_lightning.search import is_within
+
+FORMAT = 1
+"""Number of the format of `Rounds.state_dict`; version 0.1 wrote none."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Round:
     Attributes:
         number: 0 is the dense network.
         sparsity: Share of the selected weights that are pruned.
-        epoch: Epochs that were completed before that of its best validation; ``None`` before there is one.
+        epoch: Epochs that were completed before the one of its best validation; ``None`` before there is one.
         step: Optimizer steps done by then.
         value: The metric.
         kept: Whether that is good enough.
@@ -86,7 +90,7 @@ class Rounds:
         self._best = None if self.stop_on_drop is None else keep()
 
     def judge(self) -> bool:
-        """Whether the next round may begin; one that was not validated stands in nobody's way."""
+        """Whether the next round may begin; a round without a validation does not stop it."""
         self.stopped = self.stopped or (self.rows[-1].value is not None and not self.rows[-1].kept)
         return not self.stopped
 
@@ -126,6 +130,7 @@ class Rounds:
         """Plain types only."""
         kept = {"accepted": self._accepted, "best": self._best}
         return {
+            "format": FORMAT,
             "rows": [asdict(row) for row in self.rows],
             "stopped": self.stopped,
             "over": self.over,
@@ -133,8 +138,13 @@ class Rounds:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was."""
+        """Go on where `state_dict` was.
+
+        Raises:
+            ValueError: If it was saved by a newer version, or the masks in it are damaged; nothing is changed then.
+        """
+        check_format(state, FORMAT, "states of rounds")
+        found = [None if state[name] is None else Kept.from_state_dict(state[name]) for name in ("accepted", "best")]
         self.rows = tuple(Round(**row) for row in state["rows"])
         self.stopped, self.over = state["stopped"], state["over"]
-        found = [None if state[name] is None else Kept.from_state_dict(state[name]) for name in ("accepted", "best")]
         self._accepted, self._best = found

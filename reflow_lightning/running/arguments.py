@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from reflow_lightning.running.batches import move
+from reflow_lightning.running.compat.torch import tree_leaves, tree_map, tree_map_only
 from reflow_lightning.running.forward import Forward, batch_input
 
 Inputs = tuple[Any, ...]

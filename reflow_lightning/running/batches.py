@@ -162,12 +162,10 @@ class Batches:
             warn(
                 f"{self.task} got {sum(got)} batches, too few for precise statistics: {self.imprecise}. Give more "
                 "data, or larger batches, in random order",
-                stacklevel=3,
             )
         if any(exhausted) and not self.auto:
             hint = " (in Reflow: calibration_batches)" if self.task == "calibration" else ""
             warn(
                 f"{self.task} got {sum(got)} batches, all there were, instead of max_batches={sum(wanted)}: give more "
                 f"data, or ask for {sum(got)} if that is enough{hint}",
-                stacklevel=3,
             )

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from reflow_lightning.running.compat.torch import inner_of_compiled, plain_attributes, run_uncompiled
+
 
 def dense_copy(model: nn.Module) -> nn.Module:
     """A deep copy whose modules are not compiled: compiled functions would go on running the modules of the original.
@@ -28,12 +30,8 @@ def dense_copy(model: nn.Module) -> nn.Module:
     except (TypeError, RuntimeError, AttributeError):
         copied = copy.deepcopy(model, memo={id(value): value for value in _uncopyable(model)})
     for module in copied.modules():
-        if "_orig_mod" in module._modules:  # what torch.compile returns for a module binds itself anew
-            continue
-        vars(module)["_compiled_call_impl"] = None
-        compiled = [name for name, value in vars(module).items() if hasattr(value, "_torchdynamo_orig_callable")]
-        for name in compiled:  # what Lightning puts in the place of the methods of a compiled LightningModule
-            del vars(module)[name]
+        if inner_of_compiled(module) is None:  # what torch.compile returns for a module binds itself anew
+            run_uncompiled(module)
     return copied
 
 
@@ -41,10 +39,9 @@ def _uncopyable(model: nn.Module) -> list[Any]:
     """Attributes of the modules that are neither parameters, buffers nor modules, and can't be copied."""
     found = []
     for module in model.modules():
-        for name, value in vars(module).items():
-            if name not in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
-                try:
-                    copy.deepcopy(value)
-                except Exception:  # whatever a class of the user's raises
-                    found.append(value)
+        for value in plain_attributes(module).values():
+            try:
+                copy.deepcopy(value)
+            except Exception:  # whatever a class of the user's raises
+                found.append(value)
     return found

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from reflow_lightning.running.compat.torch import tree_leaves
 
 
 def relative_difference(before: Any, after: Any, scale: Any = None) -> float:

@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from reflow_lightning.running.compat.lightning import wrapped_sampler
+from reflow_lightning.running.compat.torch import forget_iterator
 from reflow_lightning.running.isolation import isolated_rng
 
 
@@ -122,8 +124,8 @@ class Seeded(Sampler[Any]):
 
 def _of_one_process(sampler: Any, shuffle: bool, generator: torch.Generator, seed: int) -> Any:
     """What would draw if this process were alone; ``None`` if that is not known."""
-    shared_out = getattr(getattr(sampler, "dataset", None), "_sampler", None)
-    if shared_out is not None:  # Lightning wraps a sampler in a DistributedSampler over its draws
+    shared_out = wrapped_sampler(sampler)
+    if shared_out is not None:
         return Seeded(_detached(shared_out, generator), seed)
     if type(sampler) not in (SequentialSampler, RandomSampler, DistributedSampler):
         return None
@@ -139,7 +141,8 @@ def _detached_loader(loader: DataLoader[Any], generator: torch.Generator) -> Dat
     own: dict[str, Any] = {
         name: _detached(vars(loader)[name], generator) for name in ("sampler", "batch_sampler") if name in vars(loader)
     }
-    vars(copied).update(own, generator=generator, _iterator=None, persistent_workers=False)  # past its own __setattr__
+    vars(copied).update(own, generator=generator, persistent_workers=False)  # past its own __setattr__
+    forget_iterator(copied)
     return copied
 
 

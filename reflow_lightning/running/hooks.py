@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+
+from reflow_lightning.running.compat.torch import tree_map_only
 
 
 class Call(NamedTuple):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from reflow_lightning.running.snapshot import TrainingFlags
+
 
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
@@ -47,15 +49,14 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
 @contextmanager
 def only_training(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
     """Put the given layers in train mode and all others in eval mode; afterwards every flag is what it was."""
-    flags = [(module, module.training) for module in model.modules()]
+    flags = TrainingFlags(model.modules())
     training = {id(layer) for layer in layers}
     try:
-        for module, _ in flags:  # the attribute, not train(): a model may override train() to freeze its layers
+        for module in model.modules():  # the attribute, not train(): a model may override train() to freeze its layers
             module.training = id(module) in training
         yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        flags.restore()
 
 
 def has_lazy_parameters(model: nn.Module) -> bool:

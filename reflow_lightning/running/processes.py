@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reflow_lightning.running.caller import users_level
 from reflow_lightning.running.errors import ReflowError
 
 
@@ -102,6 +103,32 @@ def gather(value: Any) -> list[Any]:
         return _gathered(value)
 
 
+def gather_tensors(values: Tensor) -> list[Tensor]:
+    """The tensors that all processes passed, in the order of the ranks, all where this process's lies.
+
+    Args:
+        values: Of at least one dimension; processes may differ in the number of rows, and in nothing else.
+
+    Raises:
+        ValueError: If they do, on every process.
+
+    Example:
+        >>> gather_tensors(torch.ones(2))
+        [tensor([1., 1.])]
+    """
+    if world_size() == 1:
+        return [values]
+    here = values.detach().to(_device(None))
+    with in_step():
+        shapes = [tuple(shape.tolist()) for shape in _all_gathered(torch.tensor(here.shape, device=here.device))]
+        if any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise ValueError(f"the tensors of the processes have the shapes {shapes}: pass the same columns on all")
+        padded = here.new_zeros(max(shape[0] for shape in shapes), *here.shape[1:])
+        padded[: len(here)] = here
+        found = _all_gathered(padded)
+    return [tensor[: shape[0]].to(values.device) for tensor, shape in zip(found, shapes, strict=True)]
+
+
 def summed(counts: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """The sum of the counts of all processes of a group, on the CPU.
 
@@ -127,10 +154,10 @@ def total(values: Tensor) -> Tensor:
     return values if world_size() == 1 else summed(values, dist.group.WORLD).to(values.device)
 
 
-def warn(message: str, stacklevel: int = 1) -> None:
-    """A warning on rank zero alone."""
+def warn(message: str) -> None:
+    """A warning on rank zero alone, which points at the user's line that led to it."""
     if rank() == 0:
-        warnings.warn(message, stacklevel=stacklevel + 1)
+        warnings.warn(message, stacklevel=users_level())
 
 
 _told: list[BaseException] = []  # what the others know of, until the outermost block ends
@@ -183,6 +210,12 @@ def _exchange(failure: str | None) -> list[str]:
     if not failed.item():
         return []
     return [text for text in _gathered(failure) if text is not None]
+
+
+def _all_gathered(values: Tensor) -> list[Tensor]:
+    found = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(found, values)
+    return found
 
 
 def _gathered(value: Any) -> list[Any]:

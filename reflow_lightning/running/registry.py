@@ -33,10 +33,11 @@ class Registry(Mapping[str, T], Generic[T]):
         self._found: dict[str, T] = {}
 
     def register(self, name: str, value: T) -> None:
-        """Give an object a name.
+        """Give an object a name. The same object may be given the same name again.
 
         Raises:
-            ValueError: If the name is empty, or taken by another object.
+            ValueError: If the name is empty, or taken by another object, or the object is refused. Nothing is
+                registered then.
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"name={name!r} must be a text that is not empty: the {self._kind} is found by it")
@@ -57,7 +58,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ValueError: If nothing was registered by that name; it lists the names that were.
         """
-        if name not in self._found:
+        if not isinstance(name, str) or name not in self._found:
             hint = f"{otherwise}{nearest(str(name), self._found)}"
             raise ValueError(f"{self._kind}={name!r} is unknown: use one of {sorted(self._found)}{hint}")
         return self._found[name]

@@ -7,7 +7,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+
+from reflow_lightning.running.compat.torch import prepare_sharded, shard_groups
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over processes, a DTensor.
+
+    Example:
+        >>> is_sharded(nn.Linear(2, 2).weight)
+        False
+    """
+    return hasattr(tensor, "device_mesh")
 
 
 def sharded_modules(model: nn.Module) -> list[Any]:
@@ -43,9 +55,9 @@ def whole(model: nn.Module) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for module in modules:  # outermost first, so that it becomes the root, as in its first forward pass
-            module._get_fsdp_state()._lazy_init()
+            prepare_sharded(module)
         for module in modules:
-            for group in _parameter_groups(module):  # torch has a setter, but no way to ask what was set before
+            for group in shard_groups(module):  # torch has a setter, but no way to ask what was set before
                 stack.callback(setattr, group, "post_forward_mesh_info", group.post_forward_mesh_info)
                 group.post_forward_mesh_info = None
             module.unshard()
@@ -62,9 +74,3 @@ def _abandon_forward(modules: list[Any]) -> None:
     for module in modules:
         with suppress(AttributeError, RuntimeError):  # not every torch has it; only the root of a pass may do it
             module.reset_iter_state()
-
-
-def _parameter_groups(module: Any) -> list[Any]:
-    state = module._get_fsdp_state()
-    groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-    return [group for group in groups if group is not None]

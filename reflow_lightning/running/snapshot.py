@@ -1,8 +1,8 @@
-"""The values of a network as they are now, to be put back bit for bit."""
+"""A network as it is now, its values and its training flags, to be put back bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ class Restorable(Protocol):
     """What can be put back."""
 
     def restore(self) -> None:
-        """Put every value back, bit for bit."""
+        """Put everything back, bit for bit."""
 
 
 class Snapshot:
@@ -30,23 +30,40 @@ class Snapshot:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._values = [
-            (module, name, tensor.detach().clone()) for module in modules for name, tensor in named_tensors(module)
-        ]
+        self._values = [(module, _copies(named_tensors(module))) for module in modules]
 
     @classmethod
     def of_buffers(cls, modules: Iterable[nn.Module]) -> Snapshot:
         """The buffers alone."""
         snapshot = cls(())
-        snapshot._values = [(module, name, b.clone()) for module in modules for name, b in module.named_buffers()]
+        snapshot._values = [(module, _copies(_writable(module.named_buffers()))) for module in modules]
         return snapshot
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Put every value back, bit for bit."""
-        for module, name, value in self._values:
-            parent, _, last = name.rpartition(".")
-            getattr(module.get_submodule(parent), last).copy_(value)
+        for module, values in self._values:
+            write(module, values)
+
+
+class TrainingFlags:
+    """Which of some modules are in train mode.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> before = TrainingFlags([layer])
+        >>> _ = layer.eval()
+        >>> before.restore()
+        >>> layer.training
+        True
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._flags = [(module, module.training) for module in modules]
+
+    def restore(self) -> None:
+        """Put every flag back, past ``train()``: a model may override that to freeze its layers."""
+        for module, flag in self._flags:
+            module.training = flag
 
 
 class Snapshots:
@@ -56,16 +73,37 @@ class Snapshots:
         self._snapshots = [snapshot for snapshot in snapshots if snapshot is not None]
 
     def restore(self) -> None:
-        """Put every value back, bit for bit."""
+        """Put everything back, bit for bit."""
         for snapshot in reversed(self._snapshots):
             snapshot.restore()
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers of a module that have values and can be written, by name."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+    return _writable((*module.named_parameters(), *module.named_buffers()))
+
+
+@torch.no_grad()
+def write(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write values into the parameters and buffers of a module, on whichever device and of whichever type they are.
+
+    Args:
+        module: The module.
+        values: By name.
+    """
+    for name, value in values.items():
+        parent, _, last = name.rpartition(".")
+        getattr(module.get_submodule(parent), last).copy_(value)
+
+
+def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in named}
+
+
+def _writable(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in named:
         if is_lazy(tensor) or tensor.is_meta:
             continue
         repeated = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-        if not repeated:  # it can be written
+        if not repeated:  # elements of an expanded tensor share memory
             yield name, tensor

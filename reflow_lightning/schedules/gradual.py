@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from reflow_lightning.schedules.progress import UNKNOWN, Length, Progress
 
@@ -37,8 +38,8 @@ class Gradual:
 
     Example:
         >>> schedule = Gradual(begin=0.0, end=0.5, every_n_steps=100)
-        >>> schedule.share(Progress(step=100, epoch=1, fraction=0.25))
-        0.875
+        >>> schedule.sparsity(Progress(step=100, epoch=1, fraction=0.25), final=0.5)
+        0.4375
     """
 
     begin: float = 0.0
@@ -46,6 +47,9 @@ class Gradual:
     every_n_steps: int | None = None
     every_n_epochs: int | None = None
     curve: str = "cubic"
+
+    allows_pattern: ClassVar[bool] = False
+    rounds: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         numbers = all(isinstance(value, (int, float)) for value in (self.begin, self.end))
@@ -65,14 +69,14 @@ class Gradual:
         if self.curve not in CURVES:
             raise ValueError(f"Gradual(curve={self.curve!r}) is unknown: use one of {sorted(CURVES)}")
 
-    def check(self, length: Length) -> None:
+    def check(self, length: Length, sparsity: float) -> None:
         """Raise a ValueError if fractions of the training are not defined."""
         if not length.known:
             raise ValueError(f"Gradual(begin={self.begin}, end={self.end}) {UNKNOWN}")
 
     def due(self, now: Progress, last: Progress | None) -> bool:
         """Whether it is time for the next pruning, or the end is reached."""
-        if now.fraction is None or now.fraction < self.begin or self.finished(last):
+        if now.fraction is None or now.fraction < self.begin:
             return False
         if last is None or now.fraction >= self.end:
             return True
@@ -80,11 +84,11 @@ class Gradual:
             return now.step - last.step >= self.every_n_steps
         return now.epoch - last.epoch >= (self.every_n_epochs or 1)
 
-    def share(self, now: Progress) -> float:
-        """The curve's value."""
+    def sparsity(self, now: Progress, final: float) -> float:
+        """The curve's value, of ``final``."""
         x = ((now.fraction or 0.0) - self.begin) / (self.end - self.begin)
-        return CURVES[self.curve](min(max(x, 0.0), 1.0))
+        return CURVES[self.curve](min(max(x, 0.0), 1.0)) * final
 
-    def finished(self, last: Progress | None) -> bool:
+    def finished(self, last: Progress | None, final: float) -> bool:
         """Whether the end was reached."""
         return last is not None and last.fraction is not None and last.fraction >= self.end

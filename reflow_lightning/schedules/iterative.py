@@ -1,11 +1,13 @@
-"""Rounds of pruning and training, each of which takes a share of the weights that are left."""
+"""Rounds of pruning and training; each takes a share of the weights that are left."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 from reflow_lightning.running.processes import warn
 from reflow_lightning.schedules.progress import Length, Progress
+from reflow_lightning.schedules.schedule import RoundRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Iterative:
     its validations. If that is worse than the best one of the dense network by more than the drop, the training ends.
     In any case it ends with the network of the best validation of the last round that was good enough, be it the dense
     one: its weights, its buffers, its masks. That happens after the last validation and checkpoint of an epoch, which
-    are still those of the network that was trained last. Without ``stop_on_drop`` nothing is judged, and the network
+    still belong to the network that was trained last. Without ``stop_on_drop`` nothing is judged, and the network
     stays as it was trained.
 
     A learning rate that decays over the whole training leaves the last rounds little to recover with: let it start
@@ -34,14 +36,13 @@ class Iterative:
             ``None``: never stop.
         monitor: The metric, as it is logged in the validation.
         mode: ``"max"`` if higher is better, ``"min"`` if lower is.
-        final: The sparsity at which it is complete; `Reflow` puts its own in.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> schedule = Iterative(amount=0.5, every_n_epochs=10, final=0.8)
-        >>> [0.8 * schedule.share(Progress(step=0, epoch=epoch, fraction=None)) for epoch in (9, 10, 20, 30)]
+        >>> schedule = Iterative(amount=0.5, every_n_epochs=10)
+        >>> [schedule.sparsity(Progress(step=0, epoch=e, fraction=None), final=0.8) for e in (9, 10, 20, 30)]
         [0.0, 0.5, 0.75, 0.8]
     """
 
@@ -50,7 +51,8 @@ class Iterative:
     stop_on_drop: float | None = None
     monitor: str = "val/accuracy"
     mode: str = "max"
-    final: float = field(default=1.0, repr=False)
+
+    allows_pattern: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not _is_number(self.amount) or not 0 < self.amount < 1:
@@ -65,7 +67,12 @@ class Iterative:
         if self.mode not in ("max", "min"):
             raise ValueError(f"Iterative(mode={self.mode!r}) must be 'max' or 'min'")
 
-    def check(self, length: Length) -> None:
+    @property
+    def rounds(self) -> RoundRule:
+        """How the rounds are judged."""
+        return RoundRule(self.every_n_epochs, self.stop_on_drop, self.monitor, self.mode)
+
+    def check(self, length: Length, sparsity: float) -> None:
         """Raise a ValueError if the first round never comes, without ``stop_on_drop`` the last, or there is no end."""
         if self.stop_on_drop is not None and self.mode == "max" and "loss" in self.monitor:
             warn(f"Iterative(monitor={self.monitor!r}, mode='max') keeps the highest loss: mode='min' keeps the lowest")
@@ -82,25 +89,24 @@ class Iterative:
                 f"{length.epochs - 1}: lower every_n_epochs, or train longer (finetune_epochs in the application)"
             )
         reached = self._reached(length.epochs - 1)
-        if self.stop_on_drop is None and not self._is_final(reached):
+        if self.stop_on_drop is None and not _is_at(reached, sparsity):
             raise ValueError(
-                f"{self} gets to sparsity {reached:.4g} in {length.epochs} epochs, and not to {self.final:.4g}: raise "
+                f"{self} gets to sparsity {reached:.4g} in {length.epochs} epochs, and not to {sparsity:.4g}: raise "
                 "amount, lower every_n_epochs, or train longer (finetune_epochs in the application)"
             )
 
     def due(self, now: Progress, last: Progress | None) -> bool:
         """Whether a new round begins."""
-        begun = 0 if last is None else self._round(last.epoch)
-        return self._round(now.epoch) > begun and not self.finished(last)
+        return self._round(now.epoch) > (0 if last is None else self._round(last.epoch))
 
-    def share(self, now: Progress) -> float:
-        """``1 - (1 - amount)^r`` in units of the final sparsity, at most 1."""
+    def sparsity(self, now: Progress, final: float) -> float:
+        """``1 - (1 - amount)^r``, at most ``final``."""
         reached = self._reached(now.epoch)
-        return 1.0 if self._is_final(reached) else reached / self.final
+        return final if _is_at(reached, final) else reached
 
-    def finished(self, last: Progress | None) -> bool:
+    def finished(self, last: Progress | None, final: float) -> bool:
         """Whether the last pruning reached the final sparsity."""
-        return last is not None and self._is_final(self._reached(last.epoch))
+        return last is not None and _is_at(self._reached(last.epoch), final)
 
     def _round(self, epoch: int) -> int:
         return epoch // self.every_n_epochs
@@ -108,8 +114,9 @@ class Iterative:
     def _reached(self, epoch: int) -> float:
         return 1 - (1 - self.amount) ** self._round(epoch)
 
-    def _is_final(self, sparsity: float) -> bool:
-        return sparsity >= self.final - 1e-9  # two prunings of 0.2 are 0.36 but for rounding
+
+def _is_at(sparsity: float, final: float) -> bool:
+    return sparsity >= final - 1e-9  # two prunings of 0.2 are 0.36 but for rounding
 
 
 def _is_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from reflow_lightning.schedules.progress import UNKNOWN, Length, Progress
 
@@ -28,6 +29,9 @@ class OneShot:
     epoch: int | None = None
     fraction: float | None = None
 
+    allows_pattern: ClassVar[bool] = True
+    rounds: ClassVar[None] = None
+
     def __post_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) > 1:
@@ -45,7 +49,7 @@ class OneShot:
         given = ", ".join(f"{name}={value}" for name, value in vars(self).items() if value is not None)
         return f"OneShot({given})"
 
-    def check(self, length: Length) -> None:
+    def check(self, length: Length, sparsity: float) -> None:
         """Raise a ValueError if that moment never comes."""
         if self.step is not None and length.steps is not None and self.step > length.steps:
             raise ValueError(
@@ -70,10 +74,10 @@ class OneShot:
             return now.epoch >= self.epoch
         return not self.fraction or (now.fraction is not None and now.fraction >= self.fraction)
 
-    def share(self, now: Progress) -> float:
+    def sparsity(self, now: Progress, final: float) -> float:
         """All of it."""
-        return 1.0
+        return final
 
-    def finished(self, last: Progress | None) -> bool:
+    def finished(self, last: Progress | None, final: float) -> bool:
         """Whether it has been time."""
         return last is not None

@@ -1,9 +1,8 @@
-"""How far a training is, and what decides when to prune, and how far. Plain Python."""
+"""How far a training is, and how long it will be. Plain Python."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 UNKNOWN = "needs a training of known length: set Trainer(max_epochs=...) or max_steps"
 
@@ -36,20 +35,3 @@ class Length:
     steps: int | None
     epochs: int | None
     known: bool
-
-
-@runtime_checkable
-class Schedule(Protocol):
-    """Decides when a network is pruned, and how far. It holds no state: what happened before is passed in."""
-
-    def check(self, length: Length) -> None:
-        """Raise a ValueError if the schedule does not fit a training of this length."""
-
-    def due(self, now: Progress, last: Progress | None) -> bool:
-        """Whether it is time, given when it last was."""
-
-    def share(self, now: Progress) -> float:
-        """Share of the final sparsity, in [0, 1]."""
-
-    def finished(self, last: Progress | None) -> bool:
-        """Whether nothing is to come, given when it last was time."""

@@ -13,7 +13,7 @@ def sparsest(
     First every coarse sparsity is asked about. Bisection goes on between the sparsest that held and the next one above
     it, until they are at most ``tolerance`` apart: so the upper one did not hold, or is ``most``. If ``within`` holds
     up to some sparsity and not beyond, the result is at most ``tolerance`` below that. If not, there may be sparser
-    ones that nobody asked about. It asks at most ``len(coarse) + 1 + log2(1 / tolerance)`` times, rounded up.
+    ones that were not asked about. It asks at most ``len(coarse) + 1 + log2(1 / tolerance)`` times, rounded up.
 
     Args:
         within: Whether a sparsity is within the drop.

@@ -13,18 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration import AnyRepair, Snapshot, calibrate, resolve_repair
-from reflow_lightning.pruning import Masks, check_model, prune
-from reflow_lightning.pruning.allocation import Allocation, DataAllocation, least_kept
-from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
+from reflow_lightning.calibration import AnyRepair, calibrate, resolve_repair
+from reflow_lightning.pruning import (
+    Allocation,
+    Criterion,
+    DataAllocation,
+    DataCriterion,
+    Masks,
+    PruneSpec,
+    check_model,
+    choose,
+)
+from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
-from reflow_lightning.pruning.shards import is_sharded
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import gather, rank, together, warn, world_size
+from reflow_lightning.running.sharding import is_sharded
+from reflow_lightning.running.snapshot import Snapshot
 from reflow_lightning.search.bisection import sparsest
 from reflow_lightning.search.trials import Search, Trial, is_within
 
@@ -102,14 +111,20 @@ def find_sparsity(
         >>> kept(model)
         1.0
     """
-    how: dict[str, Any] = {"criterion": criterion, "allocation": allocation, "pattern": pattern, "min_kept": min_kept}
-    how |= {"include": include, "exclude": exclude}
+    spec = PruneSpec(
+        criterion=criterion,
+        allocation=allocation,
+        pattern=pattern,
+        min_kept=min_kept,
+        include=include,
+        exclude=exclude,
+    )
     reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
     with together("preparing the search"):
         _check_arguments(batches, max_drop, tolerance, coarse)
         resolve_repair(repair)
         least = 0.0 if pattern is None else Pattern.parse(pattern).sparsity
-        selected = check_model(model, least, **how)
+        selected = check_model(model, least, spec)
         if any(map(is_sharded, selected.values())):
             raise ValueError(
                 f"{type(model).__name__} is spread over processes by fully_shard and can't be copied: search before "
@@ -132,12 +147,13 @@ def find_sparsity(
     def repaired(sparsity: float) -> Masks:
         dense.restore()
         with together("pruning"), isolated_rng(seed):  # the same on all processes, for a criterion that draws
-            masks = prune(model, sparsity, **how, batches=batches, **reading)
-        if world_size() > 1 and len(set(gather(masks.state_dict()["checksum"]))) > 1:
+            choice = choose(model, sparsity, spec, batches=batches, **reading)
+            choice.apply(model)
+        if world_size() > 1 and len(set(gather(choice.masks.state_dict()["checksum"]))) > 1:
             raise ValueError("the processes chose different weights: give all of them the same model and arguments")
         with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
             calibrate(model, batches, repair=repair, reference=reference, **reading)
-        return masks
+        return choice.masks
 
     def within(sparsity: float) -> bool:
         start = time.perf_counter()
@@ -171,7 +187,6 @@ def find_sparsity(
     warn(
         f"no sparsity that was tried is within max_drop={max_drop}{measured}; the model is dense as before: allow a "
         "larger drop, or look at the calibration batches",
-        stacklevel=2,
     )
     masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in selected.items()})
     return Search(0.0, masks, dense_score, dense_score, max_drop, tuple(trials), dense)

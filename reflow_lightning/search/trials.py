@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reflow_lightning.calibration import Snapshot
 from reflow_lightning.pruning import Masks
+from reflow_lightning.running.snapshot import Snapshot
 
-_ROUNDING = 1e-6  # of the dense score, many times that of float32: 0.9175 - 0.9075 is a drop of 0.01
+_ROUNDING = 1e-6  # of the dense score, many times float32's: 0.9175 - 0.9075 is a drop of 0.01
 
 
 class Trial(NamedTuple):

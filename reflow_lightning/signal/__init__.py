@@ -6,11 +6,18 @@ from reflow_lightning.signal.cosine import CenteredCosine
 from reflow_lightning.signal.entropy import EntropyReport, measure_entropy
 from reflow_lightning.signal.layer_entropy import LayerEntropy
 from reflow_lightning.signal.measure import measure_signal
-from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
+from reflow_lightning.signal.neurons import (
+    NeuronCounts,
+    NeuronStates,
+    Signs,
+    layer_entropy,
+    neuron_entropy,
+    neuron_states,
+)
 from reflow_lightning.signal.quality import plot_quality, strong_but_wrong
 from reflow_lightning.signal.rectifiers import Rectified, watching_rectifiers
 from reflow_lightning.signal.report import LayerSignal, SignalReport, plot_profiles
-from reflow_lightning.signal.signs import Signs
+from reflow_lightning.signal.statistic import Statistic
 from reflow_lightning.signal.statistics import DeadChannels, Moments
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "Rectified",
     "SignalReport",
     "Signs",
+    "Statistic",
     "layer_entropy",
     "measure_entropy",
     "measure_signal",

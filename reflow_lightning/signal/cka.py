@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistic import Statistic
 
 _WIDEST = 512  # 8 MiB of state a layer
 
@@ -47,10 +48,6 @@ def merge_grams(one: Tensor, other: Tensor) -> Tensor:
     return torch.cat([total[None], (one[1] + share * shift)[None], matrix])
 
 
-def _merge_all(parts: Tensor) -> Tensor:
-    return reduce(merge_grams, parts.unbind())
-
-
 def linear_cka(joint: Tensor) -> Tensor:
     """Linear CKA from the joint `gram` of both networks' activations, and 0 where one of them is constant.
 
@@ -69,7 +66,7 @@ def linear_cka(joint: Tensor) -> Tensor:
     return torch.where(scale == 0, 0.0, shared / scale.clamp(min=1e-300))  # NaN stays NaN
 
 
-class LinearCKA(Metric):
+class LinearCKA(Statistic[Tensor]):
     """Streaming linear CKA between a layer's activations in two networks, given the same inputs (arXiv 1905.00414).
 
     With A and B the activations pooled over positions, each of shape (N, C), their columns centred over all samples:
@@ -91,16 +88,14 @@ class LinearCKA(Metric):
         1.0
     """
 
-    full_state_update = False
+    merges = MappingProxyType({"state": partial(reduce, merge_grams)})
     higher_is_better = True
     state: Tensor
 
     def __init__(self, channels: int, widest: int = _WIDEST) -> None:
-        super().__init__()
-        self.channels = channels
         self.compared = torch.linspace(0, channels - 1, min(channels, widest)).round().long()
         width = 2 * len(self.compared)
-        self.add_state("state", torch.zeros(2 + width, width, dtype=torch.float64), dist_reduce_fx=_merge_all)
+        super().__init__(channels, state=torch.zeros(2 + width, width, dtype=torch.float64))
 
     def update(self, values: Tensor, reference: Tensor) -> None:
         """Take in the pooled activations of both networks, of shape (N, C)."""
@@ -109,6 +104,6 @@ class LinearCKA(Metric):
             values, reference = values[:, chosen], reference[:, chosen]
         self.state = merge_grams(self.state, gram(torch.cat([values, reference], dim=1)).to(self.state.device))
 
-    def compute(self) -> Tensor:
+    def value(self) -> Tensor:
         """The CKA, in [0, 1]."""
         return linear_cka(self.state)

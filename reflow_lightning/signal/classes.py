@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
 from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistic import Statistic, stacked
 from reflow_lightning.signal.statistics import merge_moments, merge_positions
 
 
@@ -30,14 +31,14 @@ def class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return classes, values.new_zeros(len(classes), *values.shape[1:]).index_add_(0, index, values)
 
 
-class ClassShare(Metric):
+class ClassShare(Statistic[Tensor]):
     """Streaming share of the variance between samples that is variance between their classes, in [0, 1].
 
-    With z the activations pooled over positions, each of C channels, mu their mean and mu_k that of the n_k samples of
-    class k: ``sum_k n_k |mu_k - mu|^2 / sum_i |z_i - mu|^2``, and 0 if all samples are alike. At 1 a sample is known by
-    its class; with no class to be seen it is about (classes - 1) / (samples - 1), so that some samples a class are
-    needed. It is the trace of the between-class scatter matrix over that of the total one (Fukunaga, *Introduction to
-    Statistical Pattern Recognition*, 1990, chapter 10). Classes are taken in as they come.
+    With z the activations pooled over positions, each of C channels, mu their mean and mu_k the mean of the n_k samples
+    of class k: ``sum_k n_k |mu_k - mu|^2 / sum_i |z_i - mu|^2``, and 0 if all samples are alike. At 1 a sample is known
+    by its class; with no class to be seen it is about (classes - 1) / (samples - 1), so that some samples a class are
+    needed. It is the trace of the between-class scatter matrix over the trace of the total one (Fukunaga,
+    *Introduction to Statistical Pattern Recognition*, 1990, chapter 10). Classes are taken in as they come.
 
     Args:
         channels: Number of channels.
@@ -50,26 +51,19 @@ class ClassShare(Metric):
         1.0
     """
 
-    full_state_update = False
+    merges = MappingProxyType({"total": stacked(merge_moments), "classes": torch.cat, "sums": torch.cat})
     higher_is_better = True
     total: Tensor
-    classes: list[Tensor]
-    sums: list[Tensor]
+    classes: Tensor
+    sums: Tensor
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.add_state("total", torch.zeros(3, channels, dtype=torch.float64), dist_reduce_fx=merge_moments)
-        self.add_state("classes", [], dist_reduce_fx="cat")
-        self.add_state("sums", [], dist_reduce_fx="cat")
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew, without any class."""
-        super().reset()
-        device = self.total.device  # empty tensors of the right kind, since processes exchange no empty lists
-        self.classes = [torch.zeros(0, dtype=torch.long, device=device)]
-        self.sums = [torch.zeros(0, 1 + self.channels, dtype=torch.float64, device=device)]
+        super().__init__(
+            channels,
+            total=torch.zeros(3, channels, dtype=torch.float64),
+            classes=torch.zeros(0, dtype=torch.long),
+            sums=torch.zeros(0, 1 + channels, dtype=torch.float64),
+        )
 
     def update(self, values: Tensor, labels: Tensor) -> None:
         """Take in pooled activations of shape (N, C) and the classes of the samples, of shape (N,)."""
@@ -79,13 +73,13 @@ class ClassShare(Metric):
             part = merge_positions(exact, torch.zeros_like(exact[:1]), positions=1)
             self.total = merge_moments(torch.stack([self.total, part]))
         numbered = torch.cat([torch.ones_like(exact[:, :1]), exact], dim=1)
-        classes, sums = class_sums(torch.cat([*self.sums, numbered]), torch.cat([*self.classes, labels.to(device)]))
-        self.classes, self.sums = [classes], [sums]
+        together = torch.cat([self.sums, numbered]), torch.cat([self.classes, labels.to(device)])
+        self.classes, self.sums = class_sums(*together)
 
-    def compute(self) -> Tensor:
+    def value(self) -> Tensor:
         """The share."""
         _, mean, squares = self.total
-        _, sums = class_sums(dim_zero_cat(self.sums), dim_zero_cat(self.classes))
+        _, sums = class_sums(self.sums, self.classes)  # processes may share classes
         count = sums[:, :1]
         between = (count * (sums[:, 1:] / count - mean).square()).sum()
         return torch.where(squares.sum() == 0, 0.0, between / squares.sum().clamp(min=1e-300))  # NaN stays NaN

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistic import Statistic, stacked
 from reflow_lightning.signal.statistics import merge_moments
 
 
@@ -26,7 +28,7 @@ def merge_comoments(parts: Tensor) -> Tensor:
     return torch.stack([total, merged_a, merged_b, merged_squares_a, merged_squares_b, merged_products])
 
 
-class CenteredCosine(Metric):
+class CenteredCosine(Statistic[Tensor]):
     """Streaming cosine between the centred activations of a layer in two networks, given the same inputs.
 
     With a and b the activations pooled over positions, each of shape (N, C), centred by channel over all samples:
@@ -42,14 +44,12 @@ class CenteredCosine(Metric):
         1.0
     """
 
-    full_state_update = False
+    merges = MappingProxyType({"state": stacked(merge_comoments)})
     higher_is_better = True
     state: Tensor
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.add_state("state", torch.zeros(6, channels, dtype=torch.float64), dist_reduce_fx=merge_comoments)
+        super().__init__(channels, state=torch.zeros(6, channels, dtype=torch.float64))
 
     def update(self, values: Tensor, reference: Tensor) -> None:
         """Take in the pooled activations of both networks, of shape (N, C)."""
@@ -60,7 +60,7 @@ class CenteredCosine(Metric):
         part = torch.stack([count, mean_a, mean_b, a.square().sum(0), b.square().sum(0), (a * b).sum(0)])
         self.state = merge_comoments(torch.stack([self.state, part.to(self.state.device)]))
 
-    def compute(self) -> Tensor:
+    def value(self) -> Tensor:
         """The cosine, in [-1, 1]."""
         squares_a, squares_b, products = self.state[3:].sum(1)
         scale = (squares_a * squares_b).sqrt()

@@ -66,14 +66,14 @@ def measure_entropy(
     The entropy of *Layer Collapse Can be Induced by Unstructured Pruning* (arXiv 2404.16890): of each neuron it is
     taken once, of the counts over all data. A layer of entropy 0 is linear on these data, which may be too few to tell.
 
-    Where processes run together, call it on all of them, each with its own batches or none: the report is that of the
+    Where processes run together, call it on all of them, each with its own batches or none: the report covers the
     union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
 
     Args:
         model: Any module; see `watching_rectifiers` for the rectifiers that are known.
         batches: Any iterable of batches.
         max_batches: At most so many batches; ``"auto"`` stands for 200.
-        forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.
+        forward: ``(model, batch) -> anything``; by default as in `reflow_lightning.calibrate`.
         progress: Show a bar in a terminal if it takes more than two seconds.
 
     Raises:

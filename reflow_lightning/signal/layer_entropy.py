@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.running.exact import exact_device
-from reflow_lightning.running.processes import gather, in_step
 from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
 from reflow_lightning.signal.rectifiers import Rectified, watching_rectifiers
+from reflow_lightning.signal.statistic import computed
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LayerEntropy:
         switching_entropy: The same over the neurons that are not saturated; 0 if all are.
         saturated: Share of neurons that are saturated.
         always_on: Share of neurons that are never off nor above the ceiling, but on.
-        always_off: Share of neurons that are never on; those of nothing but zeros are among them.
+        always_off: Share of neurons that are never on; neurons of nothing but zeros are among them.
     """
 
     layer: str
@@ -102,39 +102,29 @@ class RectifierStates:
             yield
 
     def _take_in(self, call: Rectified) -> None:
-        key = (call.layer, call.kind, call.values.shape[call.dim])
+        key = (call.layer, call.kind, channels := call.values.shape[call.dim])
         if key not in self.states:
-            self.states[key] = self._empty(key)
-        self.states[key].update(neuron_states(call.values, call.dim, call.ceiling))
+            self.states[key] = self._empty(key, channels)
+        self.states[key].update(neuron_states(call.values, call.dim, ceiling=call.ceiling))
 
-    def _empty(self, key: tuple[str, str, int]) -> NeuronStates:
-        return NeuronStates(key[-1]).to(self._device)
+    def _empty(self, key: tuple[str, str, int], channels: int) -> NeuronStates:
+        return NeuronStates(channels).to(self._device)
 
     def counts(self) -> dict[str, tuple[str, NeuronCounts]]:
         """Kind of the rectifiers after each layer, and the states of its neurons, in the order in which they ran.
 
-        Where processes run together, they are those of the batches of all; each must call this, batches or not.
+        Where processes run together, they cover the batches of all; each must call this, batches or not.
         """
-        everywhere = dict.fromkeys(key for reached in gather(list(self.states)) for key in reached)
         by_width: dict[str, dict[int, Tensor]] = {}
         kinds: dict[str, dict[str, None]] = {}
-        with in_step():
-            for layer, kind, channels in everywhere:
-                key = layer, kind, channels
-                found = torch.stack(self._everywhere(self.states.get(key) or self._empty(key)))
-                widths = by_width.setdefault(layer, {})
-                widths[channels] = widths[channels] + found if channels in widths else found
-                kinds.setdefault(layer, {})[kind] = None
+        for (layer, kind, channels), counts in computed(self.states, self._empty).items():
+            found, widths = torch.stack(counts), by_width.setdefault(layer, {})
+            widths[channels] = widths[channels] + found if channels in widths else found
+            kinds.setdefault(layer, {})[kind] = None
         return {
             layer: ("+".join(kinds[layer]), NeuronCounts(*torch.cat(list(widths.values()), dim=1)))
             for layer, widths in by_width.items()
         }
-
-    @staticmethod
-    def _everywhere(statistic: NeuronStates) -> NeuronCounts:
-        statistic._update_count += 1  # no update is no reason for torchmetrics' warning here
-        found: NeuronCounts = statistic.compute()
-        return found
 
     def rows(self) -> tuple[LayerEntropy, ...]:
         """One row a layer; see `counts`."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reflow_lightning.layers import Order, forward_order
+from reflow_lightning.layers import Order, forward_order, known_layers
 from reflow_lightning.running.batches import Batches, device_of, move
 from reflow_lightning.running.forward import Forward, default_forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
@@ -19,7 +19,7 @@ from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.measurement import Measurement
-from reflow_lightning.signal.probe import signal_layers
+from reflow_lightning.signal.probe import matching_modules, signal_layers
 from reflow_lightning.signal.report import SignalReport
 
 
@@ -38,7 +38,7 @@ def measure_signal(
     """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
 
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
-    report is that of the union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
+    report covers the union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
 
     Args:
         model: Any module.
@@ -47,7 +47,7 @@ def measure_signal(
             separates them.
         reference: The dense network, with layers of the same names: adds ratios of variance, the cosine and CKA to it.
         max_batches: At most so many batches.
-        forward: ``(model, batch) -> anything``; the default is that of `reflow_lightning.calibrate`.
+        forward: ``(model, batch) -> anything``; by default as in `reflow_lightning.calibrate`.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
         order: What follows what, if it was learned before; see `learn_order`. Otherwise the first batch is run once
             more to learn it, unless there are patterns.
@@ -66,7 +66,7 @@ def measure_signal(
         >>> [(row.name, round(row.cosine, 3), round(row.cka, 3)) for row in report.rows]
         [('1', 1.0, 1.0), ('3', 1.0, 1.0)]
     """
-    signal_layers(model, Order(), layers)  # of a wrong pattern it is better to hear before any batch is read
+    names = None if layers is None else matching_modules(model, layers)
     run = forward or default_forward
     moved = Batches(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
     with ExitStack() as stack:
@@ -79,9 +79,8 @@ def measure_signal(
         stack.enter_context(together("signal measurement"))
         source = iter(moved)
         first = list(islice(source, 1))
-        if order is None:
-            order = Order() if layers is not None else forward_order(model, first, run)
-        names = signal_layers(model, order, layers)
+        if names is None:
+            names = _default_layers(model, first, run, order)
         if reference is not None and (missing := set(names) - dict(reference.named_modules()).keys()):
             raise ValueError(
                 f"reference={type(reference).__name__} lacks {sorted(missing)}: pass the dense copy of the model"
@@ -120,43 +119,46 @@ def learn_order(model: nn.Module, batches: Iterable[Any], *, forward: Forward | 
         return forward_order(model, moved, forward or default_forward)
 
 
+def _default_layers(model: nn.Module, batches: Iterable[Any], forward: Forward, order: Order | None) -> list[str]:
+    known = dict(known_layers(model))
+    return signal_layers(known, forward_order(model, batches, forward) if order is None else order)
+
+
 class Profile:
     """The signal of one network as it changes, always on the same batches; what is measured first is the reference.
 
     Args:
-        model: The network, which is changed between two measurements.
-        batches: Batches on its device.
+        batches: Batches on the network's device.
         forward: Runs it on one.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> profile = Profile(model, [torch.randn(32, 4)], default_forward)
-        >>> profile.measure("dense")
+        >>> profile = Profile([torch.randn(32, 4)], default_forward)
+        >>> profile.measure(model, "dense")
         >>> _ = nn.init.zeros_(model[0].weight)
-        >>> profile.measure("pruned")
+        >>> profile.measure(model, "pruned")
         >>> profile.reports["pruned"].rows[0].dead
         1.0
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any], forward: Forward) -> None:
+    def __init__(self, batches: Iterable[Any], forward: Forward) -> None:
         self.reports: dict[str, SignalReport] = {}
-        self._model = model
         self._batches = list(batches)
         self._forward = forward
-        self._layers: list[str] | None = None
+        self._layers: list[str] = []
         self._reference: Measurement | None = None
 
     @torch.no_grad()
-    def measure(self, label: str) -> None:
+    def measure(self, model: nn.Module, label: str) -> None:
         """Measure the network as it is now."""
-        if self._layers is None:
-            self._layers = signal_layers(self._model, learn_order(self._model, self._batches, forward=self._forward))
         first = self._reference is None
-        measurement = Measurement(self._model, self._layers, reference=self._reference, comparable=first)
-        with isolated_rng(), only_training(self._model, ()), whole(self._model), together("signal measurement"):
+        with isolated_rng(), only_training(model, ()), whole(model), together("signal measurement"):
+            if first:
+                self._layers = _default_layers(model, self._batches, self._forward, None)
+            measurement = Measurement(model, self._layers, reference=self._reference, comparable=first)
             for batch in self._batches:
-                with measurement.batch(self._model, batch_labels(batch)):
-                    self._forward(self._model, batch)
+                with measurement.batch(model, batch_labels(batch)):
+                    self._forward(model, batch)
         if first:
             self._reference = measurement
         self.reports[label] = measurement.report()

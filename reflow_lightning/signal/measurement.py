@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from reflow_lightning.running.exact import exact_device
-from reflow_lightning.running.processes import gather, in_step
+from reflow_lightning.running.processes import gather
 from reflow_lightning.signal.cka import LinearCKA
 from reflow_lightning.signal.classes import ClassShare
 from reflow_lightning.signal.cosine import CenteredCosine
 from reflow_lightning.signal.layer_entropy import RectifierStates
+from reflow_lightning.signal.neurons import Signs, mean_entropy, saturated_channels
 from reflow_lightning.signal.probe import channel_dim, is_time_first, listening
 from reflow_lightning.signal.reading import read
 from reflow_lightning.signal.report import LayerSignal, SignalReport
-from reflow_lightning.signal.signs import Signs, neuron_entropy, saturated_channels
+from reflow_lightning.signal.statistic import Statistic, computed
 from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, by_channel, dead_channels
 
-_KINDS: Mapping[str, Callable[[int], Metric]] = {
+_KINDS: Mapping[str, Callable[[int], Statistic[Any]]] = {
     "moments": MergedMoments,
     "signs": Signs,
     "classes": ClassShare,
@@ -54,7 +54,7 @@ class Measurement:
         self.reference = reference
         self.comparable = comparable
         self.batches = 0
-        self.statistics: dict[str, dict[str, Metric]] = {kind: {} for kind in _KINDS}
+        self.statistics: dict[tuple[str, str], Statistic[Any]] = {}  # by kind and layer
         self.pooled: dict[int, dict[str, list[Tensor]]] = {}
         self.rectifiers = RectifierStates(model)
         self._device = exact_device(next(model.parameters(), torch.zeros(0)))
@@ -93,9 +93,13 @@ class Measurement:
         self.batches += 1
 
     def _update(self, kind: str, name: str, channels: int, *values: Tensor) -> None:
-        if name not in self.statistics[kind]:
-            self.statistics[kind][name] = _KINDS[kind](channels).to(self._device)
-        self.statistics[kind][name].update(*values)
+        key = (kind, name)
+        if key not in self.statistics:
+            self.statistics[key] = self._empty(key, channels)
+        self.statistics[key].update(*values)
+
+    def _empty(self, key: tuple[str, str], channels: int) -> Statistic[Any]:
+        return _KINDS[key[0]](channels).to(self._device)
 
     def _compare(self, pooled: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
         for name in pooled.keys() & expected.keys():
@@ -116,42 +120,28 @@ class Measurement:
     def report(self) -> SignalReport:
         """The statistics of every layer that was reached, in the order in which it was.
 
-        Where processes run together, they are those of the batches of all; each must call this, batches or not.
+        Where processes run together, they cover the batches of all; each must call this, batches or not.
 
         Raises:
             ValueError: If none was.
         """
         batches = sum(gather(self.batches))
-        self._fill()
-        if self.reference is not None:
-            self.reference._fill()
-        if not self.statistics["moments"]:
+        found = self.everywhere()
+        dense = self.reference.everywhere({"moments"}) if self.reference is not None else {}
+        if not found:
             raise ValueError(f"the batches reached none of the layers {self.layers}: look at forward and at layers")
-        with in_step():
-            found = {kind: {name: m.compute() for name, m in named.items()} for kind, named in self.statistics.items()}
-            dense = {
-                name: self.reference.statistics["moments"][name].compute() if self.reference else None
-                for name in found["cosine"]
-            }
         rows = [
-            _row(name, {kind: named.get(name) for kind, named in found.items()}, dense.get(name))
-            for name in found["moments"]
+            _row(name, kinds, dense[name]["moments"] if "cosine" in kinds else None) for name, kinds in found.items()
         ]
         return SignalReport(tuple(rows), batches, self.rectifiers.rows())
 
-    def _fill(self) -> None:
-        """Add empty statistics of the layers that only other processes reached, and put all in one order."""
-        mine = {kind: {name: m.channels for name, m in named.items()} for kind, named in self.statistics.items()}
-        everywhere = gather(mine)
-        for kind, named in self.statistics.items():
-            widths = {name: width for reached in reversed(everywhere) for name, width in reached[kind].items()}
-            order = dict.fromkeys(name for reached in everywhere for name in reached[kind])
-            self.statistics[kind] = {name: named.get(name) or self._empty(kind, widths[name]) for name in order}
-
-    def _empty(self, kind: str, channels: int) -> Metric:
-        statistic = _KINDS[kind](channels).to(self._device)
-        statistic._update_count = 1  # no update is no reason for torchmetrics' warning here
-        return statistic
+    def everywhere(self, kinds: Container[str] = _KINDS) -> dict[str, dict[str, Any]]:
+        """What the batches of all processes, which all must call this, told of each layer, by kind."""
+        wanted = {key: statistic for key, statistic in self.statistics.items() if key[0] in kinds}
+        found: dict[str, dict[str, Any]] = {}
+        for (kind, name), value in computed(wanted, self._empty).items():
+            found.setdefault(name, {})[kind] = value
+        return found
 
 
 def _row(name: str, found: Mapping[str, Any], dense: ChannelMoments | None) -> LayerSignal:
@@ -169,10 +159,10 @@ def _row(name: str, found: Mapping[str, Any], dense: ChannelMoments | None) -> L
         total_variance=float(_total_variance(channels)),
         dead=float(dead_channels(channels)),
         saturated=float(saturated_channels(found["signs"])),
-        entropy=float(neuron_entropy(found["signs"])),
-        class_share=_number(found["classes"]),
-        cosine=_number(found["cosine"]),
-        cka=_number(found["cka"]),
+        entropy=float(mean_entropy(found["signs"])),
+        class_share=_number(found.get("classes")),
+        cosine=_number(found.get("cosine")),
+        cka=_number(found.get("cka")),
         **ratios,
     )
 

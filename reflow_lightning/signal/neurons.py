@@ -1,19 +1,27 @@
-"""States of the neurons before a rectifier: how often each is on, and the entropy of that."""
+"""Signs of pre-activations: how often the rectifier after each neuron is on, and the entropy of that."""
 
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from reflow_lightning.signal.signs import signs
-from reflow_lightning.signal.statistics import by_channel
+from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistic import Statistic, Value, stacked
+from reflow_lightning.signal.statistics import by_channel, pieces
 
 Zeros = Literal["ignore", "off"]
 """What a pre-activation of exactly zero counts as: nothing, since every rectifier maps it alike, or off."""
+
+
+class ChannelSigns(NamedTuple):
+    """How many values of each channel are positive, and how many negative; each of shape (C,)."""
+
+    positive: Tensor
+    negative: Tensor
 
 
 class NeuronCounts(NamedTuple):
@@ -32,10 +40,43 @@ class NeuronCounts(NamedTuple):
     above: Tensor
 
 
-def neuron_states(values: Tensor, dim: int = 1, ceiling: float = math.inf) -> Tensor:
+def signs(values: Tensor, dim: int = 1) -> Tensor:
+    """Number of positive and of negative values in each channel; zeros count as neither.
+
+    Args:
+        values: Activations, any floating type.
+        dim: The channel dimension.
+
+    Returns:
+        Tensor of shape (2, C), in float64.
+
+    Example:
+        >>> signs(torch.tensor([[1.0, -5.0], [3.0, 0.0]])).tolist()
+        [[2.0, 0.0], [0.0, 1.0]]
+    """
+    values = by_channel(values.detach(), dim)
+    if not len(values):
+        return torch.zeros(2, values.shape[1], dtype=torch.float64)
+    parts = [merge_position_signs(*position_signs(piece)) for piece in pieces(values)]
+    return torch.stack(parts).sum(0)
+
+
+def position_signs(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and number of the signs over the positions of (N, C, positions), each of shape (N, C)."""
+    sign = values.sign().float()  # the sums of ones are exact in it
+    return sign.sum(-1), sign.square_().sum(-1)  # both are much faster than counting booleans
+
+
+def merge_position_signs(difference: Tensor, total: Tensor) -> Tensor:
+    """The `signs` of samples whose `position_signs` are known."""
+    sums = torch.stack([total + difference, total - difference])
+    return sums.to(exact_device(sums)).double().sum(1) / 2
+
+
+def neuron_states(values: Tensor, dim: int = 1, *, ceiling: float = math.inf) -> Tensor:
     """Number of values of each neuron in each state of `NeuronCounts`.
 
-    A neuron is a channel: its values are those of all samples and positions, or tokens. Of one that is NaN somewhere
+    A neuron is a channel: its values are at all samples and positions, or tokens. Of one that is NaN somewhere
     nothing is known, and all numbers are NaN.
 
     Args:
@@ -57,8 +98,44 @@ def neuron_states(values: Tensor, dim: int = 1, ceiling: float = math.inf) -> Te
     return torch.stack([positive - above, negative, total - positive - negative, above]).masked_fill(unknown, math.nan)
 
 
-class NeuronStates(Metric):
-    """Streaming number of values of each neuron in each state.
+class _Counts(Statistic[Value]):
+    """Adds up numbers of values, each kind in a row of its own."""
+
+    merges = MappingProxyType({"state": stacked(lambda parts: parts.sum(0))})
+    state: Tensor
+
+    def __init__(self, channels: int, kinds: int) -> None:
+        super().__init__(channels, state=torch.zeros(kinds, channels, dtype=torch.float64))
+
+    def update(self, part: Tensor) -> None:
+        """Take in the numbers of a part, of shape (kinds, C)."""
+        self.state = self.state + part.to(self.state.device)
+
+
+class Signs(_Counts[ChannelSigns]):
+    """Streaming number of positive and of negative values of each channel; `update` takes the `signs` of a part.
+
+    Args:
+        channels: Number of channels.
+
+    Example:
+        >>> statistic = Signs(channels=2)
+        >>> statistic.update(signs(torch.tensor([[1.0, -5.0]])))
+        >>> statistic.update(signs(torch.tensor([[-3.0, -5.0]])))
+        >>> mean_entropy(statistic.compute()).item(), saturated_channels(statistic.compute()).item()
+        (0.5, 0.5)
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, kinds=2)
+
+    def value(self) -> ChannelSigns:
+        """Both numbers, each of shape (C,)."""
+        return ChannelSigns(*self.state.clone())
+
+
+class NeuronStates(_Counts[NeuronCounts]):
+    """Streaming number of values of each neuron in each state; `update` takes the `neuron_states` of a part.
 
     Args:
         channels: Number of neurons.
@@ -71,21 +148,12 @@ class NeuronStates(Metric):
         [1.0, 0.0]
     """
 
-    full_state_update = False
-    state: Tensor
-
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.add_state("state", torch.zeros(4, channels, dtype=torch.float64), dist_reduce_fx="sum")
+        super().__init__(channels, kinds=4)
 
-    def update(self, part: Tensor) -> None:
-        """Take in the `neuron_states` of a part, of shape (4, C)."""
-        self.state = self.state + part.to(self.state.device)
-
-    def compute(self) -> NeuronCounts:
+    def value(self) -> NeuronCounts:
         """The numbers, each of shape (C,)."""
-        return NeuronCounts(*self.state)
+        return NeuronCounts(*self.state.clone())
 
 
 def neuron_entropy(counts: NeuronCounts, zeros: Zeros = "ignore") -> Tensor:
@@ -112,9 +180,7 @@ def neuron_entropy(counts: NeuronCounts, zeros: Zeros = "ignore") -> Tensor:
     """
     check_zeros(zeros)
     off = counts.off + counts.zero if zeros == "off" else counts.off
-    states = torch.stack([counts.on, off, counts.above]).double()
-    nats: Tensor = torch.special.entr(states / states.sum(0).clamp(min=1))
-    return nats.sum(0) / math.log(2)
+    return _nats(counts.on, off, counts.above) / math.log(2)
 
 
 def layer_entropy(counts: NeuronCounts, *, zeros: Zeros = "ignore", saturated: bool = True) -> float:
@@ -126,7 +192,7 @@ def layer_entropy(counts: NeuronCounts, *, zeros: Zeros = "ignore", saturated: b
         saturated: Count the neurons of entropy 0 too. Without them it is 0 only if there are no others.
 
     Returns:
-        The mean; NaN if that of a neuron is.
+        The mean; NaN if the entropy of a neuron is.
 
     Example:
         >>> counts = NeuronCounts(*torch.tensor([[2.0, 4.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
@@ -136,6 +202,36 @@ def layer_entropy(counts: NeuronCounts, *, zeros: Zeros = "ignore", saturated: b
     entropy = neuron_entropy(counts, zeros)
     chosen = entropy if saturated else entropy[entropy != 0]
     return float(chosen.mean()) if len(chosen) else 0.0
+
+
+def mean_entropy(channels: ChannelSigns) -> Tensor:
+    """Mean of `neuron_entropy` over *all* channels, those that never switch included, where there is no ceiling.
+
+    Example:
+        >>> mean_entropy(ChannelSigns(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 0.0]))).item()
+        0.5
+    """
+    return _nats(*channels).mean() / math.log(2)
+
+
+def _nats(*states: Tensor) -> Tensor:
+    """The entropy of the state of each neuron, of the number of values in each of its states."""
+    counts = torch.stack(states).double()
+    nats: Tensor = torch.special.entr(counts / counts.sum(0).clamp(min=1))
+    return nats.sum(0)
+
+
+def saturated_channels(channels: ChannelSigns) -> Tensor:
+    """Share of channels of one sign: without a positive value on any sample and position, or without a negative one.
+
+    A rectifier right after such a channel is always off or always on, zero or the identity, and adds no non-linearity.
+    A channel that is all zero is among them. These are the channels whose `neuron_entropy` is 0.
+
+    Example:
+        >>> saturated_channels(ChannelSigns(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 0.0]))).item()
+        0.5
+    """
+    return ((channels.positive == 0) | (channels.negative == 0)).double().mean()
 
 
 def check_zeros(zeros: str) -> None:

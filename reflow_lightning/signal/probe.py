@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from reflow_lightning.layers import Order, known_layers, layer_of
+from reflow_lightning.layers import Layer, Order, layer_of
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
 
@@ -38,36 +38,47 @@ def is_time_first(layer: nn.Module) -> bool:
     return known is not None and known.time_first
 
 
-def signal_layers(model: nn.Module, order: Order, patterns: Patterns | None = None) -> list[str]:
+def signal_layers(known: Mapping[str, Layer], order: Order) -> list[str]:
     """The layers whose output is the signal: BatchNorm layers, and weighted layers that no BatchNorm follows.
 
     Args:
-        model: Any module.
+        known: The layers of a model whose type is known.
         order: Which BatchNorm layers get the outputs of which layers.
-        patterns: Glob patterns on module names, instead of that rule.
 
     Raises:
         ValueError: If no layer is left.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
-        >>> signal_layers(model, Order(handed_on={"0": ("1",)})), signal_layers(model, Order(), "2")
-        (['1', '4'], ['2'])
+        >>> from reflow_lightning.layers import known_layers
+        >>> signal_layers(dict(known_layers(model)), Order(handed_on={"0": ("1",)}))
+        ['1', '4']
     """
-    if patterns is not None:
-        modules = dict(model.named_modules())
-        for pattern in (wanted := as_patterns(patterns)):
-            if not matches(modules, pattern):
-                raise ValueError(f"layers pattern '{pattern}' matches no module{nearest(pattern, modules)}")
-        return [name for name in modules if any(matches([name], pattern) for pattern in wanted)]
     names = [
         name
-        for name, layer in known_layers(model)
-        if isinstance(layer.module, _BatchNorm) or (layer.weights and name not in order.handed_on)
+        for name, layer in known.items()
+        if isinstance(layer.module, BatchNorm) or (layer.weights and name not in order.handed_on)
     ]
     if not names:
-        raise ValueError(f"{type(model).__name__} has no layer to measure: name modules with layers=('...',)")
+        raise ValueError("the model has no layer to measure whose type is known: name modules with layers=('...',)")
     return names
+
+
+def matching_modules(model: nn.Module, patterns: Patterns) -> list[str]:
+    """The names of the modules that match one of the glob patterns.
+
+    Raises:
+        ValueError: If a pattern matches none.
+
+    Example:
+        >>> matching_modules(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "1")
+        ['1']
+    """
+    modules, wanted = dict(model.named_modules()), as_patterns(patterns)
+    for pattern in wanted:
+        if not matches(modules, pattern):
+            raise ValueError(f"layers pattern '{pattern}' matches no module{nearest(pattern, modules)}")
+    return [name for name in modules if any(matches([name], pattern) for pattern in wanted)]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ _AMBER, _BAND = "#c77700", "#fbe9c6"
 
 
 def strong_but_wrong(
-    report: SignalReport, strength: float = _STRENGTH, alignment: float = _ALIGNMENT
+    report: SignalReport, *, strength: float = _STRENGTH, alignment: float = _ALIGNMENT
 ) -> tuple[str, ...]:
     """The layers whose signal is as strong as the dense network's, but not the same.
 
@@ -90,7 +90,7 @@ def plot_quality(
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, sharex=True)
     last = reports[list(reports)[-1]]
-    wrong = set(strong_but_wrong(last, strength, alignment))
+    wrong = set(strong_but_wrong(last, strength=strength, alignment=alignment))
     marked = [depth for depth, name in enumerate(names, start=1) if name in wrong]
     _draw(above, reports, "variance_ratio", marked)
     _draw(below, reports, "cka", marked)

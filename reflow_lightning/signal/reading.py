@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow_lightning.signal.signs import merge_position_signs, position_signs
+from reflow_lightning.signal.neurons import merge_position_signs, position_signs
 from reflow_lightning.signal.statistics import merge_positions, pieces, position_moments
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.statistic import Statistic, Value, stacked
 
 _PIECE = 1 << 17  # values that become float64 at once: bounds the extra memory and stays in the processor's cache
 
@@ -99,28 +100,29 @@ def merge_moments(parts: Tensor) -> Tensor:
     return torch.stack([total, merged, (squares + count * (mean - merged).square()).sum(0)])
 
 
-class _MomentState(Metric):
-    """Accumulates `moments`; what is computed of them is up to the subclass."""
+class _MomentState(Statistic[Value]):
+    """Accumulates `moments`; what they tell is up to the subclass."""
 
-    full_state_update = False
+    merges = MappingProxyType({"state": stacked(merge_moments)})
     state: Tensor
 
     def __init__(self, channels: int, dim: int = 1) -> None:
-        super().__init__()
-        self.channels = channels
+        super().__init__(channels, state=torch.zeros(3, channels, dtype=torch.float64))
         self.dim = dim
-        self.add_state("state", torch.zeros(3, channels, dtype=torch.float64), dist_reduce_fx=merge_moments)
 
     def update(self, values: Tensor) -> None:
         """Take in the activations of one call of a layer."""
-        self.state = merge_moments(torch.stack([self.state, moments(values, self.dim).to(self.state.device)]))
+        self._take_in(moments(values, self.dim))
+
+    def _take_in(self, part: Tensor) -> None:
+        self.state = merge_moments(torch.stack([self.state, part.to(self.state.device)]))
 
     def _channels(self) -> ChannelMoments:
-        count, mean, squares = self.state
+        count, mean, squares = self.state.clone()  # the caller may write into what it gets
         return ChannelMoments(count, mean, squares / count.clamp(min=1))
 
 
-class Moments(_MomentState):
+class Moments(_MomentState[ChannelMoments]):
     """Streaming number of values, mean and population variance of each channel.
 
     Args:
@@ -135,12 +137,12 @@ class Moments(_MomentState):
         [1.0, 0.0]
     """
 
-    def compute(self) -> ChannelMoments:
+    def value(self) -> ChannelMoments:
         """Number of values, mean and variance, each of shape (C,)."""
         return self._channels()
 
 
-class MergedMoments(_MomentState):
+class MergedMoments(Moments):
     """`Moments` of parts whose `moments` were taken elsewhere.
 
     Args:
@@ -155,18 +157,13 @@ class MergedMoments(_MomentState):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.update(self.state.clone())  # nothing yet, which is no reason for a warning
 
     def update(self, part: Tensor) -> None:
         """Take in the moments of a part, of shape (3, C)."""
-        self.state = merge_moments(torch.stack([self.state, part.to(self.state.device)]))
-
-    def compute(self) -> ChannelMoments:
-        """Number of values, mean and variance, each of shape (C,)."""
-        return self._channels()
+        self._take_in(part)
 
 
-class DeadChannels(_MomentState):
+class DeadChannels(_MomentState[Tensor]):
     """Streaming share of dead channels, as `dead_channels` defines them.
 
     Args:
@@ -182,7 +179,7 @@ class DeadChannels(_MomentState):
 
     higher_is_better = False
 
-    def compute(self) -> Tensor:
+    def value(self) -> Tensor:
         """The share, in [0, 1]."""
         return dead_channels(self._channels())
 

@@ -3,8 +3,9 @@ import random
 
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Calibration

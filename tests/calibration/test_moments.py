@@ -2,8 +2,11 @@ import copy
 
 import pytest
 import torch
-from repair_zoo import FEED_FORWARD, ZOO, bits, convolutions, make, mlp, outputs, plain, spread, thinned
+from scenarios.thinned import bits, make, outputs, plain, spread, thinned
 from torch import nn
+from zoo import network, networks
+from zoo.convolutional import convolutions
+from zoo.linear import mlp
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Moments
@@ -18,7 +21,7 @@ def can_shift(model, name):
     return getattr(model.get_submodule(name), "bias", None) is not None
 
 
-@pytest.mark.parametrize("name", FEED_FORWARD)
+@pytest.mark.parametrize("name", networks("feed forward"))
 def test_every_channel_gets_the_mean_and_standard_deviation_of_the_dense_network(name):
     model, dense, batches = make(name, 1, size=64)
     result = calibrate(model, batches, repair="moments", reference=dense, max_batches=1)
@@ -69,7 +72,7 @@ def layer_by_layer(model, dense, batches):
             module.bias.copy_(module.bias * gain + shift)
 
 
-@pytest.mark.parametrize("name", [name for name in FEED_FORWARD if name != "rmsnorm"])
+@pytest.mark.parametrize("name", [name for name in networks("feed forward") if name != "rmsnorm"])
 def test_one_pass_does_what_a_pass_for_each_layer_does(name):
     model, dense, batches = make(name, 1, size=64)
     expected = copy.deepcopy(model)
@@ -172,7 +175,7 @@ def test_layers_that_cannot_be_written_are_named_and_left_alone():
 
 def test_the_default_of_networks_with_their_number_of_passes():
     def passes(name):
-        return passes_needed(find_layers(ZOO[name][0]()).known.values())
+        return passes_needed(find_layers(network(name).build()).known.values())
 
     assert [passes(name) for name in ("mlp", "batchnorm", "attention", "gru", "fastgrnn")] == [1, 1, 2, 16, 16]
 

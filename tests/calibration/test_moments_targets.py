@@ -2,9 +2,10 @@ import copy
 
 import pytest
 import torch
-from repair_zoo import IMAGES, outputs, spread, thinned
+from scenarios.thinned import outputs, spread, thinned
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from zoo import IMAGES
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Moments, batchnorm_targets

@@ -4,8 +4,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from repair_zoo import ZOO, Repeated, bits, convolutions, make, mlp, plain, thinned
+from scenarios.thinned import bits, make, plain, thinned
 from torch import nn
+from zoo import networks
+from zoo.convolutional import convolutions
+from zoo.linear import Repeated, mlp
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Reconstruct
@@ -100,7 +103,7 @@ def test_no_layer_fits_the_dense_one_worse_than_with_its_old_weights(name):
 
 
 @pytest.mark.filterwarnings("ignore:calibrate left alone")
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", networks("repair"))
 def test_the_output_comes_closer_to_that_of_the_dense_network(name):
     model, dense, batches = make(name, 2, size=64)
     if name == "transposed":
@@ -111,7 +114,9 @@ def test_the_output_comes_closer_to_that_of_the_dense_network(name):
     assert (model(batch) - wanted).norm() < 0.8 * (before - wanted).norm()
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("transposed", "batchnorm", "preactivation")])
+@pytest.mark.parametrize(
+    "name", [name for name in networks("repair") if name not in ("transposed", "batchnorm", "preactivation")]
+)
 def test_weights_that_are_not_zero_can_all_come_back(name):
     _, dense, batches = make(name, 2, size=64)
     model = copy.deepcopy(dense)

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from repair_zoo import make, plain, thinned
+from scenarios.thinned import make, plain, thinned
 from torch import nn
 
 from reflow_lightning import calibrate, prune

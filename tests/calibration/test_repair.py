@@ -3,8 +3,10 @@ import copy
 import pytest
 import torch
 from helpers import everything
-from repair_zoo import Recurrent, Repeated, bits, make, mlp
+from scenarios.thinned import bits, make
 from torch import nn
+from zoo.linear import Repeated, mlp
+from zoo.recurrent import Recurrent
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import BatchNormStatistics, Calibration, InTurn, Moments, NoRepair, needs_reference

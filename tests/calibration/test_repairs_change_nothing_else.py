@@ -4,8 +4,10 @@ import random
 import pytest
 import torch
 from helpers import everything
-from repair_zoo import ZOO, bits, make, mlp, zeros
+from scenarios.thinned import bits, make, zeros
 from torch import nn
+from zoo import networks
+from zoo.linear import mlp
 
 from reflow_lightning import calibrate
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*has no BatchNorm layer", "igno
 
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=str)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", networks("repair"))
 def test_undo_is_exact_and_zeros_stay_zero_and_nothing_else_is_touched(name, repair):
     model, dense, batches = make(name, 2)
     before, of_dense, zero = bits(model), bits(dense), zeros(model)

@@ -6,12 +6,25 @@ import sys
 import lightning as L
 import pytest
 import torch
-from collapse_blocks import BLOCKS, IMAGE, Branching, Forward
-from collapse_helpers import PRUNINGS, chain, folded, multiply_adds, parameters, refusals, same, widths, wreck
-from collapse_zoo import ZOO, build, inputs_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenarios.wrecked import (
+    PRUNINGS,
+    build,
+    chain,
+    folded,
+    inputs_for,
+    multiply_adds,
+    parameters,
+    refusals,
+    same,
+    widths,
+    wreck,
+)
 from torch import nn
+from zoo import networks
+from zoo.blocks import BLOCKS, IMAGES
+from zoo.odd import Branching, Forward
 
 from reflow_lightning.collapse import NotTraceableError, collapse, collapse_report, work
 from reflow_lightning.collapse.facts.removal import MismatchError
@@ -26,7 +39,7 @@ torch.save((model(image), model.state_dict()), sys.argv[2])
 
 
 @pytest.mark.parametrize("pruning", PRUNINGS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", networks("collapse"))
 def test_the_smaller_network_does_the_same_and_nothing_is_left_to_do(name, pruning):
     model, inputs = wreck(build(name), pruning), inputs_for(name)
     collapsed, reference = collapse(model, inputs), folded(model, inputs)
@@ -47,9 +60,9 @@ def test_the_smaller_network_does_the_same_and_nothing_is_left_to_do(name, pruni
     seed=st.integers(0, 10**6),
 )
 def test_random_networks_do_the_same(kinds, flat, pruning, seed):
-    model, inputs = chain(kinds, flat, pruning, seed), (torch.randn(2, *IMAGE),)
+    model, inputs = chain(kinds, flat, pruning, seed), (torch.randn(2, *IMAGES),)
     collapsed, reference = collapse(model, inputs), folded(model, inputs)
-    assert same(model, collapsed, (torch.randn(5, *IMAGE) * 3,)) < 1e-5
+    assert same(model, collapsed, (torch.randn(5, *IMAGES) * 3,)) < 1e-5
     assert refusals(collapsed) == []
     assert parameters(collapsed) <= parameters(reference)
     assert multiply_adds(collapsed, inputs) <= multiply_adds(reference, inputs)
@@ -70,10 +83,10 @@ def test_the_model_is_not_touched():
     model[0].weight.requires_grad_(False)
     calls = []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    model(torch.randn(2, *IMAGE)).sum().backward()
+    model(torch.randn(2, *IMAGES)).sum().backward()
     before, gradients = copy.deepcopy(model), [p.grad if p.grad is None else p.grad.clone() for p in model.parameters()]
     state, python_state = torch.get_rng_state(), random.getstate()
-    given = torch.randn(2, *IMAGE, generator=torch.Generator().manual_seed(0))
+    given = torch.randn(2, *IMAGES, generator=torch.Generator().manual_seed(0))
     kept = given.clone()
     collapse(model, given, batches=[given, (given, 0)])
     assert torch.equal(state, torch.get_rng_state())
@@ -164,8 +177,8 @@ def test_only_so_many_batches_are_taken():
         while True:
             yield torch.randn(2, 5)
 
-    collapsed = collapse(build("mlp"), torch.randn(2, 5), batches=endless(), max_batches=2)
-    assert same(build("mlp"), collapsed, (torch.randn(2, 5),)) < 1e-5
+    collapsed = collapse(build("small mlp"), torch.randn(2, 5), batches=endless(), max_batches=2)
+    assert same(build("small mlp"), collapsed, (torch.randn(2, 5),)) < 1e-5
 
 
 class Module(L.LightningModule):
@@ -189,7 +202,7 @@ def test_a_lightning_module_becomes_an_ordinary_one():
 
 
 def test_one_layer_that_can_not_lose_channels_does_not_keep_the_others_from_it(monkeypatch):
-    model = wreck(build("mlp"), "nothing")
+    model = wreck(build("small mlp"), "nothing")
     with torch.no_grad():
         model[0].weight[:4], model[2].weight[:4] = 0, 0
 
@@ -212,7 +225,7 @@ def test_a_step_that_would_change_the_output_is_not_taken(monkeypatch):
         return [work.Row("identity", "0", "wrong")]
 
     monkeypatch.setattr(sys.modules["reflow_lightning.collapse.collapsing"], "drop_identities", spoil)
-    model, inputs = build("mlp"), inputs_for("mlp")
+    model, inputs = build("small mlp"), inputs_for("small mlp")
     collapsed = collapse(model, inputs)
     assert same(model, collapsed, inputs) < 1e-5
     assert any(row.what == "identity" and "would change an output" in row.why for row in refusals(collapsed))
@@ -247,22 +260,22 @@ def test_odd_networks_pass_through(model, inputs):
 
 
 def test_a_network_of_nan_stays_one():
-    model = build("mlp")
+    model = build("small mlp")
     with torch.no_grad():
         model[2].weight[0] = torch.nan
-    inputs = inputs_for("mlp")
+    inputs = inputs_for("small mlp")
     assert collapse(model, inputs)(*inputs).isnan().all()
 
 
 @pytest.mark.parametrize("tolerance", [0, -1.0, float("nan")])
 def test_a_tolerance_that_is_not_positive_is_refused(tolerance):
     with pytest.raises(ValueError, match=r"tolerance=.* must be positive"):
-        collapse(build("mlp"), torch.randn(2, 5), tolerance=tolerance)
+        collapse(build("small mlp"), torch.randn(2, 5), tolerance=tolerance)
 
 
 def test_an_example_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="Sequential does not run on example_input"):
-        collapse(build("mlp"), torch.randn(2, 6))
+        collapse(build("small mlp"), torch.randn(2, 6))
 
 
 def test_a_model_that_can_not_be_traced_is_refused():
@@ -271,7 +284,7 @@ def test_a_model_that_can_not_be_traced_is_refused():
 
 
 def test_a_model_whose_graph_does_something_else_is_refused():
-    model = build("mlp")
+    model = build("small mlp")
     model.register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(NotTraceableError, match="does something else than the model"):
         collapse(model, torch.randn(2, 5))

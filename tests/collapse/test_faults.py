@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from collapse_helpers import same
+from scenarios.wrecked import same
 from torch import nn
 
 from reflow_lightning.collapse import collapse, collapse_report, exactness, leftovers, work

@@ -2,18 +2,22 @@ import copy
 
 import pytest
 import torch
-from helpers import images, small_net, zeros
+from helpers import images, zeros
+from zoo.convolutional import small_net
 
 from reflow_lightning.calibration import BatchNormStatistics
 from reflow_lightning.events.event import prune_and_repair
 from reflow_lightning.events.plan import Plan
+from reflow_lightning.pruning import PruneSpec
 from reflow_lightning.running.forward import default_forward
 
 BATCHES = list(images(32).split(16))
 
 
 def plan(**options):
-    return Plan({}, **{"repair": "auto", "batches": lambda: BATCHES, "forward": default_forward, "limit": 2} | options)
+    return Plan(
+        PruneSpec(), **{"repair": "auto", "batches": lambda: BATCHES, "forward": default_forward, "limit": 2} | options
+    )
 
 
 @pytest.mark.parametrize("failing", ["dense", "pruned", "repaired", "repair"])

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from helpers import zeros
+from scenarios.commands import application
 
 from reflow_lightning import Masks
 from reflow_lightning.experiments.classifier import Classifier
@@ -19,10 +20,17 @@ SMALL = ("epochs=1", "model.blocks=1", "reflow.calibration_batches=3")
 
 def run(folder, *arguments, expect=0):
     """Run the application in a folder and return what it printed."""
+    done = application(folder, *arguments)
+    assert done.status == expect, done.text
+    return done.text
+
+
+def run_afresh(folder, *arguments):
+    """The same, in an interpreter that starts from nothing."""
     environment = os.environ | {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "reflow_lightning", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == expect, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -34,7 +42,7 @@ def only(paths):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    text = run(folder, *SMALL)
+    text = run_afresh(folder, *SMALL)
     return only(folder.glob("outputs/*/*")), text
 
 

@@ -6,10 +6,12 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from scenarios.commands import application
 
 from reflow_lightning import Masks
 from reflow_lightning.experiments.experiment import run
@@ -23,6 +25,12 @@ _DROP_CAPABILITY, _WRITE_ANYWHERE = 24, 1  # prctl(PR_CAPBSET_DROP, CAP_DAC_OVER
 
 def launch(folder, *arguments, before=None):
     """Run the application in a folder: its exit status and what it printed."""
+    done = application(folder, *arguments, *SMALL, *LIMITED, before=before)
+    return done.status, done.text
+
+
+def launch_afresh(folder, *arguments, before):
+    """The same, in an interpreter that starts from nothing, which takes away what `before` takes away."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
     environment.pop("HYDRA_FULL_ERROR", None)
     command = [sys.executable, "-m", "reflow_lightning", *arguments, *SMALL, *LIMITED]
@@ -39,7 +47,7 @@ def files(folder):
 
 
 def limit_files_to(kilobytes):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
 
 
 def test_on_a_full_disk_the_last_line_says_so_and_no_half_file_stays(tmp_path):
@@ -71,7 +79,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path):
     folder.mkdir()
     folder.chmod(0o555)
     try:
-        status, text = launch(tmp_path, "hydra.run.dir=locked", before=obey_permissions)
+        status, text = launch_afresh(tmp_path, "hydra.run.dir=locked", before=obey_permissions)
     finally:
         folder.chmod(0o755)
     assert status == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from experiments.tiny_data import make_cifar10, make_har, make_imagenet
 from hydra import compose, initialize_config_module
+from scenarios.datasets import make_cifar10, make_har, make_imagenet
 
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.mobilenet import MobileNetV1

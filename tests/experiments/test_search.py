@@ -1,14 +1,13 @@
 """`reflow-lightning search`: the command, its results, and its refusals."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from helpers import zeros
 from hydra import compose, initialize_config_module
+from scenarios.commands import application
 
 from reflow_lightning import Masks, find_sparsity
 from reflow_lightning.experiments.app import main
@@ -31,13 +30,6 @@ def configuration(*overrides, name="search"):
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     return folder, search(configuration(*SMALL, "max_drop=0.1"), folder)
-
-
-def command(folder, *arguments):
-    environment = os.environ | {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
-    call = [sys.executable, "-m", "reflow_lightning", *arguments]
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_the_report_holds_all_trials_and_what_was_found(small):
@@ -164,11 +156,11 @@ def test_help_tells_of_the_search():
 
 
 def test_a_sweep_of_searches_ends_with_a_summary(tmp_path):
-    status, text = command(tmp_path, "search", "-m", "max_drop=0.1,-1", *SMALL)
-    assert status == 1, text
-    assert "Trials" in text
-    assert "2 jobs, 1 failed: 1" in text
-    assert "max_drop=-1 must be a number of at least 0" in text
+    done = application(tmp_path, "search", "-m", "max_drop=0.1,-1", *SMALL)
+    assert done.status == 1, done.text
+    assert "Trials" in done.text
+    assert "2 jobs, 1 failed: 1" in done.text
+    assert "max_drop=-1 must be a number of at least 0" in done.text
     [summary] = tmp_path.glob("multirun/*/*/summary.csv")
     assert "0.1" in summary.read_text()
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reflow_lightning import calibrate, measure_signal, prune
-from reflow_lightning.layers import Call, Layer, Weight, input_dims, layer_of, prunable_weights
+from reflow_lightning.layers import Call, Inventory, Layer, Weight, layer_of
 from reflow_lightning.pruning import select
 
 
@@ -99,7 +99,7 @@ def conv1d(outputs, inputs):
 
 def test_the_linear_layer_of_gpt2_is_pruned_along_its_inputs():
     layer = conv1d(4, 8)
-    assert input_dims(layer) == {id(layer.weight): 0}
+    assert Inventory.of(layer).input_dims == {id(layer.weight): 0}
     mask = prune(layer, 0.5, pattern="2:4")["weight"]
     assert (mask.view(2, 4, 4).sum(1) == 2).all()
 
@@ -176,7 +176,7 @@ def test_every_kind_says_which_of_its_weights_may_be_pruned():
             "up": nn.ConvTranspose2d(4, 4, 2, groups=2),
         }
     )
-    weights = prunable_weights(model)
+    weights = Inventory.of(model).weights
     assert [name for name in weights if weights[name].parameter is not None] == [
         "attention.in_proj_weight",
         "attention.out_proj.weight",

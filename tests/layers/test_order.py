@@ -1,7 +1,8 @@
 import pytest
 import torch
-from repair_zoo import Preactivation, plain
+from scenarios.thinned import plain
 from torch import nn
+from zoo.residual import Preactivation
 
 from reflow_lightning.layers.order import Order, OrderWatch, forward_order
 

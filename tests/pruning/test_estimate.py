@@ -1,6 +1,6 @@
 import pytest
 import torch
-from gradient_models import make
+from scenarios.gradients import make
 from torch import nn
 
 from reflow_lightning.pruning import (
@@ -8,11 +8,11 @@ from reflow_lightning.pruning import (
     Estimated,
     Fisher,
     PerOutput,
+    PruneSpec,
     Snip,
     Taylor,
     Wanda,
     WoodFisher,
-    check_arguments,
     check_model,
     choose,
     make_masks,
@@ -22,21 +22,24 @@ from reflow_lightning.pruning import (
 NAMES = {"fisher": Fisher(), "taylor": Taylor(), "snip": Snip(), "wanda": Wanda(), "woodfisher": WoodFisher()}
 
 
+def chosen(model, sparsity, criterion, batches=None):
+    return choose(model, sparsity, PruneSpec(criterion=criterion), batches=batches)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_stands_for_its_criterion_with_defaults(name):
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     by_name = make_masks(model, 0.5, criterion=name, batches=[batch], max_batches=1)
     assert by_name == make_masks(model, 0.5, criterion=NAMES[name], batches=[batch], max_batches=1)
     assert isinstance(NAMES[name], DataCriterion)
 
 
 @pytest.mark.parametrize("criterion", [*NAMES, PerOutput("fisher"), PerOutput("wanda")])
-@pytest.mark.parametrize("call", [prune, make_masks, choose])
+@pytest.mark.parametrize("call", [prune, make_masks, chosen])
 def test_no_batches_are_an_error_that_names_the_remedy(criterion, call):
-    model, _ = make("convolutions")
+    model, _ = make("small_net")
     before = model[0].weight.clone()
-    check_arguments(0.5, criterion, "global", None, 0.0)
-    check_model(model, 0.5, criterion=criterion)
+    check_model(model, 0.5, PruneSpec(criterion=criterion))
     with pytest.raises(ValueError, match="needs data, but batches=None: pass batches=loader"):
         call(model, 0.5, criterion=criterion)
     with pytest.raises(ValueError, match="batches=list gave no batch for scoring"):
@@ -81,7 +84,7 @@ def test_a_criterion_of_ones_own_may_read_data():
 
 @pytest.mark.parametrize("criterion", NAMES)
 def test_what_was_pruned_before_stays_pruned(criterion):
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     first = prune(model, 0.5, criterion=criterion, batches=[batch], max_batches=1)
     second = prune(model, 0.8, criterion=criterion, batches=[batch], max_batches=1)
     assert not any(bool((second[name] & ~mask).any()) for name, mask in first.items())
@@ -91,7 +94,7 @@ def test_what_was_pruned_before_stays_pruned(criterion):
 @pytest.mark.parametrize("allocation", ["uniform", "erk", "lamp"])
 @pytest.mark.parametrize("criterion", ["fisher", "woodfisher", "wanda"])
 def test_every_allocation_takes_scores_that_were_found_on_data(criterion, allocation):
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     masks = prune(model, 0.5, criterion=criterion, allocation=allocation, batches=[batch], max_batches=1, min_kept=0.01)
     assert masks.sparsity == pytest.approx(0.5, abs=1e-3)
 
@@ -104,7 +107,7 @@ def test_a_pattern_takes_scores_that_were_found_on_data():
 
 
 def test_a_compiled_model_gives_the_same_scores():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     compiled = torch.compile(model)
     for name in NAMES:
         plain = make_masks(model, 0.5, criterion=name, batches=[batch], max_batches=1)

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from helpers import images, small_net, zeros
+from helpers import images, zeros
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import Masks, prune
 from reflow_lightning.pruning.keeping import ZeroKeeper

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reflow_lightning import Masks
+from reflow_lightning.running.errors import ReflowError
 
 OLD, NEW = (Masks({"weight": torch.rand(40, 50, generator=torch.Generator().manual_seed(i)) > 0.5}) for i in (0, 1))
 
@@ -108,3 +109,48 @@ def test_each_changed_bit_of_a_state_is_noticed():
     for change in ({"names": ["other"]}, {"shapes": [[50, 40]]}, {"checksum": 1}):
         with pytest.raises(ValueError, match=r"changed since they were saved"):
             Masks.from_state_dict(OLD.state_dict() | change)
+
+
+# -- formats
+
+MASKS_OF_0_1 = Masks(
+    {
+        "0.weight": torch.tensor([[True, False, True], [False, False, True]]),
+        "2.weight": torch.tensor([False, True, True, True, False, True]),
+    }
+)
+STATE_OF_0_1 = {
+    "names": ["0.weight", "2.weight"],
+    "shapes": [[2, 3], [6]],
+    "bits": torch.tensor([165, 208], dtype=torch.uint8),
+    "checksum": 2922906964,
+}
+
+
+def test_what_version_0_1_wrote_is_still_read(path):
+    assert Masks.from_state_dict(STATE_OF_0_1) == MASKS_OF_0_1
+    torch.save(STATE_OF_0_1, path)
+    assert Masks.load(path) == MASKS_OF_0_1
+
+
+def test_a_state_is_the_old_one_with_a_format_number():
+    state = MASKS_OF_0_1.state_dict()
+    assert state.pop("format") == 1
+    assert torch.equal(state.pop("bits"), STATE_OF_0_1["bits"])
+    assert state == {name: value for name, value in STATE_OF_0_1.items() if name != "bits"}
+
+
+def test_a_newer_format_is_named_with_the_remedy(path):
+    newer = MASKS_OF_0_1.state_dict() | {"format": 7, "names": "written otherwise"}
+    message = "these are masks of format 7, but this version of reflow_lightning reads up to 1: upgrade it"
+    with pytest.raises(ValueError, match=message):
+        Masks.from_state_dict(newer)
+    torch.save(newer, path)
+    with pytest.raises(ReflowError, match=f"masks.pt: {message}"):
+        Masks.load(path)
+
+
+@pytest.mark.parametrize("number", [True, -1, 1.0, "1", None])
+def test_what_is_no_format_number_is_no_state_of_masks(number):
+    with pytest.raises(ValueError, match=f"this is no state of Masks .*format={number!r} of masks"):
+        Masks.from_state_dict(MASKS_OF_0_1.state_dict() | {"format": number})

@@ -3,8 +3,9 @@ import io
 
 import pytest
 import torch
-from helpers import small_net, zeros
+from helpers import zeros
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import Masks, prune
 

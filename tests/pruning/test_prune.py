@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
-from helpers import selected_size, small_net, zeros
+from helpers import selected_size, zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import prune
 from reflow_lightning.pruning import make_masks

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_lightning.pruning import Magnitude, Scores
-from reflow_lightning.pruning.criteria.protocols import flat_chunks
+from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.ranking import cut_mask, rank
 from reflow_lightning.pruning.scores import sort_keys
 
@@ -101,7 +101,7 @@ def test_floors_keep_the_most_magnitude_possible():
 def test_tensors_larger_than_a_chunk_are_ranked_alike(monkeypatch):
     tensors = [torch.randn(50, 40).t(), (torch.randn(3000) * 3).round()]
     scores = scores_of(tensors)
-    for room in ("scores", "criteria.protocols"):
+    for room in ("scores", "criteria.magnitude"):
         monkeypatch.setattr(f"reflow_lightning.pruning.{room}.flat_chunks", lambda t: flat_chunks(t, 64))
     masks = [cut_mask(s, cut) for s, cut in zip(scores, rank(scores, 1234), strict=True)]
     for mask, expected in zip(masks, plain_masks(tensors, 1234), strict=True):

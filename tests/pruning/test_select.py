@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers import small_net
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning.pruning import select
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reflow_lightning.pruning.criteria.protocols import Magnitude, Random
+from reflow_lightning.pruning import Magnitude, Random
 from reflow_lightning.pruning.shards import Part, local, part_like, part_of, rows, spread_like
 
 

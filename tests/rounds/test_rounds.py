@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from helpers import small_net
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import Masks
 from reflow_lightning.rounds import Kept, Rounds

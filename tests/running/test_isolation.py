@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import small_net
+from zoo.convolutional import small_net
 
 from reflow_lightning.running.isolation import isolated_rng, only_training
 

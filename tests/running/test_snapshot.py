@@ -1,8 +1,9 @@
+import pytest
 import torch
-from repair_zoo import bits
+from scenarios.thinned import bits
 from torch import nn
 
-from reflow_lightning.running.snapshot import Snapshot, Snapshots
+from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags, write
 
 
 def network():
@@ -59,7 +60,41 @@ def test_a_model_that_was_moved_or_given_new_parameters_is_restored_too():
 def test_what_cannot_be_written_is_passed_over():
     expanded = nn.Module()
     expanded.register_buffer("ones", torch.ones(1).expand(3))
-    Snapshot([expanded, nn.LazyLinear(2), nn.Linear(2, 2, device="meta")]).restore()
+    modules = [expanded, nn.LazyLinear(2), nn.LazyBatchNorm1d(), nn.Linear(2, 2, device="meta")]
+    Snapshot(modules).restore()
+    Snapshot.of_buffers(modules).restore()
+
+
+def test_of_buffers_the_parameters_stay_as_they_are():
+    model = network()
+    snapshot, before = Snapshot.of_buffers([model]), bits(model)
+    scramble(model)
+    snapshot.restore()
+    after = bits(model)
+    buffers = {name for name, _ in model.named_buffers()}
+    assert {name for name in before if before[name] == after[name]} == buffers
+
+
+def test_training_flags_are_put_back_one_by_one():
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    model = nn.Sequential(Frozen(2), nn.Dropout().eval(), nn.ReLU())
+    model[0].training = True
+    flags = TrainingFlags(model.modules())
+    model.eval()
+    flags.restore()
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+
+
+def test_values_are_written_by_name():
+    model = network().double()
+    write(model, {"0.bias": torch.ones(4), "1.num_batches_tracked": torch.tensor(3)})
+    assert model[0].bias.tolist() == [1.0] * 4
+    assert model[1].num_batches_tracked == 3
+    with pytest.raises(AttributeError, match="missing"):
+        write(model, {"0.missing": torch.ones(4)})
 
 
 def test_of_several_the_last_is_put_back_first():

@@ -14,14 +14,14 @@ def at(step):
     return Progress(step, step // 10, step / 100)
 
 
-def run(schedule, moments=range(101)):
-    """Steps and shares of a whole training."""
+def run(schedule, moments=range(101), final=1.0):
+    """Steps and sparsities of a whole training."""
     last, events = None, []
     for step in moments:
-        if schedule.due(at(step), last):
+        if not schedule.finished(last, final) and schedule.due(at(step), last):
             last = at(step)
-            events.append((step, schedule.share(last)))
-    assert schedule.finished(last)
+            events.append((step, schedule.sparsity(last, final)))
+    assert schedule.finished(last, final)
     return events
 
 
@@ -37,8 +37,8 @@ def run(schedule, moments=range(101)):
     ],
 )
 def test_one_shot_happens_once_at_its_moment(schedule, step):
-    schedule.check(LENGTH)
-    assert run(schedule) == [(step, 1.0)]
+    schedule.check(LENGTH, 0.9)
+    assert run(schedule, final=0.9) == [(step, 0.9)]
 
 
 def test_a_moment_that_is_jumped_over_is_made_up_for():
@@ -70,18 +70,18 @@ def test_one_shot_arguments_are_checked(arguments, text):
 )
 def test_schedules_that_never_come_are_errors(schedule, length, text):
     with pytest.raises(ValueError, match=text):
-        schedule.check(length)
+        schedule.check(length, 0.9)
 
 
 def test_schedules_that_need_no_length_accept_an_unknown_one():
     for schedule in (OneShot(), OneShot(step=10**9), OneShot(epoch=10**9), OneShot(fraction=0.0)):
-        schedule.check(UNKNOWN)
+        schedule.check(UNKNOWN, 0.9)
 
 
 def test_gradual_follows_zhu_and_gupta():
     begin, end, every, final = 20, 70, 10, 0.9
     schedule = Gradual(begin=begin / 100, end=end / 100, every_n_steps=every)
-    events = [(step, share * final) for step, share in run(schedule)]
+    events = run(schedule, final=final)
     n = (end - begin) // every
     expected = [(begin + i * every, final + (0 - final) * (1 - (i * every) / (n * every)) ** 3) for i in range(n + 1)]
     assert [step for step, _ in events] == [step for step, _ in expected]
@@ -96,10 +96,11 @@ def test_gradual_by_epochs_is_the_default():
 @given(st.floats(0, 0.9), st.floats(0.01, 1), st.integers(1, 40), st.sampled_from(["cubic", "linear"]))
 def test_gradual_never_falls_and_ends_exactly(begin, width, every, curve):
     end = min(1.0, begin + width)
-    shares = [share for _, share in run(Gradual(begin=begin, end=end, every_n_steps=every, curve=curve))]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
-    assert all(0 <= share <= 1 for share in shares)
+    schedule = Gradual(begin=begin, end=end, every_n_steps=every, curve=curve)
+    sparsities = [sparsity for _, sparsity in run(schedule, final=0.9)]
+    assert sparsities == sorted(sparsities)
+    assert sparsities[-1] == 0.9
+    assert all(0 <= sparsity <= 0.9 for sparsity in sparsities)
 
 
 @pytest.mark.parametrize(

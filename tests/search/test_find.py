@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import everything, images, selected_size, small_net, zeros
+from helpers import everything, images, selected_size, zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import calibrate, find_sparsity, prune
 from reflow_lightning.search.bisection import sparsest

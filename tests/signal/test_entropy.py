@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers import everything, images, small_net
+from helpers import everything, images
 from torch import nn
 from torch.nn import functional
+from zoo.convolutional import small_net
 
 from reflow_lightning import measure_signal
 from reflow_lightning.signal import LayerEntropy, measure_entropy
@@ -41,6 +42,13 @@ def test_rows_are_those_of_all_data_in_eval_mode():
     assert first.switching_entropy == pytest.approx(float(entropies[2:].mean()))
     assert first.saturated == first.always_on == 0.25
     assert first.always_off == 0
+
+
+def test_a_layer_may_have_a_single_neuron():
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    (row,) = rows(biased(0.5), x)
+    assert (row.neurons, row.entropy, row.saturated) == (1, 1, 0)
+    assert measure_signal(biased(0.5), [x]).rectifiers == (row,)
 
 
 def test_what_a_neuron_does_is_told_apart():

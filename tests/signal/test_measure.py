@@ -3,8 +3,9 @@ import math
 
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.running.forward import default_forward
@@ -128,10 +129,10 @@ def test_a_reference_with_other_layers_is_an_error():
 def test_a_profile_compares_states_of_one_network_like_a_reference_would():
     model = small_net()
     dense = copy.deepcopy(model)
-    profile = Profile(model, BATCHES, default_forward)
-    profile.measure("dense")
+    profile = Profile(BATCHES, default_forward)
+    profile.measure(model, "dense")
     prune(model, 0.8)
-    profile.measure("pruned")
+    profile.measure(model, "pruned")
     expected = measure_signal(model, BATCHES, reference=dense, max_batches=4)
     for row, other in zip(profile.reports["pruned"].rows, expected.rows, strict=True):
         assert row.cosine == pytest.approx(other.cosine)

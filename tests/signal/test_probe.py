@@ -1,15 +1,16 @@
 import pytest
 import torch
-from helpers import images, small_net
+from helpers import images
 from torch import nn
+from zoo.convolutional import small_net
 
-from reflow_lightning.layers import Order
+from reflow_lightning.layers import Order, known_layers
 from reflow_lightning.signal.measure import learn_order
-from reflow_lightning.signal.probe import listening, signal_layers
+from reflow_lightning.signal.probe import listening, matching_modules, signal_layers
 
 
-def layers_of(model, batch, patterns=None):
-    return signal_layers(model, learn_order(model, [batch]), patterns)
+def layers_of(model, batch):
+    return signal_layers(dict(known_layers(model)), learn_order(model, [batch]))
 
 
 def test_batchnorm_layers_and_what_none_follows():
@@ -21,14 +22,14 @@ def test_without_batchnorm_every_weighted_layer():
 
 
 def test_patterns_choose_layers():
-    assert signal_layers(small_net(), Order(), ("2", "6")) == ["2", "6"]
+    assert matching_modules(small_net(), ("2", "6")) == ["2", "6"]
     with pytest.raises(ValueError, match="'relu' matches no module"):
-        signal_layers(small_net(), Order(), "relu")
+        matching_modules(small_net(), "relu")
 
 
 def test_a_model_without_layers_is_an_error():
     with pytest.raises(ValueError, match="no layer to measure"):
-        signal_layers(nn.ReLU(), Order())
+        signal_layers({}, Order())
 
 
 @pytest.mark.parametrize("by_kind", [False, True])

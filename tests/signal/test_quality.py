@@ -1,7 +1,8 @@
 import copy
 
 import pytest
-from helpers import images, small_net
+from helpers import images
+from zoo.convolutional import small_net
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.signal import LayerSignal, SignalReport, plot_quality, strong_but_wrong

@@ -1,6 +1,7 @@
 import json
 
-from helpers import images, small_net
+from helpers import images
+from zoo.convolutional import small_net
 
 from reflow_lightning import measure_signal
 from reflow_lightning.signal import plot_profiles

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_lightning.signal import Signs
+from reflow_lightning.signal.neurons import mean_entropy, saturated_channels, signs
 from reflow_lightning.signal.reading import read
-from reflow_lightning.signal.signs import neuron_entropy, saturated_channels, signs
 from reflow_lightning.signal.statistics import moments
 
 
@@ -47,13 +47,13 @@ def test_entropy_is_that_of_the_counts_however_they_are_split(case):
         found = statistic.compute()
         assert found.positive.tolist() == (values > 0).sum((0, 2)).tolist()
         assert found.negative.tolist() == (values < 0).sum((0, 2)).tolist()
-        assert float(neuron_entropy(found)) == pytest.approx(entropy_by_counting(values), abs=1e-12)
+        assert float(mean_entropy(found)) == pytest.approx(entropy_by_counting(values), abs=1e-12)
 
 
 def test_the_entropy_of_all_is_not_the_mean_of_the_entropies_of_batches():
     on, off = torch.ones(4, 1), -torch.ones(4, 1)
-    assert neuron_entropy(counted(on, off).compute()) == 1
-    assert neuron_entropy(counted(on).compute()) == neuron_entropy(counted(off).compute()) == 0
+    assert mean_entropy(counted(on, off).compute()) == 1
+    assert mean_entropy(counted(on).compute()) == mean_entropy(counted(off).compute()) == 0
 
 
 def test_a_channel_is_saturated_if_a_rectifier_after_it_never_switches():

@@ -56,15 +56,6 @@ def test_a_part_without_data_changes_nothing():
     assert statistic.compute().variance.tolist() == [1.0, 0.0]
 
 
-def test_forward_of_the_metric_returns_the_batch_and_accumulates():
-    statistic = Moments(1)
-    assert statistic(torch.tensor([[1.0]])).mean.item() == 1
-    assert statistic(torch.tensor([[3.0]])).mean.item() == 3
-    assert statistic.compute().mean.item() == 2
-    statistic.reset()
-    assert statistic.state.abs().sum() == 0
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_activations_are_not_touched(dtype):
     values = torch.randn(6, 3).to(dtype)

@@ -156,7 +156,7 @@ def is_trained(model: nn.Module) -> bool:
 def warn_of_drift(report: DriftReport) -> None:
     """Warn, on rank zero, of a drift, or that there are too few samples to tell."""
     if report.drifted or report.causes:
-        warn(str(report), stacklevel=2)
+        warn(str(report))
 
 
 def _badness(row: LayerDrift) -> float:

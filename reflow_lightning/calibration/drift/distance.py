@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reflow_lightning.calibration.drift.observing import Observation, merged
 from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.running.compat.torch import BatchNorm
 
 THRESHOLD = 0.12
 """Distance from which a layer has drifted.
@@ -83,7 +83,7 @@ def batches_are_sorted(rows: Iterable[LayerDrift]) -> bool:
     return max((row.between for row in rows), default=0.0) > _SORTED
 
 
-def _layer_drift(name: str, layer: _BatchNorm, found: list[Tensor]) -> LayerDrift:
+def _layer_drift(name: str, layer: BatchNorm, found: list[Tensor]) -> LayerDrift:
     """From the `sample_moments` of the batches."""
     (count, mean, _), (_, square, _) = merged(found)
     stored_mean = layer.get_buffer("running_mean").double().cpu()
@@ -100,7 +100,7 @@ def _layer_drift(name: str, layer: _BatchNorm, found: list[Tensor]) -> LayerDrif
 
 
 def layer_row(
-    name: str, layer: _BatchNorm, mean: Tensor, variance: Tensor, noise: tuple[Tensor, Tensor], between: float
+    name: str, layer: BatchNorm, mean: Tensor, variance: Tensor, noise: tuple[Tensor, Tensor], between: float
 ) -> LayerDrift:
     """Each of shape (C,): what was found, and the sampling variance of the mean and of the log variance."""
     stored_mean, stored_variance = (layer.get_buffer(f"running_{what}").double().cpu() for what in ("mean", "var"))
@@ -122,7 +122,7 @@ def layer_row(
     )
 
 
-def _stable(variance: Tensor, layer: _BatchNorm) -> Tensor:
+def _stable(variance: Tensor, layer: BatchNorm) -> Tensor:
     """As the layer divides by it: a dead channel has nothing to say."""
     return variance + layer.eps
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
 from reflow_lightning.collapse.facts.channels import ChannelInterpreter
@@ -21,6 +20,7 @@ from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
 from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.running.arguments import Inputs, first_sample
+from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 
 
 class Analysis:

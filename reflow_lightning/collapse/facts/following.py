@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.collapse.facts.groups import Axis, Channels, Groups, along, labels_of, spread
 from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.steps import Steps, after_inputs
+from reflow_lightning.running.compat.torch import tree_map_only
 
 
 class Following:

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.collapse.facts.intervals import of_rising, unknown
 from reflow_lightning.collapse.graph.running import attempted
 from reflow_lightning.collapse.graph.steps import Steps
+from reflow_lightning.running.compat.torch import tree_map_only
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reflow_lightning.collapse.faults import summary
+from reflow_lightning.running.compat.torch import own_buffers
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.isolation import isolated_rng
 
@@ -52,11 +53,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         >>> norm.running_mean.tolist()
         [0.0, 0.0]
     """
-    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in own_buffers(m).items() if b is not None]
     try:
         with isolated_rng():
             yield
     finally:
         with torch.no_grad():
             for module, name, buffer, values in buffers:
-                module._buffers[name] = buffer.copy_(values)
+                own_buffers(module)[name] = buffer.copy_(values)

@@ -13,8 +13,9 @@ from torch import fx
 from torch.nn import functional
 
 from reflow_lightning.collapse.graph.kind import FUNCTIONS, KINDS, MODULES, OPAQUE, Kind
+from reflow_lightning.running.compat.torch import NATIVE_FUNCTIONS, has_hooks, own_parameters
 
-_OWNERS = (operator, builtins, torch, functional, torch._C._nn)
+_OWNERS = (operator, builtins, torch, functional, NATIVE_FUNCTIONS)
 
 
 class Steps:
@@ -40,7 +41,7 @@ class Steps:
         self.at: fx.Node | None = None
         self.modules = dict(traced.named_modules())
         self._calls = Counter(node.target for node in traced.graph.nodes if node.op in ("call_module", "get_attr"))
-        held = [id(p) for module in traced.modules() for p in module._parameters.values() if p is not None]
+        held = [id(p) for module in traced.modules() for p in own_parameters(module).values()]
         got = [id(self.value(node)) for node in traced.graph.nodes if node.op == "get_attr"]
         self._holders = Counter([*held, *got])
 
@@ -97,12 +98,12 @@ class Steps:
         name = type(module).__name__
         if name not in MODULES or not type(module).__module__.startswith("torch.nn"):
             return OPAQUE
-        own = [p for p in module._parameters.values() if p is not None]
+        own = list(own_parameters(module).values())
         if node.kwargs or len(node.args) != 1 or any(not p.is_floating_point() for p in own):
             return OPAQUE
         if own and (self.is_shared(node) or any(self._holders[id(p)] > 1 for p in own)):
             return OPAQUE
-        if "parametrizations" in module._modules or module._forward_hooks or module._forward_pre_hooks:
+        if hasattr(module, "parametrizations") or has_hooks(module):
             return OPAQUE
         return MODULES[name].modules[name] if MODULES[name].fits(module) else OPAQUE
 

@@ -9,6 +9,13 @@ from torch.nn.utils import parametrize, prune
 
 from reflow_lightning.collapse.graph.freezing import freeze, frozen_arguments, traceable
 from reflow_lightning.collapse.graph.writing import out_of_place
+from reflow_lightning.running.compat.torch import (
+    computed_by,
+    inner_of_compiled,
+    load_with_torch_alone,
+    pre_hooks,
+    times_written,
+)
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.errors import ReflowError
 
@@ -70,7 +77,7 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
             continue
         written = {name.rpartition(".")[0] for name, version in _versions(copy).items() if buffers.get(name) != version}
         freeze(graph, frozen, arguments)
-        graph._tracer_cls = fx.Tracer  # which a saved graph names: it shall load without this package
+        load_with_torch_alone(graph)
         traced = fx.GraphModule(copy, graph, type(model).__name__)
         written |= out_of_place(traced)
         if not written - opaque:
@@ -98,10 +105,11 @@ def evaluated(model: nn.Module) -> nn.Module:
         >>> evaluated(nn.Dropout()).training
         False
     """
-    copy = dense_copy(getattr(model, "_orig_mod", model)).eval()  # of a compiled module the one that was compiled
+    inner = inner_of_compiled(model)
+    copy = dense_copy(model if inner is None else inner).eval()
     for module in list(copy.modules()):
-        for hook in [h for h in module._forward_pre_hooks.values() if isinstance(h, prune.BasePruningMethod)]:
-            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+        for hook in [h for h in pre_hooks(module) if isinstance(h, prune.BasePruningMethod)]:
+            prune.remove(module, computed_by(hook))  # type: ignore[no-untyped-call]
         if parametrize.is_parametrized(module):
             _settle(module)
     for parameter in copy.parameters():
@@ -118,6 +126,6 @@ def _settle(module: Any) -> None:
         module.register_parameter(name, nn.Parameter(value))
 
 
-def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+def _versions(model: nn.Module) -> dict[str, tuple[int, int | None]]:
     """What changes when something writes to a buffer."""
-    return {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
+    return {name: (id(buffer), times_written(buffer)) for name, buffer in model.named_buffers()}

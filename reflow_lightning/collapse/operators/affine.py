@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reflow_lightning.collapse.edits import as_rows, parameter_like
 from reflow_lightning.collapse.facts.following import Following
@@ -18,11 +17,13 @@ from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Removal, Shrinking
 from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import MODULES
+from reflow_lightning.layers import ConvLayer, layer_of
+from reflow_lightning.layers.linear import TorchLinearLayer
 
 
 def is_weighted(module: Any) -> bool:
     """Whether a module multiplies by weights: convolution or linear."""
-    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+    return isinstance(layer_of.known(module), (TorchLinearLayer, ConvLayer))
 
 
 def affine(module: Any) -> tuple[Tensor, Tensor]:

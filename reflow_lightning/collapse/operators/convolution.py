@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from reflow_lightning.collapse.edits import parameter_like
 from reflow_lightning.collapse.operators.affine import Affine, affine
+from reflow_lightning.running.compat.torch import convolve
 
 
 class Convolution(Affine):
@@ -46,8 +47,7 @@ class Convolution(Affine):
             used = values.transpose(0, 1).flatten(1).any(1)
             used[0] = True  # a convolution wants one
             values, weight = values[:, used], weight[:, used]
-        convolved: Tensor = module._conv_forward(values, weight, None)
-        return convolved
+        return convolve(module, values, weight)
 
     def merge(self, one: Any, two: Any) -> nn.Module | str:
         """One of size ``j + (k - 1) s`` for those of sizes j and k, of which the first has stride s.

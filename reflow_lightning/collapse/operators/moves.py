@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
 
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import Axis, labels_of, spread
@@ -16,6 +15,7 @@ from reflow_lightning.collapse.facts.removal import Shrinking
 from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import words
 from reflow_lightning.collapse.graph.sizes import names_places, pad_along, size_given_by
+from reflow_lightning.running.compat.torch import tree_map_only
 
 
 class Move(Operator):

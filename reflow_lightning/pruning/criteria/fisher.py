@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.pruning.criteria.gradients import differentiable
-from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
-from reflow_lightning.pruning.criteria.protocols import Estimated
+from reflow_lightning.pruning.criteria.gradient_criterion import GradientCriterion
+from reflow_lightning.pruning.criteria.gradients import Gradients
+from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.sample_gradients import sample_gradients
-from reflow_lightning.pruning.criteria.totals import Totals
-from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
 
 
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(GradientCriterion):
     """Optimal Brain Damage with the diagonal of the empirical Fisher matrix for the Hessian.
 
     The score of a weight is ``w^2 E[g^2] / 2``, where g is the gradient of the loss of a *single sample*, with the
@@ -39,16 +37,19 @@ class Fisher:
         torch.Size([2, 3])
     """
 
-    loss: Loss = field(default=label_cross_entropy, repr=False)
+    def gradients(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], forward: Forward
+    ) -> Iterator[tuple[int, Gradients]]:
+        """Of the loss of every single sample, some at a time, of shape (samples, *shape of the weight)."""
+        return sample_gradients(model, parameters, batches, forward, self.loss)
 
-    def estimate(
-        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> Estimated:
-        """See `DataCriterion`."""
-        with differentiable(model, weights) as parameters:
-            totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
-            for gradients in sample_gradients(model, parameters, batches, forward, self.loss):
-                squares = {name: exact(g).square().sum(0) for name, g in gradients.items()}
-                totals.add(squares, samples=len(next(iter(gradients.values()))))
-        means = totals.means()
-        return Estimated(self, {name: mean.mul_(exact(weights[name]).square() / 2) for name, mean in means.items()})
+    def term(self, gradient: Tensor, samples: int) -> Tensor:
+        """The sum of g^2."""
+        return gradient.square().sum(0)
+
+    def score(self, mean: Tensor, weight: Tensor) -> Tensor:
+        """``w^2 E[g^2] / 2``."""
+        return mean.mul_(weight.square() / 2)
+
+
+register_criterion("fisher", Fisher())

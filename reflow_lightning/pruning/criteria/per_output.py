@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.layers import prunable_weights
+from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.running.forward import Forward
 
 
@@ -48,7 +48,9 @@ class PerOutput:
         if isinstance(criterion, DataCriterion):
             criterion = criterion.estimate(model, weights, batches, forward)
         named = dict(model.named_parameters(remove_duplicate=False))
-        groups = {id(o.parameter): o.weight.groups for o in prunable_weights(model).values() if o.weight.outputs == 1}
+        groups = {
+            id(o.parameter): o.weight.groups for o in Inventory.of(model).weights.values() if o.weight.outputs == 1
+        }
         return Places(criterion, {name: groups[id(named[name])] for name in weights if id(named[name]) in groups})
 
 

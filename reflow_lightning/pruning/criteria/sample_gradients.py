@@ -15,19 +15,19 @@ from reflow_lightning.pruning.criteria.losses import Loss
 from reflow_lightning.pruning.criteria.samples import count_samples, mapped, samples_of
 from reflow_lightning.running.forward import Forward
 
-_PIECE = 1 << 24  # values of gradients that are held at once, or those of one sample: bounds the memory
+_PIECE = 1 << 24  # values of gradients that are held at once, or one sample's: bounds the memory
 
 
 def sample_gradients(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], forward: Forward, loss: Loss
-) -> Iterator[Gradients]:
+) -> Iterator[tuple[int, Gradients]]:
     """The gradients of the loss of every single sample, some at a time. Stands in a `differentiable` block.
 
     They are computed together by `torch.func` where it can run the model and finds what ordinary differentiation finds
     for the first samples, else one by one, as for recurrent layers.
 
     Returns:
-        Tensors of shape (samples, *shape of the weight), by name.
+        The number of samples, and tensors of shape (samples, *shape of the weight), by name.
 
     Raises:
         ValueError: If a batch can't be split, the loss is no scalar, or has no gradient.
@@ -40,7 +40,8 @@ def sample_gradients(
             samples = samples_of(batch, start, min(start + at_once, count_samples(batch)))
             if vectorised is None:
                 vectorised = _can_be_vectorised(step, parameters, samples)
-            yield together_by_vmap(step, parameters, samples) if vectorised else one_by_one(step, parameters, samples)
+            found = together_by_vmap if vectorised else one_by_one
+            yield count_samples(samples), found(step, parameters, samples)
 
 
 def one_by_one(step: LossOf, parameters: Mapping[str, nn.Parameter], batch: Any) -> Gradients:

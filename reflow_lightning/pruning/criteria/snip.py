@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from reflow_lightning.pruning.criteria.gradients import batch_gradients, differentiable
-from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
-from reflow_lightning.pruning.criteria.protocols import Estimated
-from reflow_lightning.pruning.criteria.totals import Totals
-from reflow_lightning.running.exact import exact
-from reflow_lightning.running.forward import Forward
+from reflow_lightning.pruning.criteria.gradient_criterion import GradientCriterion
+from reflow_lightning.pruning.criteria.registry import register_criterion
 
 
 @dataclass(frozen=True)
-class Snip:
+class Snip(GradientCriterion):
     """The sensitivity of the loss to a factor on each weight, as *SNIP* (arXiv 1810.02340) defines it.
 
     The score of a weight is ``|w dL/dw|``, divided by the sum over all selected weights; L is the mean loss of all
@@ -31,6 +26,7 @@ class Snip:
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Linear(3, 2)
         >>> batch = (torch.randn(8, 3), torch.randint(2, (8,)))
         >>> scores = Snip().estimate(model, {"weight": model.weight}, [batch], lambda m, b: m(b[0]))
@@ -38,16 +34,19 @@ class Snip:
         1.0
     """
 
-    loss: Loss = field(default=label_cross_entropy, repr=False)
+    def term(self, gradient: Tensor, samples: int) -> Tensor:
+        """``g_b``, times the samples of the batch."""
+        return gradient.mul_(samples)
 
-    def estimate(
-        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> Estimated:
-        """See `DataCriterion`."""
-        with differentiable(model, weights) as parameters:
-            totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
-            for samples, gradients in batch_gradients(model, parameters, batches, forward, self.loss):
-                totals.add({name: exact(g).mul_(samples) for name, g in gradients.items()}, samples)
-        scores = {name: mean.mul_(exact(weights[name])).abs_() for name, mean in totals.means().items()}
+    def score(self, mean: Tensor, weight: Tensor) -> Tensor:
+        """``|w dL/dw|``."""
+        return mean.mul_(weight).abs_()
+
+    def scores(self, means: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Divided by the sum over all weights."""
+        scores = super().scores(means, weights)
         whole = sum(float(score.sum()) for score in scores.values())
-        return Estimated(self, {name: score / whole if whole else score for name, score in scores.items()})
+        return {name: score / whole if whole else score for name, score in scores.items()}
+
+
+register_criterion("snip", Snip())

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from reflow_lightning.pruning.criteria.gradients import batch_gradients, differentiable
-from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
-from reflow_lightning.pruning.criteria.protocols import Estimated
-from reflow_lightning.pruning.criteria.totals import Totals
-from reflow_lightning.running.exact import exact
-from reflow_lightning.running.forward import Forward
+from reflow_lightning.pruning.criteria.gradient_criterion import GradientCriterion
+from reflow_lightning.pruning.criteria.registry import register_criterion
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(GradientCriterion):
     """The squared change of the loss of a batch without a weight, to first order, averaged over batches.
 
     The score of a weight is ``E_b[(w g_b)^2]``, where ``g_b`` is the gradient of the mean loss of batch b, as in
@@ -30,6 +24,7 @@ class Taylor:
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Linear(3, 2)
         >>> batch = (torch.randn(8, 3), torch.randint(2, (8,)))
         >>> scores = Taylor().estimate(model, {"weight": model.weight}, [batch], lambda m, b: m(b[0]))
@@ -37,15 +32,13 @@ class Taylor:
         torch.Size([2, 3])
     """
 
-    loss: Loss = field(default=label_cross_entropy, repr=False)
+    def term(self, gradient: Tensor, samples: int) -> Tensor:
+        """``g_b^2``, times the samples of the batch."""
+        return gradient.square().mul_(samples)
 
-    def estimate(
-        self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> Estimated:
-        """See `DataCriterion`."""
-        with differentiable(model, weights) as parameters:
-            totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
-            for samples, gradients in batch_gradients(model, parameters, batches, forward, self.loss):
-                totals.add({name: exact(g).square().mul_(samples) for name, g in gradients.items()}, samples)
-        means = totals.means()
-        return Estimated(self, {name: mean.mul_(exact(weights[name]).square()) for name, mean in means.items()})
+    def score(self, mean: Tensor, weight: Tensor) -> Tensor:
+        """``w^2 E_b[g_b^2]``."""
+        return mean.mul_(weight.square())
+
+
+register_criterion("taylor", Taylor())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from reflow_lightning.running.exact import exact_device
-from reflow_lightning.running.processes import summed, world_size
+from reflow_lightning.running.processes import total
 
 
 class Totals:
@@ -42,13 +41,9 @@ class Totals:
     def everywhere(self) -> dict[str, Tensor]:
         """The sums over all processes, which all must call this. The running sums themselves are given away."""
         sums, self.sums = self.sums, {}
-        return {name: _everywhere(sums.pop(name)) for name in list(sums)}
+        return {name: total(sums.pop(name)) for name in list(sums)}
 
     def means(self) -> dict[str, Tensor]:
         """The sums divided by the number of samples, both over all processes, which all must call this."""
-        samples = max(1.0, float(_everywhere(torch.tensor(float(self.samples), dtype=torch.float64))))
-        return {name: total.div_(samples) for name, total in self.everywhere().items()}
-
-
-def _everywhere(values: Tensor) -> Tensor:
-    return values if world_size() == 1 else summed(values, dist.group.WORLD).to(values.device)
+        samples = max(1.0, float(total(torch.tensor(float(self.samples), dtype=torch.float64))))
+        return {name: everywhere.div_(samples) for name, everywhere in self.everywhere().items()}

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.layers import Call, Layer, NotSupportedError, prunable_weights
-from reflow_lightning.pruning.criteria.protocols import Estimated
+from reflow_lightning.layers import Call, Inventory, Layer, NotSupportedError
+from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
@@ -73,7 +74,7 @@ def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, tuple[
     named = dict(model.named_parameters(remove_duplicate=False))
     names = {id(named[name]): name for name in weights}
     owners: dict[str, tuple[Layer, dict[str, str]]] = {}
-    for owned in prunable_weights(model).values():
+    for owned in Inventory.of(model).weights.values():
         if owned.layer.sees_inputs and id(owned.parameter) in names:
             _, found = owners.setdefault(owned.layer.name, (owned.layer, {}))
             found[owned.weight.name] = names[id(owned.parameter)]
@@ -85,3 +86,6 @@ def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, tuple[
             "criterion with gradients, such as 'fisher'"
         )
     return owners
+
+
+register_criterion("wanda", Wanda())

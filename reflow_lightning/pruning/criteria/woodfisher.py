@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.criteria.blocks import blocks, constrained_steps, invert_, joined
+from reflow_lightning.pruning.criteria.estimated import Estimated
 from reflow_lightning.pruning.criteria.gradients import Gradients, batch_gradients, differentiable
 from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
-from reflow_lightning.pruning.criteria.protocols import Estimated
+from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.sample_gradients import sample_gradients
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
@@ -81,11 +82,11 @@ class WoodFisher:
         with differentiable(model, weights) as parameters:
             totals = Totals(shapes, like=weights)
             nonzero = {name: weight != 0 for name, weight in weights.items()}
-            for gradients in self._rows(model, parameters, batches, forward):
+            for count, gradients in self._rows(model, parameters, batches, forward):
                 for name, rows in gradients.items():
                     parts = blocks(exact(rows * nonzero[name]).flatten(1), sizes[name]).transpose(0, 1)
                     totals.sums[name].baddbmm_(parts.mT, parts)  # adds the products of all pairs within each block
-                totals.add({}, samples=len(next(iter(gradients.values()))))
+                totals.add({}, samples=count)
         inverses = totals.means()
         trace = sum(float(fisher.diagonal(dim1=1, dim2=2).sum()) for fisher in inverses.values())
         damping = self.damping * (trace / max(1, sum(int(mark.sum()) for mark in nonzero.values())) or 1.0)
@@ -103,13 +104,13 @@ class WoodFisher:
 
     def _rows(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], forward: Forward
-    ) -> Iterator[Gradients]:
-        """Gradients of shape (k, *shape of the weight)."""
+    ) -> Iterator[tuple[int, Gradients]]:
+        """How many gradients, and they, of shape (k, *shape of the weight)."""
         if self.gradients == "sample":
             yield from sample_gradients(model, parameters, batches, forward, self.loss)
             return
         for _, gradients in batch_gradients(model, parameters, batches, forward, self.loss):
-            yield {name: gradient[None] for name, gradient in gradients.items()}
+            yield 1, {name: gradient[None] for name, gradient in gradients.items()}
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,6 @@ class EstimatedWoodFisher(Estimated):
             change = joined(constrained_steps(inverse, goes, -values), like=weight)
             changes[name] = change * (kept & (weight != 0))
         return changes
+
+
+register_criterion("woodfisher", WoodFisher())

@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
-from collapse_blocks import BLOCKS, IMAGE, Forward
-from collapse_helpers import PRUNINGS, chain, wreck
-from collapse_zoo import ZOO, build, inputs_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenarios.wrecked import PRUNINGS, build, chain, inputs_for, wreck
 from torch import fx, nn
 from torch.nn import functional
+from zoo import networks
+from zoo.blocks import BLOCKS, IMAGES
+from zoo.odd import Forward
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
@@ -125,7 +126,7 @@ def test_the_bounds_of_a_linear_map_are_those_of_the_corners(module, seed):
     assert (endless.high >= found.high).all()
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name != "opaque"])
+@pytest.mark.parametrize("name", [name for name in networks("collapse") if name != "opaque"])
 def test_activations_of_the_zoo_lie_within_their_bounds(name):
     for pruning in ("nothing", "rows", "nearly all"):
         calls = [tuple(x * size for x in inputs_for(name, 3, size)) for size in (1, 30)]
@@ -140,8 +141,8 @@ def test_activations_of_the_zoo_lie_within_their_bounds(name):
     seed=st.integers(0, 10**6),
 )
 def test_activations_of_random_networks_lie_within_their_bounds(kinds, flat, pruning, seed):
-    calls = [(torch.randn(4, *IMAGE) * size,) for size in (0.1, 1, 100)]
-    assert steps_outside_their_bounds(chain(kinds, flat, pruning, seed), (torch.randn(2, *IMAGE),), calls) == []
+    calls = [(torch.randn(4, *IMAGES) * size,) for size in (0.1, 1, 100)]
+    assert steps_outside_their_bounds(chain(kinds, flat, pruning, seed), (torch.randn(2, *IMAGES),), calls) == []
 
 
 def test_constants_are_known_position_by_position_at_the_border():

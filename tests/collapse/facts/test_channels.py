@@ -1,19 +1,20 @@
 import pytest
 import torch
-from collapse_blocks import Forward, Residual
 from torch import nn
 from torch.nn import functional
+from zoo.odd import Forward
+from zoo.residual import Residual
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.graph.tracing import trace
 
-IMAGE = torch.zeros(1, 3, 6, 6)
+IMAGES = torch.zeros(1, 3, 6, 6)
 
 
 class Found:
     """The channels of a model by the names of its layers."""
 
-    def __init__(self, model, given=IMAGE):
+    def __init__(self, model, given=IMAGES):
         self.analysis = Analysis(trace(model.eval()), [(given,)])
         self.channels = self.analysis.channels
         self.nodes = {str(n.target) if n.op == "call_module" else n.name: n for n in self.analysis.traced.graph.nodes}

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from collapse_blocks import Forward
 from torch import fx, nn
 from torch.nn import functional
+from zoo.odd import Forward
 
 from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.collapse.graph.tracing import trace

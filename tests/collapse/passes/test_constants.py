@@ -1,14 +1,14 @@
 import pytest
 import torch
-from collapse_blocks import Forward
-from collapse_helpers import same
+from scenarios.wrecked import same
 from torch import nn
+from zoo.odd import Forward
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.graph.tracing import trace
 from reflow_lightning.collapse.passes.constants import drop_constant_branches
 
-IMAGE = torch.randn(2, 3, 5, 5)
+IMAGES = torch.randn(2, 3, 5, 5)
 
 
 def block(run=lambda m, x: m.stem(x) + m.b(m.a(x).relu()), padding=1):
@@ -17,7 +17,7 @@ def block(run=lambda m, x: m.stem(x) + m.b(m.a(x).relu()), padding=1):
     return Forward(run, **layers)
 
 
-def dropped(model, given=IMAGE):
+def dropped(model, given=IMAGES):
     """What was dropped, and the network without it, which does the same."""
     analysis = Analysis(trace(model), [(given,)])
     rows = drop_constant_branches(analysis.steps, analysis.bounds, analysis.values)
@@ -83,9 +83,9 @@ def test_several_branches_go_one_after_the_other():
     kill(model.b, 1.0)
     kill(model.b2, 2.0)
     rows, after = dropped(model)
-    again = drop_constant_branches(*(lambda a: (a.steps, a.bounds, a.values))(Analysis(after, [(IMAGE,)])))
+    again = drop_constant_branches(*(lambda a: (a.steps, a.bounds, a.values))(Analysis(after, [(IMAGES,)])))
     assert len(rows) + len(again) == 2
-    assert same(model, after, (IMAGE,)) < 1e-6
+    assert same(model, after, (IMAGES,)) < 1e-6
 
 
 def test_a_network_without_parameters_has_nothing_to_drop():

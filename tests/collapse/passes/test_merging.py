@@ -2,11 +2,11 @@ import itertools
 
 import pytest
 import torch
-from collapse_blocks import Forward
-from collapse_helpers import same
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scenarios.wrecked import same
 from torch import nn
+from zoo.odd import Forward
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.graph.tracing import trace

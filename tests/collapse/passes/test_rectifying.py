@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from collapse_blocks import Forward
-from collapse_helpers import same
+from scenarios.wrecked import same
 from torch import nn
 from torch.nn import functional
+from zoo.odd import Forward
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.graph.tracing import trace

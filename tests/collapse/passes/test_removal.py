@@ -1,16 +1,17 @@
 import pytest
 import torch
-from collapse_blocks import Forward, Residual
-from collapse_helpers import same, widths
+from scenarios.wrecked import same, widths
 from torch import nn
 from torch.nn import functional
+from zoo.odd import Forward
+from zoo.residual import Residual
 
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.graph.tracing import trace
 from reflow_lightning.collapse.passes.removal import find_removal
 from reflow_lightning.collapse.passes.rewriting import remove_channels
 
-IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 VECTOR = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
 
@@ -92,7 +93,7 @@ def pair(padding, mode="zeros", **options):
 def test_zeros_go_before_every_convolution(padding, mode):
     model = pair(padding, mode)
     kill(model[0], [0, 3, 7], bias=-1.0)
-    assert widths(removed(model, IMAGE)) == {"0": 5, "2": 4}
+    assert widths(removed(model, IMAGES)) == {"0": 5, "2": 4}
 
 
 @pytest.mark.parametrize(
@@ -109,13 +110,13 @@ def test_zeros_go_before_every_convolution(padding, mode):
 def test_of_other_constants_one_stays_before_a_border_of_zeros_and_carries_the_rest(padding, mode, left):
     model = pair(padding, mode)
     kill(model[0], [0, 3, 7], bias=torch.tensor([1.0, 3.0, 2.0]))
-    assert widths(removed(model, IMAGE)) == {"0": left, "2": 4}
+    assert widths(removed(model, IMAGES)) == {"0": left, "2": 4}
 
 
 def test_a_lonely_constant_stays_before_a_border_of_zeros():
     model = pair(1)
     kill(model[0], [3], bias=1.0)
-    assert widths(removed(model, IMAGE)) == {"0": 8, "2": 4}
+    assert widths(removed(model, IMAGES)) == {"0": 8, "2": 4}
 
 
 def residual(shortcut="identity", out=4):
@@ -131,13 +132,13 @@ def test_channels_of_a_sum_go_if_they_are_dead_in_both_operands():
     model = residual()
     kill(model[0], [1, 2])
     kill(model[1].conv2, [1, 2])
-    assert widths(removed(model, IMAGE)) == {"0": 2, "1.conv1": 6, "1.conv2": 2, "2": 2}
+    assert widths(removed(model, IMAGES)) == {"0": 2, "1.conv1": 6, "1.conv2": 2, "2": 2}
 
 
 def test_channels_of_a_sum_stay_if_they_live_in_one_operand_and_few_are_dead_in_the_other():
     model = residual("projection", 8)
     kill(model[1].conv2, [1])
-    assert widths(removed(model, IMAGE))["1.conv2"] == 8
+    assert widths(removed(model, IMAGES))["1.conv2"] == 8
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
@@ -145,20 +146,20 @@ def test_if_many_are_dead_in_one_operand_only_the_others_are_added(shift):
     model = residual("projection", 8)
     model[1].conv2.bias = nn.Parameter(torch.zeros(8))
     kill(model[1].conv2, range(5), bias=shift)
-    after = removed(model, IMAGE)
+    after = removed(model, IMAGES)
     assert widths(after) == {"0": 4, "1.conv1": 6, "1.conv2": 3, "1.down.0": 8, "2": 2}
     with torch.no_grad():
         model[2].weight[:, :2] = 0
-    assert widths(removed(model, IMAGE))["1.down.0"] == 6
+    assert widths(removed(model, IMAGES))["1.down.0"] == 6
 
 
 def test_a_sum_that_was_taken_apart_loses_channels_later_on():
     model = residual("projection", 8)
     kill(model[1].conv2, range(5))
-    after = removed(model, IMAGE)
+    after = removed(model, IMAGES)
     with torch.no_grad():
         after.get_submodule("2").weight[:, 4:7] = 0
-    assert widths(removed(after, IMAGE)) == {"0": 4, "1.conv1": 6, "1.conv2": 1, "1.down.0": 5, "2": 2}
+    assert widths(removed(after, IMAGES)) == {"0": 4, "1.conv1": 6, "1.conv2": 1, "1.down.0": 5, "2": 2}
 
 
 def test_a_sum_that_was_taken_apart_keeps_what_its_operand_needs_elsewhere():
@@ -179,7 +180,7 @@ def test_zero_padded_shortcuts_lose_dead_channels_of_both_kinds():
     model = residual("zeros", 6)
     kill(model[0], [3])
     kill(model[1].conv2, [3, 5])
-    assert widths(removed(model, IMAGE)) == {"0": 3, "1.conv1": 6, "1.conv2": 4, "2": 2}
+    assert widths(removed(model, IMAGES)) == {"0": 3, "1.conv1": 6, "1.conv2": 4, "2": 2}
 
 
 def test_depthwise_channels_go_with_those_before_and_after():
@@ -188,7 +189,7 @@ def test_depthwise_channels_go_with_those_before_and_after():
         nn.Conv2d(3, 6, 1), nn.Conv2d(6, 12, 3, groups=6, padding=1), nn.BatchNorm2d(12), nn.Conv2d(12, 2, 1)
     )
     kill(model[1], [0, 1, 2])
-    after = removed(model, IMAGE)
+    after = removed(model, IMAGES)
     assert widths(after) == {"0": 5, "1": 10, "3": 2}
     assert after.get_submodule("1").groups == 5
     assert after.get_submodule("2").num_features == 10
@@ -198,7 +199,7 @@ def test_grouped_channels_go_by_whole_groups():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 9, 3, groups=3), nn.Conv2d(9, 2, 1))
     kill(model[1], [0, 1, 3, 4, 5])
-    after = removed(model, IMAGE)
+    after = removed(model, IMAGES)
     assert widths(after) == {"0": 4, "1": 6, "2": 2}
     assert after.get_submodule("1").groups == 2
 
@@ -213,7 +214,7 @@ def test_channels_go_through_concatenation_pooling_and_flattening():
     model = Forward(run, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 2, 1), head=nn.Linear(81, 2), **norms)
     kill(model.a, [0, 2], bias=1.0)
     kill(model.b, [1])
-    after = removed(model, IMAGE)
+    after = removed(model, IMAGES)
     assert widths(after) == {"a": 2, "b": 1, "head": 2}
     assert after.get_submodule("head").in_features == 6 * 9
     assert after.get_submodule("prelu").num_parameters == after.get_submodule("bn").num_features == 6
@@ -226,7 +227,7 @@ def test_literal_sizes_are_corrected():
     torch.manual_seed(0)
     model = Forward(run, conv=nn.Conv2d(3, 8, 1), head=nn.Linear(8, 2))
     kill(model.conv, [0, 7])
-    analysis = Analysis(trace(model), [(IMAGE,)])
+    analysis = Analysis(trace(model), [(IMAGES,)])
     remove_channels(
         analysis.steps,
         analysis.channels,
@@ -234,7 +235,7 @@ def test_literal_sizes_are_corrected():
         find_removal(analysis.steps, analysis.channels, analysis.bounds),
     )
     assert widths(analysis.traced) == {"conv": 6, "head": 2}
-    assert same(model, analysis.traced, (IMAGE,)) < 1e-6
+    assert same(model, analysis.traced, (IMAGES,)) < 1e-6
 
 
 def test_positional_parameters_lose_the_same_channels():

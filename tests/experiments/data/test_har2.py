@@ -1,6 +1,6 @@
 import pytest
 import torch
-from har import members, write_folder, write_zip
+from scenarios.datasets import members, write_folder, write_zip
 
 from reflow_lightning.experiments.data import har2
 from reflow_lightning.experiments.data.har2 import HAR2DataModule

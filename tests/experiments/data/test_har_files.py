@@ -3,7 +3,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
-from har import NAME, members, write_folder, write_zip, write_zip_in_zip
+from scenarios.datasets import NAME, members, write_folder, write_zip, write_zip_in_zip
 
 from reflow_lightning.experiments.data.har_files import URL, download, open_reader, parse, read_split
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from experiments.tiny_data import make_imagenet
+from scenarios.datasets import make_imagenet
 
 from reflow_lightning.experiments.data.imagenet import ImageNetDataModule
 from reflow_lightning.experiments.data.imagenet_stream import StreamedImageNetDataModule, write_stream

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from gradient_models import CASES, N, forward, gradients_of_samples, make, split, weights_of
-from helpers import everything, small_net
+from helpers import everything
+from scenarios.gradients import N, forward, gradients_of_samples, make, split, weights_of
 from torch import nn
 from torch.nn import functional
+from zoo import networks
+from zoo.convolutional import small_net
 
 from reflow_lightning.pruning import Fisher, Snip, Taylor, WoodFisher, prune
 
@@ -22,7 +24,7 @@ def taylor_in_batches_of_four(w, g):
     return sum((w * part.mean(0)) ** 2 for part in g.split(4)) / 3
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", networks("classifier"))
 @pytest.mark.parametrize(
     ("criterion", "reference"), [(Fisher(), fisher), (Taylor(), taylor_in_batches_of_four), (Snip(), snip)]
 )
@@ -42,7 +44,7 @@ def test_scores_are_those_of_a_plain_loop_over_samples(case, criterion, referenc
 
 @pytest.mark.parametrize("criterion", [Fisher(), Snip(), WoodFisher(block=5), Taylor()])
 def test_the_split_into_batches_changes_nothing_except_for_taylor(criterion):
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     weights = weights_of(model)
     whole = criterion.estimate(model, weights, [batch], forward)
     parts = criterion.estimate(model, weights, split(batch, [7, 1, 4]), forward)
@@ -51,7 +53,7 @@ def test_the_split_into_batches_changes_nothing_except_for_taylor(criterion):
 
 
 def test_taylor_ranks_like_fisher_with_single_samples_and_like_snip_with_one_batch():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     weights = weights_of(model)
     single, whole = split(batch, [1] * N), [batch]
     for batches, other, power in ((single, Fisher(), 1), (whole, Snip(), 2)):
@@ -122,7 +124,7 @@ def test_a_loss_that_is_no_scalar_or_has_no_gradient_is_an_error(criterion):
 
 
 def test_gradients_are_taken_where_they_are_switched_off():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     weights = weights_of(model)
     expected = Fisher().estimate(model, weights, [batch], forward)
     for context in (torch.no_grad, torch.inference_mode):

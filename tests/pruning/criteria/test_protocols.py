@@ -6,7 +6,7 @@ from torch import nn
 
 from reflow_lightning import prune
 from reflow_lightning.pruning import Magnitude, Random, Scores
-from reflow_lightning.pruning.criteria.resolve import resolve_criterion
+from reflow_lightning.pruning.criteria.registry import resolve_criterion
 
 
 def test_random_scores_depend_on_seed_and_name_alone():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from gradient_models import make, split, weights_of
+from scenarios.gradients import make, split, weights_of
 from torch import nn
 from torch.nn import functional
 
@@ -160,7 +160,7 @@ def test_a_tied_weight_counts_in_all_layers_that_use_it():
 
 
 def test_the_split_into_batches_changes_nothing():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     weights = weights_of(model)
     whole, parts = (
         Wanda().estimate(model, weights, batches, lambda m, b: m(b[0])) for batches in ([batch], split(batch, [7, 5]))
@@ -213,7 +213,7 @@ def test_an_output_of_a_transposed_convolution_is_a_second_index(groups):
 
 
 def test_per_output_hands_on_the_update_of_woodfisher():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     before = weights_of(copy.deepcopy(model))
     masks = prune(model, 0.5, criterion=PerOutput("woodfisher"), batches=[batch], max_batches=1)
     after = weights_of(model)

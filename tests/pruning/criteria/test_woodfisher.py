@@ -2,12 +2,12 @@ import copy
 
 import pytest
 import torch
-from gradient_models import forward, gradients_of_samples, make, split, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenarios.gradients import forward, gradients_of_samples, make, split, weights_of
 from torch import nn
 
-from reflow_lightning.pruning import Choice, Masks, WoodFisher, choose, prune
+from reflow_lightning.pruning import Choice, Masks, PruneSpec, WoodFisher, choose, prune
 from reflow_lightning.pruning.criteria.losses import label_cross_entropy
 
 DAMPING = 0.1
@@ -27,7 +27,7 @@ def blocks_of_the_fisher(gradients, size, damping):
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
-@pytest.mark.parametrize("case", ["convolutions", "gru"])
+@pytest.mark.parametrize("case", ["small_net", "small_gru"])
 def test_scores_are_those_of_the_explicit_inverse(case, size):
     model, batch = make(case)
     weights, gradients = weights_of(model), gradients_of_samples(model, batch)
@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_explicit_inverse(case, size):
 
 
 def test_the_inverse_is_that_of_the_woodbury_recursion():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     gradients = gradients_of_samples(model, batch)["9.weight"].flatten(1)
     damping = added([gradients])
     weights = {"9.weight": model[9].weight.detach()}
@@ -55,7 +55,7 @@ def test_the_inverse_is_that_of_the_woodbury_recursion():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 23), st.integers(0, 1000))
 def test_the_update_is_the_minimum_of_the_quadratic_form_with_the_pruned_weights_at_zero(size, pruned, seed):
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     weight = model[9].weight.detach()
     gradients = gradients_of_samples(model, batch)["9.weight"]
     found = WoodFisher(block=size, damping=DAMPING).estimate(model, {"9.weight": weight}, [batch], forward)
@@ -70,7 +70,7 @@ def test_the_update_is_the_minimum_of_the_quadratic_form_with_the_pruned_weights
 
 
 def test_weights_that_are_zero_stay_zero_and_count_for_nothing():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     with torch.no_grad():
         model[9].weight[:, ::2] = 0
     weight = model[9].weight.detach()
@@ -89,10 +89,10 @@ def test_weights_that_are_zero_stay_zero_and_count_for_nothing():
 
 
 def test_prune_adds_the_update_and_leaves_exact_zeros():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     before = weights_of(model)
     before = {name: weight.clone() for name, weight in before.items()}
-    choice = choose(model, 0.6, criterion="woodfisher", batches=[batch], max_batches=1)
+    choice = choose(model, 0.6, PruneSpec(criterion="woodfisher"), batches=[batch], max_batches=1)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
     masks = prune(model, 0.6, criterion="woodfisher", batches=[batch], max_batches=1)
     assert masks == choice.masks
@@ -112,7 +112,7 @@ def test_a_choice_that_does_not_fit_changes_nothing():
 
 
 def test_gradients_of_batches_are_those_of_their_mean_loss():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     weights, gradients = weights_of(model), gradients_of_samples(model, batch)
     criterion = WoodFisher(block=7, damping=DAMPING, gradients="batch")
     found = criterion.estimate(model, weights, split(batch, [4, 8]), forward)
@@ -133,7 +133,7 @@ def test_arguments_out_of_range_are_errors(wrong):
 
 
 def test_gradients_that_are_not_finite_are_an_error_and_nothing_changes():
-    model, (x, y) = make("convolutions")
+    model, (x, y) = make("small_net")
     before = {name: weight.clone() for name, weight in weights_of(model).items()}
     x[3] = float("nan")
     for criterion in ("woodfisher", "fisher", "snip", "taylor"):
@@ -143,11 +143,11 @@ def test_gradients_that_are_not_finite_are_an_error_and_nothing_changes():
 
 
 def test_the_scale_of_the_loss_does_not_matter():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     masks, changes = [], []
     for scale in (1, 1e-6):
         criterion = WoodFisher(loss=lambda output, batch, scale=scale: scale * label_cross_entropy(output, batch))
-        choice = choose(model, 0.5, criterion=criterion, batches=[batch], max_batches=1)
+        choice = choose(model, 0.5, PruneSpec(criterion=criterion), batches=[batch], max_batches=1)
         masks.append(choice.masks)
         changes.append(choice.changes)
     assert masks[0] == masks[1]
@@ -156,6 +156,6 @@ def test_the_scale_of_the_loss_does_not_matter():
 
 
 def test_without_any_gradient_the_order_is_that_of_magnitude():
-    model, batch = make("convolutions")
+    model, batch = make("small_net")
     criterion = WoodFisher(loss=lambda output, batch: output.sum() * 0)
     assert prune(copy.deepcopy(model), 0.5, criterion=criterion, batches=[batch], max_batches=1) == prune(model, 0.5)

@@ -1,0 +1,30 @@
+"""Which of Lightning's strategies leave the weights where they can be pruned."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy
+
+from reflow_lightning.running.compat.lightning import tensor_parallel_size
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Check that the weights are where they can be pruned.
+
+    Raises:
+        ValueError: If the strategy shards them in a way that is not understood.
+    """
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
+            "fully_shard(...) in configure_model"
+        )
+    if "DeepSpeed" in name:
+        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
+    if (size := tensor_parallel_size(strategy)) not in (1, "auto"):
+        raise ValueError(
+            f"{name}(tensor_parallel_size={size}) splits layers over processes: use "
+            "tensor_parallel_size=1 and data_parallel_size for all processes"
+        )

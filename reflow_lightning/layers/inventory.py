@@ -1,0 +1,129 @@
+"""What is known of the layers of a model, looked up once: its prunable weights, and the matrices of unknown layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from reflow_lightning.layers.find import known_layers
+from reflow_lightning.layers.layer import Layer, Weight
+from reflow_lightning.running.compat.torch import may_hold, own_parameters
+
+
+class Owned(NamedTuple):
+    """A prunable weight in its model.
+
+    Attributes:
+        layer: The layer that it belongs to.
+        weight: What is known of it.
+        holder: The module that has it as an attribute: the layer's module, or one within.
+        parameter: The parameter, unless the weight is computed in each forward pass.
+    """
+
+    layer: Layer
+    weight: Weight
+    holder: nn.Module
+    parameter: nn.Parameter | None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What is known of a model.
+
+    Attributes:
+        layers: All modules whose type is known, by name, whether they can be written or not.
+        weights: Their matrices that multiply the signal, by their names in the model.
+        unknown: Parameters of two dimensions or more that belong to no known layer, and the type of the module, by
+            name. Tables that are added or looked up, such as a position's embedding, are no matrices: they begin with a
+            dimension of 1, have a single dimension of more than 1, or say so in their names.
+
+    Example:
+        >>> class Experts(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.up = nn.Parameter(nn.Linear(4, 8).weight.detach().expand(2, 8, 4).clone())
+        >>> found = Inventory.of(nn.ModuleDict({"experts": Experts(), "head": nn.Linear(8, 2)}))
+        >>> list(found.layers), list(found.weights), found.unknown
+        (['head'], ['head.weight'], {'experts.up': 'Experts'})
+    """
+
+    layers: Mapping[str, Layer]
+    weights: Mapping[str, Owned]
+    unknown: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Inventory:
+        """Look a model up.
+
+        Raises:
+            ValueError: If a layer is said to have a weight that it does not have.
+        """
+        layers = dict(known_layers(model))
+        return cls(layers, _weights(layers), _unknown(model, layers))
+
+    @property
+    def prunable(self) -> set[int]:
+        """The ids of the parameters that may be pruned. A decoder that is tied to an embedding is an embedding."""
+        embeddings = {
+            id(parameter)
+            for layer in self.layers.values()
+            if layer.is_embedding
+            for parameter in layer.module.parameters(recurse=False)
+        }
+        return {id(owned.parameter) for owned in self.weights.values()} - embeddings
+
+    @property
+    def input_dims(self) -> dict[int, int]:
+        """The dimension of each prunable parameter that runs along the input channels, by the id of the parameter.
+
+        Example:
+            >>> layer = nn.ConvTranspose1d(4, 8, 3)
+            >>> Inventory.of(layer).input_dims[id(layer.weight)]
+            0
+        """
+        held = (owned for owned in self.weights.values() if owned.parameter is not None)
+        return {id(owned.parameter): owned.weight.inputs for owned in held}
+
+
+def _weights(layers: Mapping[str, Layer]) -> dict[str, Owned]:
+    found: dict[str, Owned] = {}
+    for prefix, layer in layers.items():
+        within = dict(layer.module.named_modules())
+        for weight in layer.weights:
+            parent, _, name = weight.name.rpartition(".")
+            holder = within.get(parent)
+            if holder is None or not _has(holder, name):
+                raise ValueError(
+                    f"layer '{prefix}' ({type(layer.module).__name__}) has no weight '{weight.name}', as "
+                    f"{type(layer).__name__} says: mend that class, or register another with layer_of"
+                )
+            full = f"{prefix}.{weight.name}" if prefix else weight.name
+            found.setdefault(full, Owned(layer, weight, holder, own_parameters(holder).get(name)))
+    return found
+
+
+def _unknown(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
+    known = {id(p) for layer in layers.values() for p in layer.module.parameters()}
+    return {
+        f"{prefix}.{name}" if prefix else name: type(module).__name__
+        for prefix, module in model.named_modules()
+        if not isinstance(module, (parametrize.ParametrizationList, nn.ParameterList, nn.ParameterDict))
+        for name, parameter in own_parameters(module).items()
+        if id(parameter) not in known and _is_matrix(name, parameter)
+    }
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    if nn.parameter.is_lazy(parameter) or not parameter.is_floating_point():
+        return False
+    is_table = any(part in name.lower() for part in ("embed", "token", "pos", "bias"))
+    return sum(size > 1 for size in parameter.shape) > 1 and parameter.shape[0] > 1 and not is_table
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute; one that is parametrized is not computed for that."""
+    return may_hold(module, name) or name in vars(module) or parametrize.is_parametrized(module, name)

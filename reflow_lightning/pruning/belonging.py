@@ -1,0 +1,53 @@
+"""Masks and the parameters that they belong to, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from reflow_lightning.pruning.shards import part_like, part_of
+from reflow_lightning.running.sharding import reshard
+
+
+def parameters_of(model: nn.Module, masks: Mapping[str, Tensor]) -> list[nn.Parameter]:
+    """The model's parameters that the masks belong to, in the order of the masks.
+
+    Raises:
+        ValueError: If a name is missing in the model, or has another shape there.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1)
+        >>> parameters_of(model, {"weight": torch.tensor([[True, False]])})[0] is model.weight
+        True
+    """
+    reshard(model)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in named:
+            raise ValueError(f"mask '{name}' has no parameter in {type(model).__name__}: use the model it is of")
+        if named[name].shape != mask.shape:
+            raise ValueError(
+                f"mask '{name}' has shape {tuple(mask.shape)}, the model's parameter {tuple(named[name].shape)}: "
+                "use the model it is of"
+            )
+    return [named[name] for name in masks]
+
+
+def held_here(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The model's parameters and their masks, as far as this process holds them, on the parameters' devices.
+
+    The parameters' values share the model's memory.
+
+    Raises:
+        ValueError: If the masks do not fit the model.
+
+    Example:
+        >>> import torch
+        >>> [(values, mask)] = held_here(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
+        >>> values.shape, mask
+        (torch.Size([1, 2]), tensor([[ True, False]]))
+    """
+    parts = [part_of(name, p) for name, p in zip(masks, parameters_of(model, masks), strict=True)]
+    return [(part.values, part_like(part, mask)) for part, mask in zip(parts, masks.values(), strict=True)]

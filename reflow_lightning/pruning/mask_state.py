@@ -1,0 +1,70 @@
+"""Masks as plain values, such as a file holds."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reflow_lightning.pruning.bits import gathered, pack, unpack
+from reflow_lightning.running.formats import KEY, FormatError, check_format
+
+FORMAT = 1
+"""Of what is written here. Version 0.1 wrote the same without a number."""
+
+
+def packed(masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Format, names, shapes, one bit a weight and a checksum; of masks that are spread over processes the whole.
+
+    Example:
+        >>> packed({"weight": torch.tensor([[True, False]])})["bits"]
+        tensor([128], dtype=torch.uint8)
+    """
+    flat = [gathered(mask).flatten() for mask in masks.values()]
+    bits = pack(torch.cat(flat) if flat else torch.zeros(0, dtype=torch.bool))
+    shapes = {name: mask.shape for name, mask in masks.items()}
+    return {
+        KEY: FORMAT,
+        "names": list(shapes),
+        "shapes": [list(shape) for shape in shapes.values()],
+        "bits": bits,
+        "checksum": _checksum(shapes, bits),
+    }
+
+
+def unpacked(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The masks by name, on the CPU, from what `packed` gave.
+
+    Raises:
+        FormatError: If a newer version wrote it.
+        ValueError: If it is anything else, or was changed since.
+
+    Example:
+        >>> unpacked(packed({"weight": torch.tensor([[True, False]])}))
+        {'weight': tensor([[ True, False]])}
+    """
+    try:
+        check_format(state, FORMAT, "masks")
+        shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
+        sizes = [shape.numel() for shape in shapes.values()]
+        bits = state["bits"].cpu()
+        flat = torch.split(unpack(bits, sum(sizes)), sizes)
+        unchanged = state["checksum"] == _checksum(shapes, bits)
+    except FormatError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"this is no state of Masks ({type(error).__name__}: {error}): pass what Masks.state_dict() gave"
+        ) from error
+    if not unchanged:
+        raise ValueError("the masks were changed since they were saved, as their checksum shows: use another copy")
+    return {name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), flat, strict=True)}
+
+
+def _checksum(shapes: Mapping[str, torch.Size], bits: Tensor) -> int:
+    """A number that nearly every change to masks changes; torch notices none in the bytes of a tensor."""
+    described = repr([(name, *shape) for name, shape in shapes.items()])
+    return zlib.crc32(bits.numpy().tobytes(), zlib.crc32(described.encode()))

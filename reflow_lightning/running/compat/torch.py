@@ -1,0 +1,158 @@
+"""Private names of torch. Each has a test that says which of them is gone, or behaves otherwise, in which version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils.data import DataLoader
+
+__all__ = ["TorchDispatchMode", "is_traceable_wrapper_subclass", "tree_leaves", "tree_map", "tree_map_only"]
+
+BatchNorm = _BatchNorm
+"""Every BatchNorm layer of torch.nn, SyncBatchNorm included."""
+
+RunningNorm = _NormBase
+"""Every layer that may keep running statistics: BatchNorm and InstanceNorm."""
+
+Convolution = _ConvNd
+"""Every convolution, transposed ones included."""
+
+TransposedConvolution = _ConvTransposeNd
+"""Every transposed convolution."""
+
+Dropout = _DropoutNd
+"""Every dropout layer."""
+
+NATIVE_FUNCTIONS: Any = torch._C._nn
+"""The functions of `torch.nn.functional` that are written in C++."""
+
+COMPILED = "_orig_mod"
+"""Under this name a module that `torch.compile` returned holds the one that it was given."""
+
+CONVOLVE = "_conv_forward"
+"""The method in which a convolution of torch does its work; see `convolve`."""
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a module itself holds, by name; also one that it holds twice.
+
+    Example:
+        >>> list(own_parameters(nn.Linear(2, 2, bias=False)))
+        ['weight']
+    """
+    return {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+
+
+def may_hold(module: nn.Module, name: str) -> bool:
+    """Whether a module has a place for a parameter of that name, though there may be none in it.
+
+    Example:
+        >>> may_hold(nn.Linear(2, 2, bias=False), "bias")
+        True
+    """
+    return name in module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """The buffers that a module itself holds, by name, ``None`` where it may have one; to be written into."""
+    return module._buffers
+
+
+def inner_of_compiled(module: nn.Module) -> nn.Module | None:
+    """What `torch.compile` was given, if it returned this module."""
+    return module._modules.get(COMPILED)
+
+
+def run_uncompiled(module: nn.Module) -> None:
+    """Undo ``Module.compile``, and what Lightning put in the place of the methods of a compiled LightningModule."""
+    vars(module)["_compiled_call_impl"] = None
+    for name in [name for name, value in vars(module).items() if hasattr(value, "_torchdynamo_orig_callable")]:
+        del vars(module)[name]
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside parameters, buffers, modules, and the trainer that Lightning puts there."""
+    held = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
+    return {name: value for name, value in vars(module).items() if name not in held}
+
+
+def pre_hooks(module: nn.Module) -> list[Any]:
+    """What is called before each call of a module."""
+    return list(module._forward_pre_hooks.values())
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or after each call of a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def computed_by(hook: Any) -> str | None:
+    """The parameter that a hook of `torch.nn.utils` computes: by ``prune``, or by norms of the older kind."""
+    name: str | None = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
+    return name
+
+
+def recurrent_weights(module: nn.RNNBase) -> list[str]:
+    """The names of the parameters of a recurrent layer."""
+    return module._flat_weights_names
+
+
+def padding_sides(conv: _ConvNd) -> list[int]:
+    """How `torch.nn.functional.pad` pads as a convolution does, whichever padding it was asked for."""
+    return conv._reversed_padding_repeated_twice
+
+
+def convolve(conv: Any, values: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution that is not transposed makes of values with another weight, and without a bias."""
+    convolved: Tensor = conv._conv_forward(values, weight, None)
+    return convolved
+
+
+def times_written(tensor: Tensor) -> int | None:
+    """How often something wrote into a tensor; ``None`` if it does not count that.
+
+    Example:
+        >>> times_written(torch.zeros(1).add_(1))
+        1
+    """
+    return None if tensor.is_inference() else tensor._version
+
+
+def multiply_each(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply tensors in place, with few kernels."""
+    torch._foreach_mul_(list(tensors), list(factors))
+
+
+def operator_of(overload: Any) -> Any:
+    """The operator that an overload such as ``aten.mm.default`` belongs to, such as ``aten.mm``."""
+    return overload._overloadpacket
+
+
+def load_with_torch_alone(graph: fx.Graph) -> None:
+    """Have a graph, once it is saved, load without the package of the tracer that made it."""
+    graph._tracer_cls = fx.Tracer
+
+
+def forget_iterator(loader: DataLoader[Any]) -> None:
+    """Have a copy of a loader that keeps its workers start workers of its own."""
+    vars(loader)["_iterator"] = None
+
+
+def prepare_sharded(module: Any) -> None:
+    """Do what `fully_shard` leaves to the first forward pass; of several modules, for the outermost first."""
+    module._get_fsdp_state()._lazy_init()
+
+
+def shard_groups(module: Any) -> list[Any]:
+    """The groups of parameters of a module that `fully_shard` was applied to."""
+    state = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+    return [group for group in groups if group is not None]

@@ -1,0 +1,135 @@
+"""What is known of data that come in parts: a few tensors that merge exactly, over batches, calls and processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from copy import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from reflow_lightning.running.processes import gather, gather_tensors, in_step, world_size
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Value = TypeVar("Value")
+Key = TypeVar("Key", bound=Hashable)
+
+Merge = Callable[[list[Tensor]], Tensor]
+"""What disjoint data give together, from what each gives."""
+
+
+def stacked(merge: Callable[[Tensor], Tensor]) -> Merge:
+    """A `Merge` of tensors that all have one shape, from a function that takes them stacked.
+
+    Example:
+        >>> stacked(lambda parts: parts.sum(0))([torch.ones(2), torch.ones(2)])
+        tensor([2., 2.])
+    """
+    return lambda parts: merge(torch.stack(parts))
+
+
+class Statistic(ABC, Generic[Value]):
+    """A statistic of the channels of a layer, for data that come in parts.
+
+    A subclass names its tensors in ``merges``, passes what they are without data to ``__init__``, and says in `update`
+    how a part changes them and in `value` what they tell. `update` assigns new tensors and never writes into the old
+    ones. Wrapped by `reflow_lightning.callbacks.metrics.as_metric`, it is a metric of torchmetrics.
+
+    Args:
+        channels: Number of channels.
+        empty: The tensors without data, by name.
+
+    Attributes:
+        merges: How each tensor merges, by name: `torch.cat`, or `stacked` of another function.
+        higher_is_better: What torchmetrics asks of a metric; ``None`` if neither is.
+
+    Example:
+        >>> class Total(Statistic[torch.Tensor]):
+        ...     merges = {"state": stacked(lambda parts: parts.sum(0))}
+        ...     def update(self, values):
+        ...         self.state = self.state + values.sum(0)
+        ...     def value(self):
+        ...         return self.state
+        >>> statistic = Total(channels=2, state=torch.zeros(2))
+        >>> statistic.update(torch.ones(5, 2))
+        >>> statistic.compute()
+        tensor([5., 5.])
+    """
+
+    merges: ClassVar[Mapping[str, Merge]]
+    higher_is_better: ClassVar[bool | None] = None
+
+    def __init__(self, channels: int, **empty: Tensor) -> None:
+        self.channels = channels
+        self._empty = empty
+        self.reset()
+
+    @abstractmethod
+    def update(self, *part: Any, **more: Any) -> None:
+        """Take in a part of the data."""
+
+    @abstractmethod
+    def value(self) -> Value:
+        """What the data that were taken in here tell."""
+
+    def compute(self) -> Value:
+        """The `value` of the data of all processes; all must call this, with data or without."""
+        return self.everywhere().value()
+
+    def everywhere(self) -> Self:
+        """The statistic of the data of all processes, which all must call this; this one keeps its own."""
+        if world_size() == 1:
+            return self
+        merged = copy(self)
+        for name, merge in self.merges.items():
+            setattr(merged, name, merge(gather_tensors(getattr(self, name))))
+        return merged
+
+    def merge_state(self, other: Self) -> None:
+        """Take in what another statistic of the same kind has seen."""
+        for name, merge in self.merges.items():
+            mine: Tensor = getattr(self, name)
+            setattr(self, name, merge([getattr(other, name).to(mine.device), mine]))
+
+    def reset(self) -> None:
+        """Forget all data."""
+        for name, tensor in self._empty.items():
+            setattr(self, name, tensor.clone())
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the tensors to a device, which must have their types; returns the statistic itself."""
+        self._empty = {name: tensor.to(device) for name, tensor in self._empty.items()}
+        for name in self.merges:
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+
+def computed(
+    statistics: Mapping[Key, Statistic[Value]], empty: Callable[[Key, int], Statistic[Value]]
+) -> dict[Key, Value]:
+    """The values of statistics over all processes, which all must call this with the statistics that they have.
+
+    Args:
+        statistics: The statistics of this process; others may have further ones, or lack some.
+        empty: ``(key, channels) -> statistic`` without data, in the place of one that only other processes have.
+
+    Returns:
+        Values by key, in one order on all processes: first as the first process has them.
+
+    Example:
+        >>> from reflow_lightning.signal import Moments
+        >>> statistic = Moments(channels=1)
+        >>> statistic.update(torch.tensor([[1.0], [3.0]]))
+        >>> computed({"conv1": statistic}, lambda key, channels: Moments(channels))["conv1"].mean.item()
+        2.0
+    """
+    channels: dict[Key, int] = {}
+    for reached in gather({key: statistic.channels for key, statistic in statistics.items()}):
+        for key, width in reached.items():
+            channels.setdefault(key, width)
+    with in_step():
+        return {key: (statistics.get(key) or empty(key, width)).compute() for key, width in channels.items()}

@@ -1,0 +1,24 @@
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+
+from reflow_lightning.callbacks.strategies import check_strategy
+
+
+def under(strategy):
+    return SimpleNamespace(strategy=strategy)
+
+
+def test_strategies_that_hide_the_weights_are_refused():
+    with pytest.raises(ValueError, match="use ModelParallelStrategy, with fully_shard"):
+        check_strategy(under(FSDPStrategy()))
+    with pytest.raises(ValueError, match="tensor_parallel_size=2"):
+        check_strategy(under(ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2)))
+    with pytest.raises(ValueError, match="DeepSpeed"):
+        check_strategy(under(type("DeepSpeedStrategy", (), {})()))
+
+
+def test_others_are_not():
+    check_strategy(under(SingleDeviceStrategy("cpu")))
+    check_strategy(under(ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)))

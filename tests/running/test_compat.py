@@ -1,0 +1,392 @@
+"""What the package takes for granted of private names: where a new version changes one, its test says which."""
+
+import ast
+import copy
+import importlib
+import pickle
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.distributed as dist
+import torchmetrics
+from helpers import Module, loader, trainer
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
+from torch import fx, nn
+from torch.nn import functional
+from torch.utils import _pytree
+from torch.utils.data import DataLoader, SequentialSampler
+
+import reflow_lightning
+from reflow_lightning.running.compat import lightning as of_lightning
+from reflow_lightning.running.compat import torch as of_torch
+
+PACKAGE = Path(reflow_lightning.__file__).parent
+COMPAT = (Path(of_torch.__file__), Path(of_lightning.__file__))
+FOREIGN = ("torch", "lightning", "torchmetrics", "torchvision")
+
+
+@contextmanager
+def relies_on(*names):
+    """Fail with the names and the version of whose they are, however it is that they are gone or changed."""
+    try:
+        yield
+    except Exception as error:
+        package = importlib.import_module(names[0].split(".")[0])
+        pytest.fail(
+            f"{', '.join(names)}: gone, or not what it was, in {package.__name__} {package.__version__}. Look at "
+            f"reflow_lightning/running/compat. {type(error).__name__}: {error}"
+        )
+
+
+def test_a_name_that_is_gone_is_told_with_the_version():
+    with pytest.raises(pytest.fail.Exception) as told, relies_on("torch.Tensor._gone"):
+        torch.zeros(1)._gone  # noqa: B018
+    assert f"torch.Tensor._gone: gone, or not what it was, in torch {torch.__version__}" in str(told.value)
+
+
+def test_kinds_of_modules():
+    with relies_on("torch.nn.modules.batchnorm._BatchNorm"):
+        found = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+        assert all(issubclass(kind, of_torch.BatchNorm) for kind in found)
+        assert not issubclass(nn.InstanceNorm2d, of_torch.BatchNorm)
+        assert issubclass(nn.LazyBatchNorm2d, of_torch.BatchNorm)
+        norm = nn.SyncBatchNorm(2)
+        assert of_torch.BatchNorm.forward(norm, torch.randn(4, 2)).shape == (4, 2)  # without any other process
+    with relies_on("torch.nn.modules.batchnorm._NormBase"):
+        assert issubclass(nn.InstanceNorm2d, of_torch.RunningNorm)
+        assert issubclass(nn.BatchNorm2d, of_torch.RunningNorm)
+        assert not issubclass(nn.GroupNorm, of_torch.RunningNorm)
+    with relies_on("torch.nn.modules.conv._ConvNd", "torch.nn.modules.conv._ConvTransposeNd"):
+        assert all(issubclass(kind, of_torch.Convolution) for kind in (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d))
+        assert issubclass(nn.ConvTranspose2d, of_torch.TransposedConvolution)
+        assert not issubclass(nn.Conv2d, of_torch.TransposedConvolution)
+    with relies_on("torch.nn.modules.dropout._DropoutNd"):
+        kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+        assert all(issubclass(kind, of_torch.Dropout) for kind in kinds)
+
+
+def test_trees_of_values():
+    with relies_on(
+        "torch.utils._pytree.tree_map", "torch.utils._pytree.tree_map_only", "torch.utils._pytree.tree_leaves"
+    ):
+        nested = {"a": [torch.ones(1), 2], "b": (None,)}
+        assert of_torch.tree_leaves(nested)[1:] in ([2], [2, None])
+        assert of_torch.tree_map(lambda x: 0, nested)["a"] == [0, 0]
+        assert of_torch.tree_map_only(int, lambda x: x + 1, nested)["a"][1] == 3
+        assert _pytree.tree_leaves is of_torch.tree_leaves
+
+
+def test_operators_are_seen_by_a_mode():
+    with relies_on("torch.utils._python_dispatch.TorchDispatchMode", "torch._ops.OpOverload._overloadpacket"):
+        seen = []
+
+        class Mode(of_torch.TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                seen.append(of_torch.operator_of(func))
+                return func(*args, **(kwargs or {}))
+
+        with Mode():
+            torch.ones(2, 2) @ torch.ones(2, 2)
+        assert torch.ops.aten.mm in seen
+
+
+def test_tensors_that_wrap_others():
+    with relies_on("torch.utils._python_dispatch.is_traceable_wrapper_subclass"):
+        assert not of_torch.is_traceable_wrapper_subclass(nn.Parameter(torch.ones(1)))
+        assert of_torch.is_traceable_wrapper_subclass(torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged))
+
+
+def test_native_functions():
+    with relies_on("torch._C._nn"):
+        assert of_torch.NATIVE_FUNCTIONS.gelu is functional.gelu
+
+
+def test_what_a_module_holds():
+    with relies_on("torch.nn.Module._parameters"):
+        layer = nn.Linear(2, 2, bias=False)
+        assert layer._parameters == {"weight": layer.weight, "bias": None}
+        assert of_torch.own_parameters(layer) == {"weight": layer.weight}
+        assert of_torch.may_hold(layer, "bias")
+    with relies_on("torch.nn.Module._buffers"):
+        norm = nn.BatchNorm1d(2)
+        of_torch.own_buffers(norm)["running_mean"] = torch.ones(2)
+        assert norm.running_mean.tolist() == [1, 1]
+        assert list(of_torch.own_buffers(norm)) == ["running_mean", "running_var", "num_batches_tracked"]
+    with relies_on("torch.nn.Module._modules", "torch.nn.Module._parameters", "torch.nn.Module._buffers"):
+        model = nn.Sequential(nn.BatchNorm1d(2))
+        model.note = "mine"
+        assert of_torch.plain_attributes(model)["note"] == "mine"
+        held = [*model.parameters(), *model.buffers(), *model.children()]
+        values = of_torch.plain_attributes(model).values()
+        assert not any(any(value is part for part in held) or value in (model._modules,) for value in values)
+
+
+def test_the_trainer_of_a_lightning_module():
+    with relies_on("lightning.pytorch.LightningModule._trainer", "lightning.pytorch.LightningModule._fabric"):
+        module = Module()
+        module.trainer = trainer()
+        assert {"_trainer", "_fabric"} <= vars(module).keys()
+        assert all(value is not module.trainer for value in of_torch.plain_attributes(module).values())
+
+
+def test_modules_that_were_compiled():
+    layer = nn.Linear(2, 2)
+    with relies_on("torch._dynamo.OptimizedModule._orig_mod", "torch.nn.Module._modules"):
+        assert of_torch.inner_of_compiled(torch.compile(layer, backend="eager")) is layer
+        assert of_torch.inner_of_compiled(layer) is None
+        assert "_orig_mod.weight" in torch.compile(layer, backend="eager").state_dict()
+    with relies_on("torch.nn.Module._compiled_call_impl"):
+        calls = []
+        layer.compile(backend=lambda graph, inputs: calls.append(1) or graph.forward)
+        of_torch.run_uncompiled(layer)
+        layer(torch.ones(1, 2))
+        assert not calls
+    with relies_on("torch.compile._torchdynamo_orig_callable"):
+        layer.forward = torch.compile(layer.forward, backend="eager")
+        of_torch.run_uncompiled(layer)
+        assert "forward" not in vars(layer)
+
+
+def test_hooks_of_a_module():
+    with relies_on("torch.nn.Module._forward_pre_hooks", "torch.nn.Module._forward_hooks"):
+        layer = nn.Linear(2, 2)
+        assert not of_torch.has_hooks(layer)
+        handle = layer.register_forward_hook(lambda *_: None)
+        assert of_torch.has_hooks(layer)
+        handle.remove()
+        layer.register_forward_pre_hook(hook := (lambda *_: None))
+        assert of_torch.has_hooks(layer)
+        assert of_torch.pre_hooks(layer) == [hook]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_hooks_that_compute_a_parameter():
+    with relies_on("torch.nn.utils.prune.BasePruningMethod._tensor_name"):
+        assert [
+            of_torch.computed_by(h) for h in of_torch.pre_hooks(nn.utils.prune.identity(nn.Linear(2, 2), "bias"))
+        ] == ["bias"]
+    with relies_on("torch.nn.utils.weight_norm.WeightNorm.name"):
+        assert [of_torch.computed_by(hook) for hook in of_torch.pre_hooks(nn.utils.weight_norm(nn.Linear(2, 2)))] == [
+            "weight"
+        ]
+
+
+def test_weights_of_recurrent_layers():
+    with relies_on("torch.nn.RNNBase._flat_weights_names"):
+        gru = nn.GRU(2, 3, bidirectional=True)
+        assert of_torch.recurrent_weights(gru) == [name for name, _ in gru.named_parameters()]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 2, (1, 2)])
+def test_padding_of_a_convolution(padding):
+    conv, values = nn.Conv2d(1, 1, (5, 3), padding=padding, bias=False), torch.randn(1, 1, 7, 7)
+    with relies_on("torch.nn.modules.conv._ConvNd._reversed_padding_repeated_twice"):
+        padded = functional.pad(values, of_torch.padding_sides(conv))
+        assert torch.allclose(functional.conv2d(padded, conv.weight), conv(values), atol=1e-6)
+
+
+def test_a_convolution_by_another_weight():
+    with relies_on("torch.nn.Conv2d._conv_forward"):
+        conv = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2, padding_mode="circular")
+        values = torch.randn(1, 2, 8, 8)
+        bias = conv.bias[:, None, None]
+        assert torch.allclose(of_torch.convolve(conv, values, conv.weight * 2), 2 * (conv(values) - bias), atol=1e-5)
+        assert callable(getattr(nn.Conv1d, of_torch.CONVOLVE))
+
+
+def test_writes_into_a_tensor():
+    with relies_on("torch.Tensor._version"):
+        values = torch.zeros(2)
+        before = of_torch.times_written(values)
+        values[0] = 1
+        assert of_torch.times_written(values) == before + 1
+    with relies_on("torch.Tensor._version"), torch.inference_mode():
+        assert of_torch.times_written(torch.zeros(2)) is None
+
+
+def test_products_in_place():
+    with relies_on("torch._foreach_mul_"):
+        values = [torch.tensor([1, 2]), torch.tensor([3])]
+        of_torch.multiply_each(values, [torch.tensor([True, False]), torch.tensor([False])])
+        assert [value.tolist() for value in values] == [[1, 0], [0]]
+
+
+class OwnTracer(fx.Tracer):
+    pass
+
+
+def test_a_saved_graph_does_not_name_the_tracer():
+    with relies_on("torch.fx.Graph._tracer_cls"):
+        model = nn.Sequential(nn.ReLU())
+        graph = OwnTracer().trace(model)
+        assert b"OwnTracer" in pickle.dumps(fx.GraphModule(model, graph))
+        of_torch.load_with_torch_alone(graph)
+        assert b"OwnTracer" not in pickle.dumps(fx.GraphModule(model, graph))
+
+
+def test_a_loader_that_keeps_its_workers():
+    with relies_on("torch.utils.data.DataLoader._iterator"):
+        running = DataLoader([1, 2], num_workers=1, persistent_workers=True)
+        iterator = iter(running)
+        copied = copy.copy(running)
+        assert vars(copied)["_iterator"] is iterator
+        of_torch.forget_iterator(copied)
+        assert vars(running)["_iterator"] is iterator
+        assert vars(copied)["_iterator"] is None
+
+
+@pytest.fixture
+def one_process():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
+def test_sharded_modules(one_process):
+    from torch.distributed.fsdp import fully_shard
+
+    with relies_on(
+        "torch.distributed.fsdp.FSDPModule._get_fsdp_state",
+        "torch.distributed.fsdp.FSDPState._lazy_init",
+        "torch.distributed.fsdp.FSDPState._fsdp_param_groups",
+        "torch.distributed.fsdp.FSDPState._fsdp_param_group",
+    ):
+        mesh = dist.init_device_mesh("cpu", (1,))
+        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for module in (model, model[0]):
+            of_torch.prepare_sharded(module)
+        assert of_torch.shard_groups(model) == []
+        assert [hasattr(group, "post_forward_mesh_info") for group in of_torch.shard_groups(model[0])] == [True]
+
+
+def test_the_step_that_lightning_logs_with_and_its_hook_of_transfer():
+    steps, batches = [], []
+
+    class Doubles(Module):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return [batch[0] * 2, batch[1]]
+
+    class Asks(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            steps.append(of_lightning.logged_step(trainer))
+            batches.append(of_lightning.before_transfer(module, [torch.ones(1), 0]))
+
+    with relies_on("lightning.pytorch.loops._batches_that_stepped"):
+        trainer(Asks(), max_epochs=1, limit_train_batches=2).fit(Doubles("several", manual=True), loader())
+        assert steps[1] == steps[0] + 1  # though each batch makes two steps
+    with relies_on("lightning.pytorch.LightningModule._on_before_batch_transfer"):
+        assert [batch[0].item() for batch in batches] == [2, 2]
+
+
+def test_averages_of_the_weights():
+    with relies_on(
+        "lightning.pytorch.callbacks.StochasticWeightAveraging._average_model",
+        "lightning.pytorch.callbacks.StochasticWeightAveraging._initialized",
+    ):
+        assert of_lightning.averaged_by(pl.Callback()) is None
+        averaging = StochasticWeightAveraging(0.01, swa_epoch_start=2)
+        seen = []
+
+        class Asks(pl.Callback):
+            def on_train_epoch_end(self, trainer, module):
+                seen.append(of_lightning.averaged_by(averaging))
+
+        trainer(averaging, Asks(), max_epochs=2).fit(Module(), loader())
+        assert seen[0] is None
+        assert isinstance(seen[1], Module)
+    if hasattr(pl.callbacks, "WeightAveraging"):  # Lightning 2.6
+        with relies_on("lightning.pytorch.callbacks.WeightAveraging._average_model"):
+            averaging = pl.callbacks.WeightAveraging()
+            trainer(averaging, max_epochs=1).fit(module := Module(), loader())
+            assert isinstance(of_lightning.averaged_by(averaging) or module, Module)
+
+
+def test_strategies_that_split_layers():
+    with relies_on("lightning.pytorch.strategies.ModelParallelStrategy._tensor_parallel_size"):
+        assert of_lightning.tensor_parallel_size(ModelParallelStrategy()) == "auto"
+        assert of_lightning.tensor_parallel_size(ModelParallelStrategy(tensor_parallel_size=2)) == 2
+        assert of_lightning.tensor_parallel_size(SingleDeviceStrategy("cpu")) == 1
+
+
+def test_the_key_of_a_callback():
+    with relies_on("lightning.pytorch.Callback._generate_state_key"):
+        key = of_lightning.state_key(StochasticWeightAveraging(0.1), include=("*",))
+        assert key == "StochasticWeightAveraging{'include': ('*',)}"
+
+
+def test_the_sampler_that_lightning_shares_out():
+    with relies_on("lightning.fabric.utilities.distributed.DistributedSamplerWrapper.dataset._sampler"):
+        sampler = SequentialSampler([1, 2])
+        wrapper = DistributedSamplerWrapper(sampler, num_replicas=1, rank=0)
+        assert of_lightning.wrapped_sampler(wrapper) is sampler
+        assert of_lightning.wrapped_sampler(sampler) is None
+
+
+def test_a_metric_without_values():
+    with relies_on("torchmetrics.Metric._update_count"), warnings.catch_warnings():
+        metric = torchmetrics.SumMetric()
+        of_lightning.count_as_updated(metric)
+        warnings.simplefilter("error")
+        assert metric.compute() == 0
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(path):
+    """Every private attribute of something else than ``self``, every text that is such a name, and every import."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_private(node.value):
+            yield node.value.rstrip(".")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in FOREIGN:
+            yield from (part for part in node.module.split(".") if is_private(part))
+            yield from (alias.name for alias in node.names if is_private(alias.name))
+
+
+def imports_private(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in modules:
+            if name.split(".")[0] in FOREIGN and any(map(is_private, name.split("."))):
+                yield name
+
+
+LISTED = {name for path in COMPAT for name in private_names(path)}
+
+
+def test_every_private_name_has_a_test():
+    calls = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Call)]
+    named = [call.args for call in calls if getattr(call.func, "id", "") == "relies_on"]
+    tested = {part for arguments in named for name in arguments for part in ast.literal_eval(name).split(".")}
+    assert not LISTED - tested
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(PACKAGE.rglob("*.py")) - set(COMPAT)), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_no_other_file_knows_a_private_name(path):
+    assert not list(imports_private(path))
+    assert not LISTED & set(private_names(path))
+
+
+def test_lightning_is_not_imported():
+    for path in COMPAT:
+        imported = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        assert not any("lightning" in ast.unparse(node).replace("reflow_lightning", "") for node in imported)

@@ -1,0 +1,110 @@
+"""What processes do together when they repair by writing weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reflow_lightning import calibrate
+from scenarios.processes import error_of, mine, named, on_the_last
+from scenarios.thinned import bits, make
+
+NAMES = ("batchnorm", "layernorm", "attention", "gru")
+REPAIRS = ("moments", "reconstruct", "auto")
+SIZES = (20, 7, 30, 13, 26)
+
+
+def parts(name: str) -> tuple[nn.Module, nn.Module, list[Tensor]]:
+    """Networks as `make` has them, and batches of different sizes."""
+    model, dense, (batch,) = make(name, 1, size=sum(SIZES))
+    return model, dense, list(batch.split(SIZES))
+
+
+def repaired(name: str, repair: str, batches: list[Any]) -> dict[str, Any]:
+    model, dense, _ = parts(name)
+    result = calibrate(model, batches, repair=repair, reference=dense, max_batches=len(batches))
+    state, before = dict(model.state_dict()), bits(parts(name)[0])
+    state = {key: value.clone() for key, value in state.items()}
+    result.undo()
+    return {"state": state, "repaired": list(result.repaired), "undone": bits(model) == before}
+
+
+def _by_each(own: Any) -> dict[str, Any]:
+    return {f"{name} {repair}": repaired(name, repair, own(parts(name)[2])) for name in NAMES for repair in REPAIRS}
+
+
+def uneven_batches(_: Path) -> dict[str, Any]:
+    return _by_each(mine)
+
+
+def all_batches_on_the_last(_: Path) -> dict[str, Any]:
+    return _by_each(on_the_last)
+
+
+def a_forward_pass_that_breaks_on_one(_: Path) -> dict[str, str]:
+    """In the first pass, and in a later one."""
+    raised = {}
+    for name in NAMES:
+        for repair in REPAIRS:
+            for fails_at in (2, 5):
+                model, dense, batches = parts(name)
+                before, seen = bits(model), []
+
+                def forward(network: nn.Module, batch: Any, seen: list[int] = seen, at: int = fails_at) -> Any:
+                    seen.append(1)
+                    if dist.get_rank() == 1 and len(seen) == at:
+                        raise ZeroDivisionError("on rank 1")
+                    return network(batch)
+
+                how = {"repair": repair, "reference": dense, "max_batches": 5, "forward": forward}
+                raised[f"{name} {repair} {fails_at}"] = error_of(calibrate, model, batches, **how)
+                assert bits(model) == before
+    return raised
+
+
+def a_value_that_is_not_finite_on_one(_: Path) -> dict[str, str]:
+    raised = {}
+    for repair in REPAIRS:
+        model, dense, batches = parts("layernorm")
+        if dist.get_rank() == 1:
+            batches[0][0] = torch.nan
+        before = bits(model)
+        raised[repair] = error_of(calibrate, model, batches, repair=repair, reference=dense, max_batches=5)
+        assert bits(model) == before
+    return raised
+
+
+def no_batch_on_any(_: Path) -> dict[str, str]:
+    raised = {}
+    for repair in REPAIRS:
+        model, dense, _ = parts("batchnorm")
+        before = bits(model)
+        raised[repair] = error_of(calibrate, model, [], repair=repair, reference=dense, max_batches=0)
+        assert bits(model) == before
+    return raised
+
+
+def as_many_as_needed(_: Path) -> dict[str, Any]:
+    """Rank 0 has more batches than are needed, rank 1 has two."""
+    found = {}
+    for repair in REPAIRS:
+        model, dense, _ = make("layernorm", 1)
+        generator = torch.Generator().manual_seed(dist.get_rank())
+        batches = [torch.randn(256, 8, generator=generator) for _ in range(2 if dist.get_rank() else 90)]
+        result = calibrate(model, batches, repair=repair, reference=dense, max_batches="auto")
+        found[repair] = {"batches": result.batches, "state": dict(model.state_dict())}
+    return found
+
+
+SCENARIOS = named(
+    uneven_batches,
+    all_batches_on_the_last,
+    a_forward_pass_that_breaks_on_one,
+    a_value_that_is_not_finite_on_one,
+    no_batch_on_any,
+    as_many_as_needed,
+)
