@@ -57,7 +57,7 @@ class BoundsInterpreter(OperatorInterpreter):
         return self.found
 
     def understood(self, step: Step) -> Any:
-        """The bounds of a step, from those of the steps before."""
+        """The bounds of a step, from the bounds of the steps before."""
         numbers = not self._numbers.isdisjoint(step.node.all_input_nodes)
         if not isinstance(step.value, Tensor) and (numbers or step.node.op == "placeholder"):
             self._numbers.add(step.node)

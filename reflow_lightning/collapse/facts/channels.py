@@ -55,7 +55,7 @@ class ChannelInterpreter(OperatorInterpreter):
         return self.following.found
 
     def understood(self, step: Step) -> Any:
-        """The numbers of a step's output, from those of the steps before."""
+        """The numbers of a step's output, from the numbers of the steps before."""
         if step.node.op == "get_attr" or labels_of((step.args, step.kwargs)):
             return operator_of(self.steps, step.node).channels(step, self.following)
         return self.following.pinned(step.value, "the input" if step.node.op == "placeholder" else step.node.name)

@@ -14,7 +14,7 @@ from reflow_lightning.running.compat.torch import tree_map_only
 
 
 class Following:
-    """The channels of the steps before, and numbers for those of the next one.
+    """The channels of the steps before, and the numbers to give to the next one.
 
     Args:
         steps: The graph.
@@ -47,7 +47,7 @@ class Following:
         return tree_map_only(Tensor, lambda t: number[0].expand(t.shape), value)
 
     def opaque(self, step: Step, reason: str) -> Any:
-        """The same for a step that is not looked into; the channels of its arguments stay too."""
+        """A number for all that a step puts out, if it is not looked into; the channels of its arguments stay too."""
         for numbers in labels_of((step.args, step.kwargs)):
             self.groups.pin(numbers, reason)
         return self.pinned(step.value, reason)
@@ -62,7 +62,7 @@ class Following:
         return None
 
     def channelwise(self, step: Step) -> Any:
-        """Those of a step within the channels of its first argument, which are dimension 1."""
+        """The channels of a step that works within each channel of its first argument, which are dimension 1."""
         given, value, reason = step.first, step.value, step.node.name
         has_channels = isinstance(given, Tensor) and given.ndim > 1 and given.ndim == value.ndim
         numbers = self.axis(given, 1, reason) if has_channels else None

@@ -22,7 +22,7 @@ from reflow_lightning.collapse.graph.steps import Steps
 class Operator(Kind):
     """A family of steps: between which values the outputs lie, what becomes of channels, how a step shrinks.
 
-    By itself it is one of which nothing is known: it may put out anything, and all of its channels stay.
+    By itself it knows nothing of its steps: each may put out anything, and all of its channels stay.
 
     Attributes:
         is_activation: Whether the steps are functions of one value.
@@ -31,11 +31,11 @@ class Operator(Kind):
     is_activation: bool = False
 
     def bounds(self, step: Step) -> Any:
-        """The bounds of the output, from those of the arguments; at least one has bounds."""
+        """The bounds of the output, from the bounds of the arguments; at least one has some."""
         return step.nothing
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """The numbers of the output's channels, from those of the arguments; at least one has numbers."""
+        """The numbers of the output's channels, from the numbers of the arguments; at least one has some."""
         return follow.opaque(step, step.node.name)
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
@@ -56,7 +56,7 @@ def operator_of(steps: Steps, node: fx.Node) -> Operator:
 
 
 class OperatorInterpreter(fx.Interpreter):
-    """Finds something out about each step of a graph, from what was found out about the steps before.
+    """Finds something out about each step of a graph, going on from the steps before.
 
     Args:
         traced: The graph.
@@ -81,7 +81,7 @@ class OperatorInterpreter(fx.Interpreter):
 
     @abstractmethod
     def otherwise(self, step: Step) -> Any:
-        """The same of a step of which nothing is known."""
+        """The same of a step that is not understood."""
 
     @torch.no_grad()
     def go(self) -> None:

@@ -17,8 +17,8 @@ class Kind:
     """A family of steps: by which names torch knows them, and by which one this package does.
 
     Attributes:
-        functions: The name of the step by that of a function of torch, or of a tensor's method.
-        modules: The name of the step by that of a class of `torch.nn`.
+        functions: For each name of a function of torch, or of a tensor's method, the name of the step.
+        modules: For each name of a class of `torch.nn`, the name of the step.
         operations: Names of steps that call nothing.
         packages: Others than torch whose functions count too.
         moves: Whether the steps only place values elsewhere, or repeat them, or put constants beside them.

@@ -70,14 +70,14 @@ class Activation(Operator):
         return of_activation(step.run, TURNS[step.name], step.args, step.kwargs)
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """Those of the input."""
+        """The channels of the input."""
         given = labels_of((step.args, step.kwargs))
         if isinstance(step.value, Tensor) and len(given) == 1:
             return given[0]
         return super().channels(step, follow)
 
     def pieces(self, steps: Steps, node: fx.Node) -> list[Piece]:
-        """The straight pieces of the function; those of GELU and SiLU to a precision of 1e-8.
+        """The straight pieces of the function; for GELU and SiLU they are right to 1e-8.
 
         Example:
             >>> from torch import nn
@@ -92,7 +92,7 @@ class Activation(Operator):
 
 
 class PReLU(Activation):
-    """A rectifier with a slope for each channel. Of a function with a slope from elsewhere nothing is known."""
+    """A rectifier with a slope for each channel. Where the slope comes from elsewhere, nothing is known."""
 
     functions: Mapping[str, str] = {"prelu": "prelu"}
     modules: Mapping[str, str] = {"PReLU": "prelu"}

@@ -55,7 +55,7 @@ class Affine(Operator):
 
     @abstractmethod
     def applied(self, module: Any, values: Tensor, weight: Tensor) -> Tensor:
-        """The map with another weight and without its bias, of finite values, most of which are zero."""
+        """The map with another weight and without its bias, of finite values; most are zero."""
 
     @abstractmethod
     def merge(self, one: Any, two: Any) -> nn.Module | str:
@@ -103,7 +103,7 @@ class Affine(Operator):
         return self.of(step.module, step.first) if self.is_batched(step.module, step.value.ndim) else step.nothing
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """New ones; those of a group go or stay together with its inputs."""
+        """New channels; in a group they go or stay together with the inputs."""
         given, value, reason = step.first, step.value, step.node.name
         dim, groups = self.channel_dim(given.ndim), self.groups(step.module)
         batched = self.is_batched(step.module, given.ndim) or given.ndim == 1  # features of one sample

@@ -18,7 +18,7 @@ _MOST = 1 << 20  # elements of a parameter that is used by itself, beyond which 
 
 
 class Opaque(Operator):
-    """Anything else, of which nothing is known. An input is one too."""
+    """A step that is not looked into. An input is one too."""
 
     operations: tuple[str, ...] = (OPAQUE, "placeholder")
 

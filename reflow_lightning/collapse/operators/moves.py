@@ -63,7 +63,7 @@ class Move(Operator):
         return moved
 
     def is_fixed(self, step: Step) -> bool:
-        """Whether a step picks values by their numbers, or names sizes where nobody would correct them."""
+        """Whether a step picks values by their numbers, or names sizes that no other step would correct."""
         return step.name in ("narrow", "getitem") and names_places(step.name, step.node)
 
 

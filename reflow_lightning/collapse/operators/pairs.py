@@ -121,7 +121,7 @@ class Add(Pair):
         return (both[1] if part is step.node.args[0] else both[0]).contiguous()
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
-        """Add the operand that lost channels at the places of those that it still has.
+        """Add the operand that lost channels at the places of the channels that it still has.
 
         Raises:
             MismatchError: If the result lacks some of them.
@@ -166,7 +166,7 @@ class IndexAdd(Operator):
         return step.rising() if step.reads_tensors and not step.kwargs else step.nothing
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """Those of the first operand; those that are added to are the same."""
+        """The channels of the first operand; where the second is added, both are the same."""
         axis = None if step.kwargs else follow.along(step.first)
         where = step.node.args[2] if axis is not None else None
         if axis is None or axis.dim != step.args[1] or not isinstance(where, fx.Node) or where.op != "get_attr":

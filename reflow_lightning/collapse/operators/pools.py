@@ -43,7 +43,7 @@ class Pool(Operator):
         return step.rising() if isinstance(step.value, Tensor) else step.nothing
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """Those of the input, unless it has no samples: then what counts as channels are not."""
+        """The channels of the input, unless it has no samples: then dimension 1 holds something else."""
         value, name = step.value, step.name
         if isinstance(value, Tensor) and (name == "interpolate" or value.ndim == int(name[-2]) + 2):
             return follow.channelwise(step)

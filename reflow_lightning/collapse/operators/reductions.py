@@ -27,7 +27,7 @@ class Reduction(Operator):
         return step.rising()
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """Those of the input, if they are not summed over."""
+        """The channels of the input, if they are not summed over."""
         axis, dims, value = follow.along(step.first), _dims(step), step.value
         if axis is None or dims is None or not isinstance(value, Tensor):
             return super().channels(step, follow)
