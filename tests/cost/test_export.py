@@ -1,14 +1,15 @@
 import copy
+import functools
 import logging
 import subprocess
 import sys
 import zipfile
-from functools import cache
 
 import pytest
 import torch
 from torch import fx, nn
 
+from reflow_lightning.cost import export
 from reflow_lightning.cost.export import check_onnx, export_onnx, export_program, save_program
 from reflow_lightning.experiments.models.resnet import ResNet
 
@@ -60,63 +61,68 @@ def transformer():
 MODELS = {"resnet": resnet, "traced": lambda: fx.symbolic_trace(resnet()), "transformer": transformer}
 
 
+def save_both(model, example, folder):
+    """Save both kinds of file in a folder, of one exported program; exporting takes longest."""
+    program = export_program(model, example)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "export_program", lambda *_: program)
+        save_program(model, example, folder / "net.pt2")
+        export_onnx(model, example, folder / "net.onnx")
+
+
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A network by its kind, and the folder with its two files, exported once with one sample as the example."""
+def files(tmp_path_factory):
+    """The folder with the files of a network, which were made of one sample, once a session."""
 
-    @cache
-    def files(kind):
-        model, folder = MODELS[kind](), tmp_path_factory.mktemp(kind)
-        save_program(model, IMAGES[:1], folder / "net.pt2")
-        export_onnx(model, IMAGES[:1], folder / "net.onnx")
-        return model, folder
+    @functools.cache
+    def folder_of(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        save_both(MODELS[kind](), IMAGES[:1], folder)
+        return folder
 
-    return files
+    return folder_of
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_program_gives_the_same_on_any_number_of_samples(kind, exported):
-    model, folder = exported(kind)
-    program = torch.export.load(folder / "net.pt2").module()
+def test_a_program_gives_the_same_on_any_number_of_samples(kind, files):
+    model = MODELS[kind]()
+    program = torch.export.load(files(kind) / "net.pt2").module()
     for number in (1, 2, 9):
         images = torch.randn(number, 1, 8, 8)
         with torch.no_grad():
             torch.testing.assert_close(program(images), model.eval()(images))
 
 
-def test_a_program_runs_without_this_package(exported, tmp_path):
-    model, folder = exported("resnet")
+def test_a_program_runs_without_this_package(files, tmp_path):
     torch.save(IMAGES, tmp_path / "images.pt")
-    files = [str(folder / "net.pt2"), *(str(tmp_path / name) for name in ("images.pt", "out.pt"))]
-    subprocess.run([sys.executable, "-c", ALONE, *files], check=True, cwd=tmp_path)
+    paths = [files("resnet") / "net.pt2", tmp_path / "images.pt", tmp_path / "out.pt"]
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, cwd=tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(torch.load(tmp_path / "out.pt"), model.eval()(IMAGES))
+        torch.testing.assert_close(torch.load(tmp_path / "out.pt"), resnet().eval()(IMAGES))
 
 
-def test_a_program_holds_neither_the_example_nor_where_the_code_lies(exported):
-    model, folder = exported("resnet")
-    archive = zipfile.ZipFile(folder / "net.pt2")
+def test_a_program_holds_neither_the_example_nor_where_the_code_lies(files):
+    archive = zipfile.ZipFile(files("resnet") / "net.pt2")
     content = b"".join(map(archive.read, archive.namelist()))
     assert IMAGES[0].numpy().tobytes() not in content
     assert b"resnet.py" not in content
-    assert model.conv1.weight.detach().numpy().tobytes() in content  # the search itself works
+    assert resnet().conv1.weight.detach().numpy().tobytes() in content  # the search itself works
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_onnx_gives_the_same_on_any_number_of_samples(kind, exported):
-    model, folder = exported(kind)
+def test_onnx_gives_the_same_on_any_number_of_samples(kind, files):
+    model, path = MODELS[kind](), files(kind) / "net.onnx"
     for number in (1, 2, 9):
-        assert check_onnx(model, torch.randn(number, 1, 8, 8), folder / "net.onnx") < 1e-5
-    assert b"resnet.py" not in (folder / "net.onnx").read_bytes()
+        assert check_onnx(model, torch.randn(number, 1, 8, 8), path) < 1e-5
+    assert b"resnet.py" not in path.read_bytes()
 
 
-def test_a_file_of_another_network_is_refused(exported):
-    _, folder = exported("resnet")
-    other = resnet()
+def test_a_file_of_another_network_is_refused(files):
+    model, path = resnet(), files("resnet") / "net.onnx"
     with torch.no_grad():
-        other.linear.bias += 0.01
+        model.linear.bias += 0.01
     with pytest.raises(ValueError, match=r"more than 0\.0001: do not use it"):
-        check_onnx(other, IMAGES, folder / "net.onnx")
+        check_onnx(model, IMAGES, path)
 
 
 def test_a_network_for_a_fixed_number_of_samples_keeps_it(tmp_path):
@@ -129,8 +135,7 @@ def test_a_network_for_a_fixed_number_of_samples_keeps_it(tmp_path):
 @pytest.mark.parametrize("samples", [1, 2, 4])
 def test_a_network_of_several_inputs_takes_them_as_a_tuple(samples, tmp_path):
     model, path = TwoInputs(), tmp_path / "net.onnx"
-    save_program(model, two_inputs(samples), tmp_path / "net.pt2")
-    export_onnx(model, two_inputs(samples), path)
+    save_both(model, two_inputs(samples), tmp_path)
     program = torch.export.load(tmp_path / "net.pt2").module()
     for number in (1, 2, 9):
         inputs = two_inputs(number)
