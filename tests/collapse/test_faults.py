@@ -8,7 +8,7 @@ from scenarios.wrecked import same
 from torch import nn
 
 from reflow_lightning.collapse import collapse, collapse_report, exactness, leftovers, work
-from reflow_lightning.collapse.facts import analysis, apart, bounds, channels
+from reflow_lightning.collapse.facts import analysis, apart, bounds, channels, step
 from reflow_lightning.collapse.faults import STRICT
 from reflow_lightning.collapse.operators import activations, affine, batchnorm, moves, pairs, reductions
 from reflow_lightning.collapse.passes import constants, merging, removal
@@ -49,8 +49,8 @@ PLACES = {
     "the bounds of a norm": (batchnorm, "times", "norm"),
     "the bounds of an activation": (activations, "of_activation", "relu"),
     "the bounds of a sum": (pairs, "clean", "add"),
-    "the bounds of a view": (moves, "of_rising", "flatten"),
-    "the bounds of a mean": (reductions, "of_rising", "mean"),
+    "the bounds of a view": (step, "of_rising", "flatten"),
+    "the bounds of a mean": (reductions.Reduction, "bounds", "mean"),
     "which arguments have bounds": (bounds, "has_bounds", "first"),
     "the channels of a layer": (affine.Affine, "channels", "first"),
     "the channels of a norm": (batchnorm.BatchNorm, "channels", "norm"),

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from reflow_lightning.collapse.facts.intervals import Bounds, has_bounds
-from reflow_lightning.collapse.facts.operator import OperatorInterpreter, Step, operator_of
+from reflow_lightning.collapse.facts.operator import OperatorInterpreter, operator_of
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.faults import Faults
 
 
@@ -55,16 +56,16 @@ class BoundsInterpreter(OperatorInterpreter):
         self.go()
         return self.found
 
-    def understood(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """The bounds of a step, from those of the steps before."""
+    def understood(self, step: Step) -> Any:
+        """The bounds of a step, from the bounds of the steps before."""
         numbers = not self._numbers.isdisjoint(step.node.all_input_nodes)
         if not isinstance(step.value, Tensor) and (numbers or step.node.op == "placeholder"):
             self._numbers.add(step.node)
-        if numbers or not (has_bounds((args, kwargs)) or step.node.op == "get_attr"):
-            return self.otherwise(step, args, kwargs)
-        return self._observed(step, operator_of(self.steps, step.node).bounds(step, args, kwargs))
+        if numbers or not (has_bounds((step.args, step.kwargs)) or step.node.op == "get_attr"):
+            return self.otherwise(step)
+        return self._observed(step, operator_of(self.steps, step.node).bounds(step))
 
-    def otherwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def otherwise(self, step: Step) -> Any:
         """No more than was observed."""
         return self._observed(step, step.nothing)
 

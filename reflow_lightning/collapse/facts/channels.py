@@ -13,7 +13,8 @@ from torch import fx
 
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import Channels, labels_of
-from reflow_lightning.collapse.facts.operator import OperatorInterpreter, Step, operator_of
+from reflow_lightning.collapse.facts.operator import OperatorInterpreter, operator_of
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.faults import Faults
 
 
@@ -53,12 +54,12 @@ class ChannelInterpreter(OperatorInterpreter):
         self.go()
         return self.following.found
 
-    def understood(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """The numbers of a step's output, from those of the steps before."""
-        if step.node.op == "get_attr" or labels_of((args, kwargs)):
-            return operator_of(self.steps, step.node).channels(step, args, kwargs, self.following)
+    def understood(self, step: Step) -> Any:
+        """The numbers of a step's output, from the numbers of the steps before."""
+        if step.node.op == "get_attr" or labels_of((step.args, step.kwargs)):
+            return operator_of(self.steps, step.node).channels(step, self.following)
         return self.following.pinned(step.value, "the input" if step.node.op == "placeholder" else step.node.name)
 
-    def otherwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def otherwise(self, step: Step) -> Any:
         """All stay."""
-        return self.following.opaque(args, kwargs, step.value, step.node.name)
+        return self.following.opaque(step, step.node.name)

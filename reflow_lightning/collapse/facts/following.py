@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, fx
 
 from reflow_lightning.collapse.facts.groups import Axis, Channels, Groups, along, labels_of, spread
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.steps import Steps, after_inputs
 from reflow_lightning.running.compat.torch import tree_map_only
 
 
 class Following:
-    """The channels of the steps before, and numbers for those of the next one.
+    """The channels of the steps before, and the numbers to give to the next one.
 
     Args:
         steps: The graph.
@@ -45,11 +46,11 @@ class Following:
         self.groups.pin(number, reason)
         return tree_map_only(Tensor, lambda t: number[0].expand(t.shape), value)
 
-    def opaque(self, args: Any, kwargs: Any, value: Any, reason: str) -> Any:
-        """The same for a step that is not looked into; the channels of its arguments stay too."""
-        for numbers in labels_of((args, kwargs)):
+    def opaque(self, step: Step, reason: str) -> Any:
+        """A number for all that a step puts out, if it is not looked into; the channels of its arguments stay too."""
+        for numbers in labels_of((step.args, step.kwargs)):
             self.groups.pin(numbers, reason)
-        return self.pinned(value, reason)
+        return self.pinned(step.value, reason)
 
     def axis(self, numbers: Tensor, dim: int, reason: str) -> Tensor | None:
         """The numbers along a dimension, if that is the channel dimension; if not, they stay."""
@@ -60,9 +61,9 @@ class Following:
         self.groups.pin(numbers, reason)
         return None
 
-    def channelwise(self, args: Any, kwargs: Any, value: Any, reason: str) -> Any:
-        """Those of a step within the channels of its first argument, which are dimension 1."""
-        given = args[0] if args else None
+    def channelwise(self, step: Step) -> Any:
+        """The channels of a step that works within each channel of its first argument, which are dimension 1."""
+        given, value, reason = step.first, step.value, step.node.name
         has_channels = isinstance(given, Tensor) and given.ndim > 1 and given.ndim == value.ndim
-        numbers = self.axis(args[0], 1, reason) if has_channels else None
-        return self.opaque(args, kwargs, value, reason) if numbers is None else spread(Axis(1, numbers), value.shape)
+        numbers = self.axis(given, 1, reason) if has_channels else None
+        return self.opaque(step, reason) if numbers is None else spread(Axis(1, numbers), value.shape)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -13,67 +11,18 @@ from torch import Tensor, fx
 
 from reflow_lightning.collapse.edits import label
 from reflow_lightning.collapse.facts.following import Following
-from reflow_lightning.collapse.facts.intervals import unknown
 from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.kind import Kind
-from reflow_lightning.collapse.graph.running import StepFailedError, attempted
+from reflow_lightning.collapse.graph.running import StepFailedError
 from reflow_lightning.collapse.graph.steps import Steps
-from reflow_lightning.running.compat.torch import tree_map_only
-
-
-@dataclass
-class Step:
-    """One step of a graph.
-
-    Attributes:
-        steps: All of them.
-        node: The step.
-        values: What each step puts out for some input; only the shapes count, and what is no tensor.
-    """
-
-    steps: Steps
-    node: fx.Node
-    values: Mapping[fx.Node, Any]
-
-    @cached_property
-    def name(self) -> str:
-        """What it does."""
-        return self.steps.name(self.node)
-
-    @property
-    def module(self) -> Any:
-        """The module that it calls."""
-        return self.steps.module(self.node)
-
-    @property
-    def value(self) -> Any:
-        """What it puts out."""
-        return self.values[self.node]
-
-    @property
-    def nothing(self) -> Any:
-        """Its bounds if nothing is known."""
-        return tree_map_only(Tensor, unknown, self.value)
-
-    @property
-    def reads_tensors(self) -> bool:
-        """Whether it reads nothing else; a size may be another one for other inputs."""
-        return all(isinstance(self.values[given], Tensor) for given in self.node.all_input_nodes)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it on other arguments.
-
-        Raises:
-            StepFailedError: If it can't do with them.
-        """
-        return attempted(self.steps.function(self.node), *args, **kwargs)
 
 
 class Operator(Kind):
     """A family of steps: between which values the outputs lie, what becomes of channels, how a step shrinks.
 
-    By itself it is one of which nothing is known: it may put out anything, and all of its channels stay.
+    By itself it knows nothing of its steps: each may put out anything, and all of its channels stay.
 
     Attributes:
         is_activation: Whether the steps are functions of one value.
@@ -81,13 +30,13 @@ class Operator(Kind):
 
     is_activation: bool = False
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """The bounds of the output, from those of the arguments, of which at least one has bounds."""
+    def bounds(self, step: Step) -> Any:
+        """The bounds of the output, from the bounds of the arguments; at least one has some."""
         return step.nothing
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
-        """The numbers of the output's channels, from those of the arguments, of which at least one has numbers."""
-        return follow.opaque(args, kwargs, step.value, step.node.name)
+    def channels(self, step: Step, follow: Following) -> Any:
+        """The numbers of the output's channels, from the numbers of the arguments; at least one has some."""
+        return follow.opaque(step, step.node.name)
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Change a step, and its module, so that channels are missing. Most need no change."""
@@ -107,7 +56,7 @@ def operator_of(steps: Steps, node: fx.Node) -> Operator:
 
 
 class OperatorInterpreter(fx.Interpreter):
-    """Finds something out about each step of a graph, from what was found out about the steps before.
+    """Finds something out about each step of a graph, going on from the steps before.
 
     Args:
         traced: The graph.
@@ -127,12 +76,12 @@ class OperatorInterpreter(fx.Interpreter):
         self.found: dict[fx.Node, Any] = {}
 
     @abstractmethod
-    def understood(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def understood(self, step: Step) -> Any:
         """What an operator says of a step."""
 
     @abstractmethod
-    def otherwise(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """The same of a step of which nothing is known."""
+    def otherwise(self, step: Step) -> Any:
+        """The same of a step that is not understood."""
 
     @torch.no_grad()
     def go(self) -> None:
@@ -142,12 +91,12 @@ class OperatorInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Look at one step."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        step = Step(self.steps, n, self.values)
+        step = Step(self.steps, n, self.values, args, kwargs)
         try:
-            self.found[n] = self.understood(step, args, kwargs)
+            self.found[n] = self.understood(step)
         except StepFailedError:  # it can't do with what takes the place of values
-            self.found[n] = self.otherwise(step, args, kwargs)
+            self.found[n] = self.otherwise(step)
         except Exception as error:
             self.faults.note(error, label(n))
-            self.found[n] = self.otherwise(step, args, kwargs)
+            self.found[n] = self.otherwise(step)
         return self.found[n]

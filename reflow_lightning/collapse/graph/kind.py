@@ -17,8 +17,8 @@ class Kind:
     """A family of steps: by which names torch knows them, and by which one this package does.
 
     Attributes:
-        functions: The name of the step by that of a function of torch, or of a tensor's method.
-        modules: The name of the step by that of a class of `torch.nn`.
+        functions: For each name of a function of torch, or of a tensor's method, the name of the step.
+        modules: For each name of a class of `torch.nn`, the name of the step.
         operations: Names of steps that call nothing.
         packages: Others than torch whose functions count too.
         moves: Whether the steps only place values elsewhere, or repeat them, or put constants beside them.
@@ -57,12 +57,11 @@ def register(kind: Kind) -> None:
     Raises:
         ValueError: If another family has one of its names.
     """
-    for name in {*kind.operations, *kind.functions.values(), *kind.modules.values()}:
-        KINDS.register(name, kind)
-    for name in kind.functions:
-        FUNCTIONS.register(name, kind)
-    for name in kind.modules:
-        MODULES.register(name, kind)
+    places = [(KINDS, name) for name in {*kind.operations, *kind.functions.values(), *kind.modules.values()}]
+    places += [(FUNCTIONS, name) for name in kind.functions] + [(MODULES, name) for name in kind.modules]
+    taken = [place for place in places if place[1] in place[0]]
+    for registry, name in taken + places:  # those first that may be another's, so that nothing is half done
+        registry.register(name, kind)
 
 
 def words(text: str) -> dict[str, str]:

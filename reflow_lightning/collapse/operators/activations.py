@@ -15,8 +15,9 @@ from reflow_lightning.collapse.edits import parameter_like
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import labels_of
 from reflow_lightning.collapse.facts.intervals import Bounds, of_activation
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import OPAQUE
 from reflow_lightning.collapse.graph.steps import Steps
 from reflow_lightning.collapse.operators.pieces import PIECES, Piece, straight
@@ -61,22 +62,22 @@ class Activation(Operator):
     }
     modules: Mapping[str, str] = {**{name: name.lower() for name in _CLASSES.split()}, "LeakyReLU": "leaky_relu"}
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """The least and the greatest value at the ends and at the points where it turns."""
-        given = args[0] if args else kwargs.get("input")
+        given = step.argument(0)
         if not step.reads_tensors or not isinstance(given, Bounds):
             return step.nothing
-        return of_activation(step.run, TURNS[step.name], args, kwargs)
+        return of_activation(step.run, TURNS[step.name], step.args, step.kwargs)
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
-        """Those of the input."""
-        given = labels_of((args, kwargs))
+    def channels(self, step: Step, follow: Following) -> Any:
+        """The channels of the input."""
+        given = labels_of((step.args, step.kwargs))
         if isinstance(step.value, Tensor) and len(given) == 1:
             return given[0]
-        return super().channels(step, args, kwargs, follow)
+        return super().channels(step, follow)
 
     def pieces(self, steps: Steps, node: fx.Node) -> list[Piece]:
-        """The straight pieces of the function; those of GELU and SiLU to a precision of 1e-8.
+        """The straight pieces of the function; for GELU and SiLU they are right to 1e-8.
 
         Example:
             >>> from torch import nn
@@ -91,23 +92,23 @@ class Activation(Operator):
 
 
 class PReLU(Activation):
-    """A rectifier with a slope for each channel. Of a function with a slope from elsewhere nothing is known."""
+    """A rectifier with a slope for each channel. Where the slope comes from elsewhere, nothing is known."""
 
     functions: Mapping[str, str] = {"prelu": "prelu"}
     modules: Mapping[str, str] = {"PReLU": "prelu"}
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Activation`."""
         if step.node.op != "call_module":
             return step.nothing
         run = partial(functional.prelu, weight=step.module.weight.double().cpu())
-        return of_activation(run, TURNS["prelu"], args, kwargs)
+        return of_activation(run, TURNS["prelu"], step.args, step.kwargs)
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """See `Activation`."""
         if step.node.op != "call_module":
-            return super().channels(step, args, kwargs, follow)
-        return follow.channelwise(args, kwargs, step.value, step.node.name)
+            return super().channels(step, follow)
+        return follow.channelwise(step)
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Leave out the slopes of those channels."""

@@ -13,8 +13,9 @@ from reflow_lightning.collapse.edits import as_rows, parameter_like
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import Axis, spread
 from reflow_lightning.collapse.facts.intervals import Bounds
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Removal, Shrinking
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import MODULES
 from reflow_lightning.layers import ConvLayer, layer_of
 from reflow_lightning.layers.linear import TorchLinearLayer
@@ -54,7 +55,7 @@ class Affine(Operator):
 
     @abstractmethod
     def applied(self, module: Any, values: Tensor, weight: Tensor) -> Tensor:
-        """The map with another weight and without its bias, of finite values, most of which are zero."""
+        """The map with another weight and without its bias, of finite values; most are zero."""
 
     @abstractmethod
     def merge(self, one: Any, two: Any) -> nn.Module | str:
@@ -97,18 +98,18 @@ class Affine(Operator):
         """Values of the channels as an output of so many dimensions has them."""
         return values.view(-1, *[1] * (ndim - 1 - self.channel_dim(ndim)))
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        return self.of(step.module, args[0]) if self.is_batched(step.module, step.value.ndim) else step.nothing
+        return self.of(step.module, step.first) if self.is_batched(step.module, step.value.ndim) else step.nothing
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
-        """New ones; those of a group go or stay together with its inputs."""
-        given, value, reason = args[0], step.value, step.node.name
+    def channels(self, step: Step, follow: Following) -> Any:
+        """New channels; in a group they go or stay together with the inputs."""
+        given, value, reason = step.first, step.value, step.node.name
         dim, groups = self.channel_dim(given.ndim), self.groups(step.module)
         batched = self.is_batched(step.module, given.ndim) or given.ndim == 1  # features of one sample
         numbers = follow.axis(given, dim, reason) if batched else None
         if not batched or (numbers is None and groups > 1):
-            return follow.opaque(args, kwargs, value, reason)
+            return follow.opaque(step, reason)
         out = follow.groups.new(value.shape[dim])
         if numbers is not None and groups > 1:
             ins, outs = numbers.view(groups, -1), out.view(groups, -1)

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from reflow_lightning.collapse.edits import parameter_like
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.intervals import Bounds, times
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.facts.step import Step
 
 _CLASSES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 
@@ -42,16 +43,16 @@ class BatchNorm(Operator):
         """See `Operator`."""
         return 1
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        given: Bounds = args[0]
+        given: Bounds = step.first
         factor, shift = (values.view(-1, *[1] * (given.low.ndim - 2)) for values in affine_of_batchnorm(step.module))
         product = times(given, Bounds(factor, factor))
         return Bounds(product.low + shift, product.high + shift)
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """See `Operator`."""
-        return follow.channelwise(args, kwargs, step.value, step.node.name)
+        return follow.channelwise(step)
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """See `Operator`."""

@@ -50,7 +50,7 @@ class Convolution(Affine):
         return convolve(module, values, weight)
 
     def merge(self, one: Any, two: Any) -> nn.Module | str:
-        """One of size ``j + (k - 1) s`` for those of sizes j and k, of which the first has stride s.
+        """One of size ``j + (k - 1) s`` in the place of two of sizes j and k, where the first has stride s.
 
         If the second pads with zeros, its border sees zeros where the first would have put out something else: then
         there is no such layer, unless the first is 1x1 without a bias.

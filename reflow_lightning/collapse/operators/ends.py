@@ -9,15 +9,16 @@ from torch import Tensor, fx, nn
 from reflow_lightning.collapse.edits import owner, parameter_like
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.intervals import Bounds
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import OPAQUE
 
 _MOST = 1 << 20  # elements of a parameter that is used by itself, beyond which its channels are not followed
 
 
 class Opaque(Operator):
-    """Anything else, of which nothing is known. An input is one too."""
+    """A step that is not looked into. An input is one too."""
 
     operations: tuple[str, ...] = (OPAQUE, "placeholder")
 
@@ -27,9 +28,9 @@ class Output(Operator):
 
     operations: tuple[str, ...] = ("output",)
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """See `Operator`."""
-        return follow.opaque(args, kwargs, step.value, "the network's output")
+        return follow.opaque(step, "the network's output")
 
 
 class Attribute(Operator):
@@ -37,7 +38,7 @@ class Attribute(Operator):
 
     operations: tuple[str, ...] = ("get_attr",)
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """The value itself; as it is, if it is none that moves within an interval."""
         value = step.steps.value(step.node)
         if not isinstance(value, Tensor):
@@ -45,7 +46,7 @@ class Attribute(Operator):
         value = value.cpu()
         return Bounds(value.double(), value.double()) if value.is_floating_point() else value
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """A number for each element: what it meets tells which are the same."""
         value = step.value
         if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -10,9 +10,9 @@ from torch import Tensor, fx
 
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import Axis, labels_of, spread
-from reflow_lightning.collapse.facts.intervals import of_rising
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Shrinking
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import words
 from reflow_lightning.collapse.graph.sizes import names_places, pad_along, size_given_by
 from reflow_lightning.running.compat.torch import tree_map_only
@@ -31,22 +31,22 @@ class Move(Operator):
     moves: bool = True
     views: frozenset[str] = frozenset(functions.values()) - {"cat", "stack", "clone", "flip"}
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        return of_rising(step.run, args, kwargs, step.nothing)
+        return step.rising()
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """See `Operator`."""
-        moved = self._moved(step, args, kwargs, follow)
-        return follow.opaque(args, kwargs, step.value, step.node.name) if moved is None else moved
+        moved = self._moved(step, follow)
+        return follow.opaque(step, step.node.name) if moved is None else moved
 
-    def _moved(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Tensor | None:
+    def _moved(self, step: Step, follow: Following) -> Tensor | None:
         """The numbers, if there is still one dimension along which they vary."""
         name, groups = step.name, follow.groups
         if not isinstance(step.value, Tensor) or self.is_fixed(step):  # split into parts, or picked by number
             return None
-        before = [follow.along(numbers) for numbers in labels_of((args, kwargs))]
-        whole = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))  # which a view needs
+        before = [follow.along(numbers) for numbers in labels_of((step.args, step.kwargs))]
+        whole = tree_map_only(Tensor, Tensor.contiguous, (step.args, step.kwargs))  # which a view needs
         moved = step.run(*whole[0], **whole[1])
         if not isinstance(moved, Tensor) or moved.shape != step.value.shape:
             return None
@@ -63,7 +63,7 @@ class Move(Operator):
         return moved
 
     def is_fixed(self, step: Step) -> bool:
-        """Whether a step picks values by their numbers, or names sizes where nobody would correct them."""
+        """Whether a step picks values by their numbers, or names sizes that no other step would correct."""
         return step.name in ("narrow", "getitem") and names_places(step.name, step.node)
 
 
@@ -78,8 +78,8 @@ class View(Move):
         """See `Move`."""
         return names_places(step.name, step.node)
 
-    def _moved(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Tensor | None:
-        moved = super()._moved(step, args, kwargs, follow)
+    def _moved(self, step: Step, follow: Following) -> Tensor | None:
+        moved = super()._moved(step, follow)
         if moved is None or (axis := follow.along(moved)) is None:
             return moved
         self._tie(step, axis, follow)
@@ -118,13 +118,12 @@ class Pad(Move):
     modules: Mapping[str, str] = {}
     views: frozenset[str] = frozenset()
 
-    def _moved(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Tensor | None:
-        axis = follow.along(args[0]) if args else None
-        amounts = args[1] if len(args) > 1 else kwargs.get("pad")
+    def _moved(self, step: Step, follow: Following) -> Tensor | None:
+        axis, amounts = follow.along(step.first), step.argument(1, "pad")
         if axis is None or not isinstance(amounts, (tuple, list)) or not isinstance(step.value, Tensor):
             return None
-        before, after = pad_along(amounts, args[0].ndim, axis.dim)
-        mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
+        before, after = pad_along(amounts, step.first.ndim, axis.dim)
+        mode = step.argument(2, "mode", "constant")
         if min(before, after) < 0 or (mode != "constant" and (before or after)):
             return None
         new = [follow.groups.new(count) for count in (before, after)]

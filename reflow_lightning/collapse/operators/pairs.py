@@ -12,9 +12,10 @@ from reflow_lightning.collapse.edits import new_buffer, owner
 from reflow_lightning.collapse.facts.apart import part_of_sum
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import spread
-from reflow_lightning.collapse.facts.intervals import Bounds, broadcast, clean, of_rising, times, uniform, unknown
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.intervals import Bounds, broadcast, clean, times, uniform, unknown
+from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import MismatchError, Shrinking
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import words
 from reflow_lightning.collapse.graph.sizes import size_at
 
@@ -58,21 +59,23 @@ class Pair(Operator):
         "subtract": "sub",
     }
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        known = len(args) == 2 and all(isinstance(value, (Bounds, bool, int, float, Tensor)) for value in args)
-        if kwargs or not known or not step.reads_tensors or not isinstance(step.value, Tensor):
+        known = len(step.args) == 2 and all(
+            isinstance(value, (Bounds, bool, int, float, Tensor)) for value in step.args
+        )
+        if step.kwargs or not known or not step.reads_tensors or not isinstance(step.value, Tensor):
             return step.nothing
-        return _OF_PAIRS[step.name](*map(_as_bounds, args))
+        return _OF_PAIRS[step.name](*map(_as_bounds, step.args))
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """Where channels meet they become one, unless one operand serves all of them."""
-        value, both = step.value, [a for a in args if isinstance(a, Tensor)]
-        if kwargs or len(args) != 2 or not both or not isinstance(value, Tensor):
-            return super().channels(step, args, kwargs, follow)
+        value, both = step.value, [a for a in step.args if isinstance(a, Tensor)]
+        if step.kwargs or len(step.args) != 2 or not both or not isinstance(value, Tensor):
+            return super().channels(step, follow)
         if len(both) == 1:
             same = both[0].shape == value.shape
-            return both[0] if same else super().channels(step, args, kwargs, follow)
+            return both[0] if same else super().channels(step, follow)
         for big, small in (both, both[::-1]):
             axis = follow.along(big)
             if axis is None or big.shape != value.shape:
@@ -94,10 +97,9 @@ class Extreme(Pair):
 
     functions: Mapping[str, str] = words("maximum minimum")
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        nothing = step.nothing
-        return of_rising(step.run, args, kwargs, nothing) if step.reads_tensors and not kwargs else nothing
+        return step.rising() if step.reads_tensors and not step.kwargs else step.nothing
 
 
 class Add(Pair):
@@ -119,7 +121,7 @@ class Add(Pair):
         return (both[1] if part is step.node.args[0] else both[0]).contiguous()
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
-        """Add the operand that lost channels at the places of those that it still has.
+        """Add the operand that lost channels at the places of the channels that it still has.
 
         Raises:
             MismatchError: If the result lacks some of them.
@@ -159,19 +161,18 @@ class IndexAdd(Operator):
 
     functions: Mapping[str, str] = words("index_add")
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        nothing = step.nothing
-        return of_rising(step.run, args, kwargs, nothing) if step.reads_tensors and not kwargs else nothing
+        return step.rising() if step.reads_tensors and not step.kwargs else step.nothing
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
-        """Those of the first operand; those that are added to are the same."""
-        axis = follow.along(args[0]) if args and not kwargs else None
+    def channels(self, step: Step, follow: Following) -> Any:
+        """The channels of the first operand; where the second is added, both are the same."""
+        axis = None if step.kwargs else follow.along(step.first)
         where = step.node.args[2] if axis is not None else None
-        if axis is None or axis.dim != args[1] or not isinstance(where, fx.Node) or where.op != "get_attr":
-            return super().channels(step, args, kwargs, follow)
-        follow.groups.unite(args[0].index_select(args[1], step.steps.value(where).cpu()), args[3])
-        return args[0]
+        if axis is None or axis.dim != step.args[1] or not isinstance(where, fx.Node) or where.op != "get_attr":
+            return super().channels(step, follow)
+        follow.groups.unite(step.first.index_select(step.args[1], step.steps.value(where).cpu()), step.args[3])
+        return step.first
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Correct at which channels something is added."""

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from reflow_lightning.collapse.facts.following import Following
-from reflow_lightning.collapse.facts.intervals import Bounds, of_rising
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import OPAQUE
 
 _KINDS = {"Max": "max", "Avg": "avg", "AdaptiveMax": "adaptive_max", "AdaptiveAvg": "adaptive_avg"}
@@ -38,14 +38,13 @@ class Pool(Operator):
         mode = node.kwargs.get("mode", node.args[3] if len(node.args) > 3 else "nearest")
         return OPAQUE if function == "interpolate" and mode == "bicubic" else self.functions[function]
 
-    def bounds(self, step: Step, args: Any, kwargs: Any) -> Any:
+    def bounds(self, step: Step) -> Any:
         """See `Operator`."""
-        nothing = step.nothing
-        return of_rising(step.run, args, kwargs, nothing) if isinstance(nothing, Bounds) else nothing
+        return step.rising() if isinstance(step.value, Tensor) else step.nothing
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
-        """Those of the input, unless it has no samples: then what counts as channels are not."""
+    def channels(self, step: Step, follow: Following) -> Any:
+        """The channels of the input, unless it has no samples: then dimension 1 holds something else."""
         value, name = step.value, step.name
         if isinstance(value, Tensor) and (name == "interpolate" or value.ndim == int(name[-2]) + 2):
-            return follow.channelwise(args, kwargs, value, step.node.name)
-        return super().channels(step, args, kwargs, follow)
+            return follow.channelwise(step)
+        return super().channels(step, follow)

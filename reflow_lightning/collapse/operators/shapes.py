@@ -9,7 +9,8 @@ from torch import Tensor
 
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import is_numbers
-from reflow_lightning.collapse.facts.operator import Operator, Step
+from reflow_lightning.collapse.facts.operator import Operator
+from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import words
 from reflow_lightning.collapse.graph.sizes import is_computed_with
 
@@ -20,11 +21,11 @@ class Shape(Operator):
     functions: Mapping[str, str] = words("size dim getattr ndimension numel len")
     views: frozenset[str] = frozenset(["getattr"])
 
-    def channels(self, step: Step, args: Any, kwargs: Any, follow: Following) -> Any:
+    def channels(self, step: Step, follow: Following) -> Any:
         """None; but where a computation goes on with their number, all of them stay."""
-        counts = bool(args) and is_numbers(args[0]) and _counts(step, args[0], follow)
+        counts = is_numbers(step.first) and _counts(step, step.first, follow)
         if counts or isinstance(step.value, Tensor):
-            return super().channels(step, args, kwargs, follow)
+            return super().channels(step, follow)
         return follow.pinned(step.value, step.node.name)
 
 
