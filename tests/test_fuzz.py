@@ -9,6 +9,7 @@ from scenarios.fuzzing import OPTIMIZERS, Case, bits, cases, many, state
 from zoo.layers import data, prunable
 
 from reflow_lightning import Masks, Reflow, calibrate, prune
+from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning import make_masks
 from reflow_lightning.pruning.keeping import ZeroKeeper
 from reflow_lightning.pruning.patterns import Pattern
@@ -62,11 +63,13 @@ def minimum_and_pattern_hold_in_every_layer(case):
     for _, how, masks, _ in steps(case, model):
         total = sum(mask.numel() for mask in masks.values())
         pattern = None if how["pattern"] is None else Pattern.parse(how["pattern"])
-        for mask in masks.values():
+        dims = Inventory.of(model).input_dims
+        for mask, parameter in zip(masks.values(), masks.parameters(model), strict=True):
             most = mask.numel() if pattern is None else mask.numel() * pattern.n // pattern.m
             assert min(int(how["min_kept"] * total + 1e-9), most) <= int(mask.sum()) <= most
             if pattern is not None and mask.numel():
-                assert mask.movedim(1, -1).reshape(-1, pattern.m).sum(-1).max() <= pattern.n
+                along_inputs = mask.movedim(dims[id(parameter)], -1)
+                assert along_inputs.reshape(-1, pattern.m).sum(-1).max() <= pattern.n
 
 
 def no_weight_comes_back(case):

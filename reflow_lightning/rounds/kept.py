@@ -22,6 +22,7 @@ class Kept:
 
     Example:
         >>> layer = nn.Linear(2, 2)
+        >>> import torch
         >>> kept, before = Kept.of(layer, None), layer.weight.detach().clone()
         >>> _ = nn.init.zeros_(layer.weight)
         >>> kept.put_back(layer)

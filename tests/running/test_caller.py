@@ -97,7 +97,7 @@ def test_a_callback_that_is_applied_without_a_trainer():
 
 def test_a_schedule():
     with warned_here("keeps the highest loss"):
-        Iterative(stop_on_drop=1.0, monitor="val_loss", mode="max").check(Length(10, 3, True))
+        Iterative(stop_on_drop=1.0, monitor="val_loss", mode="max").check(Length(10, 3, True), 0.9)
 
 
 def test_the_nearest_line_of_the_user_is_named():
