@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 
-_PASSED_OVER = ("reflow_lightning", "torch", "lightning", "hydra", "contextlib", "functools")
+_PASSED_OVER = (
+    *("reflow_lightning", "torch", "lightning", "pytorch_lightning", "lightning_fabric", "hydra"),
+    *("contextlib", "functools"),
+)
 
 
 def users_level() -> int:
