@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -116,17 +116,6 @@ def _any_comes_before(norms: Iterable[str], layers: Iterable[str], order: Order)
     calls = list(order.calls)
     first = min((calls.index(name) for name in layers if name in order.calls), default=len(calls))
     return any(name in calls[first:] for name in norms)
-
-
-def between_prunings(repair: Repair, model: nn.Module) -> Repair:
-    """What stands for a repair while more weights are to be pruned: the repair itself, unless it says otherwise.
-
-    Example:
-        >>> between_prunings(Auto(), nn.Linear(2, 2))
-        NoRepair()
-    """
-    asked: Callable[[nn.Module], Repair] | None = getattr(repair, "between_prunings", None)
-    return repair if asked is None else asked(model)
 
 
 @dataclass(frozen=True)

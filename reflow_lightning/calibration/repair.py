@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -89,6 +89,18 @@ def writes_weights(repair: Repair) -> bool:
     return bool(getattr(repair, "writes_weights", True))
 
 
+def between_prunings(repair: Repair, model: nn.Module) -> Repair:
+    """What stands for a repair while more weights are to be pruned: the repair itself, unless it says otherwise.
+
+    Example:
+        >>> from reflow_lightning.calibration import Auto
+        >>> between_prunings(Auto(), nn.Linear(2, 2))
+        NoRepair()
+    """
+    asked: Callable[[nn.Module], Repair] | None = getattr(repair, "between_prunings", None)
+    return repair if asked is None else asked(model)
+
+
 @contextmanager
 def undone_if_it_fails(done: Calibration) -> Iterator[None]:
     """A block after whose failure what was done before is undone too."""
@@ -139,6 +151,10 @@ class InTurn:
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether one of them does."""
         return any(needs_reference(repair, model) for repair in self.repairs)
+
+    def between_prunings(self, model: nn.Module) -> Repair:
+        """What stands for each of them."""
+        return InTurn([between_prunings(repair, model) for repair in self.repairs])
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /

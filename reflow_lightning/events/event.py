@@ -21,8 +21,8 @@ from reflow_lightning.calibration import (
     resolve_repair,
     warn_of_drift,
 )
-from reflow_lightning.calibration.auto import between_prunings
 from reflow_lightning.calibration.drift.check import is_trained
+from reflow_lightning.calibration.repair import between_prunings
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.pruning import Choice, Masks, choose

@@ -24,10 +24,10 @@ class PruneEvent:
 
     step: int
     sparsity: float
-    sparsities: Mapping[str, float]
+    sparsities: Mapping[str, float] = field(repr=False)
     calibration: Calibration
     seconds: Mapping[str, float]
-    signal: Mapping[str, SignalReport] = field(default_factory=dict)
+    signal: Mapping[str, SignalReport] = field(default_factory=dict, repr=False)
 
     def settled(self) -> PruneEvent:
         """The same record, which can't be undone and holds nothing of the model."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.layer import Layer, Weight
+from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.compat.torch import may_hold, own_parameters
 
 
@@ -28,6 +31,10 @@ class Owned(NamedTuple):
     weight: Weight
     holder: nn.Module
     parameter: nn.Parameter | None
+
+
+_TABLES = frozenset(("embed", "embedding", "embeddings", "token", "tokens", "bias", "table"))
+"""How the names of parameters end that are added or looked up."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Inventory:
             ValueError: If a layer is said to have a weight that it does not have.
         """
         layers = dict(known_layers(model))
-        return cls(layers, _weights(layers), _unknown(model, layers))
+        weights = _weights(layers)
+        return cls(layers, weights, _unknown(model, layers, weights))
 
     @property
     def prunable(self) -> set[int]:
@@ -97,6 +105,8 @@ def _weights(layers: Mapping[str, Layer]) -> dict[str, Owned]:
             parent, _, name = weight.name.rpartition(".")
             holder = within.get(parent)
             if holder is None or not _has(holder, name):
+                if not layer_of.names(type(layer.module)):
+                    continue  # a subclass of a known type may go without, and hold others in its place
                 raise ValueError(
                     f"layer '{prefix}' ({type(layer.module).__name__}) has no weight '{weight.name}', as "
                     f"{type(layer).__name__} says: mend that class, or register another with layer_of"
@@ -106,12 +116,15 @@ def _weights(layers: Mapping[str, Layer]) -> dict[str, Owned]:
     return found
 
 
-def _unknown(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
-    known = {id(p) for layer in layers.values() for p in layer.module.parameters()}
+def _unknown(model: nn.Module, layers: Mapping[str, Layer], weights: Mapping[str, Owned]) -> dict[str, str]:
+    found = Counter(id(owned.layer) for owned in weights.values())
+    whole = [layer for layer in layers.values() if found[id(layer)] >= len(layer.weights)]  # none of its own is missing
+    known = {id(owned.parameter) for owned in weights.values()}
+    known |= {id(p) for layer in whole for p in layer.module.parameters()}
     return {
         f"{prefix}.{name}" if prefix else name: type(module).__name__
         for prefix, module in model.named_modules()
-        if not isinstance(module, (parametrize.ParametrizationList, nn.ParameterList, nn.ParameterDict))
+        if not isinstance(module, parametrize.ParametrizationList)
         for name, parameter in own_parameters(module).items()
         if id(parameter) not in known and _is_matrix(name, parameter)
     }
@@ -120,7 +133,8 @@ def _unknown(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
 def _is_matrix(name: str, parameter: Tensor) -> bool:
     if nn.parameter.is_lazy(parameter) or not parameter.is_floating_point():
         return False
-    is_table = any(part in name.lower() for part in ("embed", "token", "pos", "bias"))
+    words = re.split(r"[^a-z]+", name.lower())
+    is_table = words[-1] in _TABLES or "pos" in words
     return sum(size > 1 for size in parameter.shape) > 1 and parameter.shape[0] > 1 and not is_table
 
 

@@ -20,8 +20,9 @@ from reflow_lightning.layers.layer import (
 )
 from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.compat.torch import BatchNorm, RunningNorm
-from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.sharding import is_sharded
+from reflow_lightning.running.snapshot import Snapshot
 
 
 class NormLayer(Layer):
@@ -65,24 +66,35 @@ class LastNormLayer(NormLayer):
 
 @torch.no_grad()
 def _takes_channels_first(module: nn.Module) -> bool:
-    """Whether a norm with a forward of its own normalises dimension 1.
+    """Whether a norm with a forward of its own normalises dimension 1 alone.
 
-    The forward is tried on one sample of one position: only a norm of that dimension takes it. Its name tells less.
+    It is tried on a small input, whose first position is then changed: a norm of that dimension takes the input, and
+    puts out the same at all other positions. Its name tells less.
     """
     weight: Tensor | None = getattr(module, "weight", None)
     channels = 0 if weight is None or weight.ndim != 1 else weight.numel()
     if weight is None or channels < 2 or weight.is_meta or nn.parameter.is_lazy(weight) or is_sharded(weight):
         return any(rank in type(module).__name__ for rank in ("1d", "2d", "3d"))  # it can't be tried
-    with isolated_rng():
-        return any(_runs(module, weight.new_zeros(1, channels, *[1] * positions)) for positions in (2, 1, 3))
-
-
-def _runs(module: nn.Module, values: Tensor) -> bool:
+    buffers = Snapshot.of_buffers([module])
     try:
-        output = module.forward(values)
+        with isolated_rng(), only_training(module, ()):
+            return any(_keeps_positions_apart(module, weight, places) for places in ((2, 3), (6,), (1, 2, 3)))
+    finally:
+        buffers.restore()
+
+
+def _keeps_positions_apart(module: nn.Module, weight: Tensor, places: tuple[int, ...]) -> bool:
+    values = torch.arange(weight.numel() * 6).sin().to(weight).view(1, -1, *places)
+    changed = values.clone()
+    changed.flatten(2)[..., 0] += torch.arange(weight.numel()).to(weight)
+    try:
+        before, after = module.forward(values), module.forward(changed)
     except Exception:  # whatever a forward of the user's raises on a shape that it does not take
         return False
-    return isinstance(output, Tensor) and output.shape == values.shape
+    if not isinstance(before, Tensor) or before.shape != values.shape:
+        return False
+    same = (before == after).flatten(2).all(1)[0]
+    return bool(same[1:].all()) and not bool(same[0])
 
 
 class EmbeddingLayer(Layer):

@@ -18,6 +18,9 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
 
+_HELD = 8
+"""So many outputs are remembered with their values: a BatchNorm layer comes soon, and activations take memory."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -25,8 +28,8 @@ class Order:
 
     Attributes:
         calls: How often it called each layer, in the order in which it reached them.
-        handed_on: The BatchNorm layers that get the outputs of a layer as they are, in any layout, one for each call,
-            by the name of the layer. A layer of which one output goes elsewhere is not in it.
+        handed_on: The BatchNorm layers that get the outputs of a layer as they are, in any layout, by the name of the
+            layer. A layer is in it only if each of its outputs reaches such a layer.
 
     Example:
         >>> Order({"a": 1, "norm": 1}, {"a": ("norm",)}).followers
@@ -42,29 +45,34 @@ class Order:
         return {
             name: norms[0]
             for name, norms in self.handed_on.items()
-            if len(set(norms)) == 1 and self.calls[norms[0]] == len(norms)
+            if len(set(norms)) == 1 and self.calls[norms[0]] == len(norms) == self.calls[name]
         }
 
 
 class _Output:
-    """An output of a layer as it was when the layer gave it."""
+    """An output of a layer as it was when the layer gave it, and the BatchNorm layers that have got it since."""
 
-    def __init__(self, values: Tensor, channel_dim: int) -> None:
-        self.values = values
-        self.version = times_written(values)
+    def __init__(self, layer: str, values: Tensor, channel_dim: int) -> None:
+        self.layer = layer
+        self.norms: list[str] = []
+        self.version = times_written(values)  # None in inference mode, where a change in place can't be told
+        self.values: Tensor | None = values
         self.channel_dim = channel_dim
 
     def is_input(self, given: Any) -> bool:
-        """Whether a BatchNorm layer gets it, channel for channel, since no activation has changed it in place."""
+        """Whether a BatchNorm layer gets it, channel for channel: the tensor, a view of it or a copy."""
         values = self.values
-        if not isinstance(given, Tensor) or given.is_inference() or min(given.ndim, values.ndim) < 2:
+        if values is None or not isinstance(given, Tensor) or min(given.ndim, values.ndim) < 2:
             return False
-        same_memory = given.data_ptr() == values.data_ptr() and given.numel() == values.numel()
+        if times_written(values) != self.version:  # an activation has changed it in place
+            return False
         dim = self.channel_dim % values.ndim
-        same_channels = given.shape[1] == values.shape[dim] and (
-            given.shape[1] == 1 or given.stride(1) == values.stride(dim)
-        )
-        return same_memory and same_channels and times_written(given) == self.version
+        if given.numel() != values.numel() or given.shape[1] != values.shape[dim]:
+            return False
+        if given.data_ptr() == values.data_ptr():
+            return given.shape[1] == 1 or given.stride(1) == values.stride(dim)
+        moved = values.movedim(dim, 1)
+        return given.shape == moved.shape and torch.equal(given, moved)
 
 
 class OrderWatch:
@@ -112,25 +120,36 @@ class _Seen:
     def __init__(self, layers: dict[str, Layer]) -> None:
         self._layers = layers
         self._calls: Counter[str] = Counter()
-        self._handed_on: dict[str, list[str]] = {}
-        self._outputs: list[tuple[str, _Output]] = []
+        self._outputs: list[_Output] = []
 
     def take_in(self, name: str, call: Call) -> None:
-        """Note a call, and which outputs of before it was given."""
+        """Note a call, and which output of before it was given."""
         self._calls[name] += 1
         layer = self._layers[name]
         if isinstance(layer.module, BatchNorm):
             given = call.argument(0, "input")
-            after = next((pair for pair in reversed(self._outputs) if pair[1].is_input(given)), None)
-            if after is not None:
-                self._handed_on.setdefault(after[0], []).append(name)
-        if not layer.is_norm and isinstance(call.output, Tensor) and not call.output.is_inference():
-            self._outputs.append((name, _Output(call.output, layer.channel_dim)))
+            before = next((output for output in reversed(self._outputs[-_HELD:]) if output.is_input(given)), None)
+            if before is not None:
+                before.norms.append(name)
+        if not layer.is_norm:
+            if len(self._outputs) >= _HELD:
+                self._outputs[-_HELD].values = None  # or the first batch would hold all activations at once
+            values = call.output if isinstance(call.output, Tensor) else None
+            output = _Output(name, torch.empty(0) if values is None else values, layer.channel_dim)
+            output.values = values
+            self._outputs.append(output)
 
     def order(self) -> Order:
         """What was seen."""
-        whole = {name: tuple(norms) for name, norms in self._handed_on.items() if len(norms) == self._calls[name]}
-        return Order(dict(self._calls), whole)
+        by_layer: dict[str, list[_Output]] = {}
+        for output in self._outputs:
+            by_layer.setdefault(output.layer, []).append(output)
+        handed_on = {
+            name: tuple(norm for output in outputs for norm in output.norms)
+            for name, outputs in by_layer.items()
+            if all(output.norms for output in outputs)
+        }
+        return Order(dict(self._calls), handed_on)
 
 
 def forward_order(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Order:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class LayerOf:
     """What is known of a module, by its type or the nearest of the types that it derives from; see `layer_of`."""
 
     def __init__(self) -> None:
-        self._makers: dict[type[nn.Module] | str, Make] = {}
+        self._makers: dict[type[nn.Module] | str, Make] = {}  # by type, or by its full name
 
     def __call__(self, module: nn.Module, name: str = "") -> Layer | None:
         """The layer with its affine maps; ``None`` if it has none.
@@ -33,10 +33,19 @@ class LayerOf:
     def known(self, module: nn.Module, name: str = "") -> Layer | None:
         """What is known of a module, whether its maps can be written or not; ``None`` if its type is unknown."""
         for kind in type(module).__mro__:
-            make = self._makers.get(kind) or self._makers.get(f"{kind.__module__}.{kind.__qualname__}")
+            make = self._maker(kind)
             if make is not None:
-                return make(module, name)
+                return _checked(make(module, name), make)
         return None
+
+    def names(self, kind: type[nn.Module]) -> bool:
+        """Whether this very type is registered, and not one that it derives from."""
+        return self._maker(kind) is not None
+
+    def _maker(self, kind: type[Any] | str) -> Make | None:
+        if isinstance(kind, str):
+            return self._makers.get(kind)
+        return self._makers.get(kind) or self._makers.get(f"{kind.__module__}.{kind.__qualname__}")
 
     @overload
     def register(self, kind: type[nn.Module] | str) -> Callable[[M], M]: ...
@@ -64,13 +73,23 @@ class LayerOf:
             return decorator
         if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise TypeError(f"layer_of.register got {kind!r}: pass a type of torch.nn.Module, not an instance")
-        if kind in self._makers and self._makers[kind] is not make:
-            named, made = (getattr(found, "__qualname__", found) for found in (kind, self._makers[kind]))
+        taken = self._maker(kind)
+        if taken is not None and taken is not make:
+            named, made = (getattr(found, "__qualname__", found) for found in (kind, taken))
             raise ValueError(
                 f"{named} is registered with layer_of already, as {made}: derive a type of your own and register that"
             )
         self._makers[kind] = make
         return None
+
+
+def _checked(layer: Any, make: Make) -> Layer | None:
+    if layer is not None and not isinstance(layer, Layer):
+        raise TypeError(
+            f"layer_of: {getattr(make, '__qualname__', make)} gave a {type(layer).__name__}: derive it from "
+            "reflow_lightning.layers.Layer, which says what it must tell"
+        )
+    return layer
 
 
 layer_of = LayerOf()

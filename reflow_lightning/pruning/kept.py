@@ -62,6 +62,9 @@ class KeptZeros:
         self._keeper.release()
         self._model = None
 
+    def __repr__(self) -> str:
+        return f"KeptZeros({len(self._masks)} tensors, {len(self._handles)} optimizers)"
+
     def __enter__(self) -> KeptZeros:
         return self
 

@@ -70,16 +70,21 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         known, of_known | {name: parameters[name] for name in include if name in parameters}
     )
 
-    def matched(pattern: str) -> list[str]:
+    def named(pattern: str) -> list[str]:
+        """The parameters that a pattern matches."""
+        return [n for n, p in parameters.items() if p.is_floating_point() and matches(aliases[id(p)], pattern)]
+
+    def included_by(pattern: str) -> list[str]:
         """The parameters that a pattern selects: its own name, else matrices, else what it names otherwise."""
-        found = [n for n, p in parameters.items() if p.is_floating_point() and matches(aliases[id(p)], pattern)]
+        found = named(pattern)
         if any(pattern in aliases[id(parameters[name])] for name in found):
             return found
         matrices = [name for name in found if name in of_known or (name in of_unknown and pattern != "*")]
         computed = any(matches([name], pattern) for name in unprunable)
         return matrices if matrices or computed or pattern == "*" else found
 
-    by_pattern = {pattern: matched(pattern) for pattern in (*include, *exclude)}
+    by_pattern = {pattern: included_by(pattern) for pattern in include}
+    excluding = {pattern: named(pattern) for pattern in exclude}
     names = [name for group in aliases.values() for name in group]
     for pattern in include:
         if not by_pattern[pattern] and pattern != "*":
@@ -87,10 +92,10 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
             reason = f": {listed(found)}" if found else nearest(pattern, names)
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
-        if not by_pattern[pattern] and not any(matches([name], pattern) for name in unprunable):
+        if not excluding[pattern] and not any(matches([name], pattern) for name in unprunable):
             warn(f"exclude pattern '{pattern}' matches no prunable parameter{nearest(pattern, names)}")
     included = {name for pattern in include for name in by_pattern[pattern]}
-    excluded = {name for pattern in exclude for name in by_pattern[pattern]}
+    excluded = {name for pattern in exclude for name in excluding[pattern]}
     selected = {name: p for name, p in parameters.items() if name in included - excluded}
     left = {
         name: why
@@ -98,7 +103,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         if name not in selected
         and any(matches([name], pattern) for pattern in include)
         and not any(matches([name], pattern) for pattern in exclude)
-        and not any(other.startswith(sources(name)) for other in selected)
+        and not (name in unprunable and any(other.startswith(sources(name)) for other in selected))
     }
     if not sum(p.numel() for p in _sized(selected)):
         raise ValueError(

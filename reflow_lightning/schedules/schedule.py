@@ -92,7 +92,9 @@ def check_schedule(schedule: Any, pattern: str | None) -> None:
         ValueError: schedule='one_shot' must be a schedule: OneShot(...), Gradual(...) or Iterative(...), or your own
     """
     missing = [name for name in _METHODS if not callable(getattr(schedule, name, None))]
-    if isinstance(schedule, type) or len(missing) == len(_METHODS):
+    if isinstance(schedule, type):
+        raise ValueError(f"schedule={schedule.__name__} is a class: pass an instance, {schedule.__name__}(...)")
+    if len(missing) == len(_METHODS):
         raise ValueError(
             f"schedule={schedule!r} must be a schedule: OneShot(...), Gradual(...) or Iterative(...), or your own"
         )

@@ -8,7 +8,8 @@ from zoo.linear import mlp
 
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import Auto, BatchNormStatistics, Moments, NoRepair, Reconstruct, ThenBatchNorm, auto
-from reflow_lightning.calibration.auto import between_prunings, without_batchnorm
+from reflow_lightning.calibration.auto import without_batchnorm
+from reflow_lightning.calibration.repair import InTurn, between_prunings
 from reflow_lightning.layers import Order, find_layers, forward_order
 
 
@@ -192,3 +193,5 @@ def test_while_more_is_to_be_pruned_rows_keep_their_size():
     assert isinstance(between_prunings(Auto(), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))), BatchNormStatistics)
     assert isinstance(between_prunings(Auto(), nn.Linear(2, 2)), NoRepair)
     assert between_prunings(Moments(), nn.Linear(2, 2)) == Moments()
+    in_turn = between_prunings(InTurn([Moments(), Auto()]), nn.Linear(2, 2))
+    assert in_turn.repairs == [Moments(), NoRepair()]

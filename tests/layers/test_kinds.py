@@ -32,9 +32,37 @@ class WideNorm(nn.LayerNorm):
         return super().forward(x.double()).to(x.dtype) if x.dtype == torch.float16 else super().forward(x)
 
 
+class FlatNorm(nn.LayerNorm):
+    """A norm of the last dimension that lays rows side by side."""
+
+    def forward(self, x):
+        return super().forward(x.reshape(-1, self.normalized_shape[0])).view_as(x)
+
+
+class CountingNorm(FirstNorm):
+    """Counts its calls in a buffer."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_trying_a_norm_leaves_its_buffers_and_flags_alone():
+    module = CountingNorm(8)
+    assert layer_of.known(module).channel_dim == 1
+    assert (module.calls.item(), module.training) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("module", "dim"),
     [
+        (FlatNorm(8), -1),
+        (FirstNorm(3), 1),
+        (WideNorm(3), -1),
         (nn.LayerNorm(8), -1),
         (nn.RMSNorm(8), -1),
         (FirstNorm(8), 1),

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from scenarios.thinned import plain
@@ -115,7 +117,8 @@ class Turned(nn.Module):
     [
         (lambda y: y.transpose(1, 2), True),
         (lambda y: y.flatten(0, 1), True),
-        (lambda y: y.transpose(1, 2).contiguous(), False),  # a copy: what became of it is not known
+        (lambda y: y.transpose(1, 2).contiguous(), True),
+        (lambda y: y.transpose(1, 2).contiguous() + 1, False),
         (lambda y: y, False),  # (2, 4, 4): the norm takes the steps for channels
         (lambda y: y.transpose(1, 2).relu_(), False),
     ],
@@ -156,3 +159,47 @@ def test_a_pass_that_is_broken_off_tells_nothing_and_the_next_one_does():
         assert watch.order() == Order()
         watch.around(plain)(model, torch.randn(2, 3))
     assert watch.order().followers == {"0": "1"}
+
+
+class Both(nn.Module):
+    """A layer whose outputs reach two BatchNorm layers, and one more of them none, if it is called again."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.fc, self.a, self.b, self.again = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.BatchNorm1d(3), again
+
+    def forward(self, x):
+        y = self.fc(x)
+        y = (self.a(y) + self.b(y)).relu()
+        return self.fc(y) if self.again else y
+
+
+@pytest.mark.parametrize(("again", "handed_on"), [(False, {"fc": ("a", "b")}), (True, {})])
+def test_each_output_of_a_layer_is_asked_about_and_not_how_many_norms_there_are(again, handed_on):
+    found = order_of(Both(again))
+    assert found.handed_on == handed_on
+    assert found.followers == {}
+
+
+def test_a_forward_that_enters_inference_mode_itself_tells_the_order_too():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+
+    def forward(network, batch):
+        with torch.inference_mode():
+            return network(batch)
+
+    assert forward_order(model, [torch.randn(2, 3)], forward).followers == {"0": "1"}
+
+
+def test_few_activations_are_held_at_once():
+    held, model = [], nn.Sequential(*[nn.Linear(3, 3) for _ in range(40)])
+    alive = weakref.WeakSet()
+
+    def note(module, args, output):
+        alive.add(output)
+        held.append(len(alive))
+
+    for layer in model:
+        layer.register_forward_hook(note)
+    order_of(model)
+    assert max(held) <= 10

@@ -175,3 +175,50 @@ def test_gpt2_is_pruned_as_a_whole():
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "wte" not in n and "wpe" not in n]
     zeros = sum(int((p == 0).sum()) for p in matrices)
     assert zeros == round(0.9 * sum(p.numel() for p in matrices))
+
+
+class Factored(nn.Linear):
+    """A linear layer that goes without torch's weight."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        del self.weight
+        self.u, self.v = nn.Parameter(torch.randn(outputs, 2)), nn.Parameter(torch.randn(2, inputs))
+
+    def forward(self, x):
+        return x @ (self.u @ self.v).T + self.bias
+
+
+def test_a_subclass_of_a_known_type_may_go_without_its_weight_and_what_it_has_instead_is_named():
+    with pytest.warns(UserWarning, match=r"left dense: '0.u' belongs to a Factored.*'0.v'"):
+        assert list(select(nn.Sequential(Factored(3, 8), nn.Linear(8, 2)))) == ["1.weight"]
+
+
+@pytest.mark.parametrize("names", [("proj", "proj_out"), ("compose", "head"), ("token_mix", "head"), ("ws", "head")])
+def test_unknown_matrices_are_named_whatever_they_are_called(names):
+    class Net(nn.Module):
+        pass
+
+    net, (unknown, known) = Net(), names
+    values = nn.Parameter(torch.randn(8, 8))
+    setattr(net, unknown, nn.ParameterList([values]) if unknown == "ws" else values)
+    setattr(net, known, nn.Linear(8, 2))
+    with pytest.warns(UserWarning, match=f"left dense: '{unknown}"):
+        assert list(select(net)) == [f"{known}.weight"]
+
+
+@pytest.mark.parametrize("table", ["pos_embed", "cls_token", "relative_position_bias_table", "rel_pos_h"])
+def test_tables_that_are_added_are_no_matrices(table, recwarn):
+    net = nn.Sequential(nn.Linear(8, 2))
+    net.register_parameter(table, nn.Parameter(torch.randn(5, 8)))
+    select(net)
+    assert not recwarn
+
+
+def test_what_is_no_layer_is_refused_with_what_to_derive_it_from():
+    class Own(nn.Linear):
+        pass
+
+    layer_of.register(Own, lambda module, name: object())
+    with pytest.raises(TypeError, match=r"gave a object: derive it from reflow_lightning\.layers\.Layer"):
+        select(nn.Sequential(Own(2, 2)))

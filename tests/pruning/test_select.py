@@ -75,3 +75,9 @@ def test_uninitialised_and_meta_parameters_are_errors():
 def test_complex_weights_are_no_candidates():
     with pytest.raises(ValueError, match="nothing to prune"):
         select(nn.Linear(2, 2, dtype=torch.complex64))
+
+
+def test_exclude_takes_precedence_over_whatever_it_names():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    assert list(select(model, include=["*", "*.bias"], exclude="1.*")) == ["0.weight", "0.bias"]
+    assert list(select(model, include=["0.weight", "1.bias"], exclude="1.*")) == ["0.weight"]
