@@ -91,7 +91,7 @@ def batchnorm_targets(model: nn.Module, batches: Iterable[Any], *, forward: Forw
 
     Args:
         model: The network before folding.
-        batches: Any iterable of batches, of which the first is read: what follows what is learned from the calls.
+        batches: Any iterable of batches. The first is read: what follows what is learned from the calls.
         forward: See `reflow_lightning.calibrate`.
 
     Returns:

@@ -56,7 +56,7 @@ class ConvLayer(_Convolution):
         return AffineMap(self.name, len(weight), (weight,), writable_of(module, "bias"), groups=module.groups)
 
     def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
-        """The patches under the kernel, those of every position a sample."""
+        """The patches under the kernel; each position is a sample."""
         module, values = self.module, call.first
         values = values if values.ndim > self.rank + 1 else values[None]
         width = math.prod(values.shape[1:]) * math.prod(module.kernel_size)

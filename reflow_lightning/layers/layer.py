@@ -164,7 +164,7 @@ def writable(module: nn.Module, name: str) -> Tensor:
 
 
 def writable_of(module: nn.Module, *names: str) -> tuple[Tensor, ...]:
-    """Views of those of the named parameters that the module has; see `writable`."""
+    """Views of the named parameters, as far as the module has them; see `writable`."""
     return tuple(writable(module, name) for name in names if getattr(module, name, None) is not None)
 
 

@@ -86,7 +86,7 @@ class BilinearLayer(OneMap):
         return [call.output.reshape(-1, call.output.shape[-1])]
 
     def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
-        """The products of all pairs of values, those of every position a sample."""
+        """The products of all pairs of values; each position is a sample."""
         a, b = call.first, call.argument(1, "input2")
         yield (a[..., :, None] * b[..., None, :]).reshape(1, -1, a.shape[-1] * b.shape[-1])
 

@@ -39,7 +39,7 @@ def affine_of(module: nn.Module) -> Affine:
 
 
 class Affine(Operator):
-    """A layer that has channels of its own, and reads those of its input."""
+    """A layer that has channels of its own, and reads the channels of its input."""
 
     @abstractmethod
     def channel_dim(self, ndim: int) -> int:

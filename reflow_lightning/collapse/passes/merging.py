@@ -17,7 +17,7 @@ from reflow_lightning.collapse.operators.batchnorm import affine_of_batchnorm
 
 @torch.no_grad()
 def fold_batchnorm(steps: Steps, values: Mapping[fx.Node, Any]) -> list[Row]:
-    """Fold every BatchNorm layer into the convolution or linear layer before it, if nobody else reads that.
+    """Fold every BatchNorm layer into the convolution or linear layer before it, if nothing else reads that.
 
     Returns:
         What was folded.

@@ -57,7 +57,7 @@ def straighten(
     """
     done: list[Row] = []
     left: list[Row] = []
-    read = {node: node.args[0] for node in dims if node.args}  # as the graph is now, of which the bounds are
+    read = {node: node.args[0] for node in dims if node.args}  # of the graph as it is now, which the bounds belong to
     for node, before in read.items():
         steps.at = node
         if not isinstance(before, fx.Node) or not isinstance(bounds[before], Bounds):
@@ -84,7 +84,7 @@ def straighten(
 
 @torch.no_grad()
 def _scale(steps: Steps, given: fx.Node, line: Line) -> bool:
-    """Let the layer before do it, if there is one that nobody else reads; whether that is so."""
+    """Let the layer before do it, if there is one that nothing else reads; whether that is so."""
     if not is_fed_by_one(given) or not bool((line.slope != 0).any()):
         return False
     module = steps.module(given) if given.op == "call_module" else None
