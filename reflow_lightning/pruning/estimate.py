@@ -90,8 +90,8 @@ def estimated(
         return given
     if sharded_modules(model):
         raise ValueError(
-            f"{role.kind} {given} needs whole weights, but fully_shard has spread those of {type(model).__name__} "
-            f"over processes: prune before you shard it, or use {role.others}"
+            f"{role.kind} {given} needs whole weights, but fully_shard has spread the weights of "
+            f"{type(model).__name__} over processes: prune before you shard it, or use {role.others}"
         )
     batches = _Refusal(f"{role.kind} {given}", role.others) if reading.batches is None else reading.batches
     moved = Batches(batches, reading.max_batches, device_of(model), task=role.task, progress=reading.progress)

@@ -40,7 +40,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     and convolution layers, of recurrent cells and of attention projections. Biases, norms and embeddings are none. A
     pattern other than ``"*"`` also selects the matrices of unknown layers that it matches; and if it matches no matrix
     at all, the parameters that it names, such as ``"*.bias"``. A parameter's full name always selects it. A warning
-    names what stays dense although it is a matrix: quantized and parametrized weights, and those of unknown layers.
+    names what stays dense although it is a matrix: quantized and parametrized weights, and matrices of unknown layers.
 
     Args:
         model: Any module. A tied parameter counts once, under its first name; patterns may use any of its names, and

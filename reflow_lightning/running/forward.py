@@ -45,8 +45,8 @@ def batch_arguments(model: nn.Module, batch: Any) -> dict[str, Any]:
     All of a mapping whose keys are all parameters of the model's forward. Of one with ``"input_ids"``, such as a
     tokenizer gives, those that are, so that a key that only the data set needs is left out. Else nothing.
 
-    Where a forward takes any name, as a wrapper of another model does, the names are those of the one module that it
-    wraps; if there are several, those that tokenizers give.
+    A wrapper of another model takes any name. There the names of the one module within count; if it holds several
+    modules, the names that tokenizers give.
 
     Example:
         >>> batch_arguments(nn.Bilinear(2, 2, 1), {"input1": 1, "input2": 2}), batch_arguments(nn.ReLU(), {"image": 1})

@@ -85,7 +85,7 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def write(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write values into the parameters and buffers of a module, on whichever device and of whichever type they are.
+    """Write values into the parameters and buffers of a module, whatever their device and type.
 
     Args:
         module: The module.

@@ -43,7 +43,7 @@ def signal_layers(known: Mapping[str, Layer], order: Order) -> list[str]:
 
     Args:
         known: The layers of a model whose type is known.
-        order: Which BatchNorm layers get the outputs of which layers.
+        order: For each layer, the BatchNorm layers that get its outputs.
 
     Raises:
         ValueError: If no layer is left.

@@ -22,7 +22,7 @@ def before_transfer(module: Any, batch: Any) -> Any:
 def averaged_by(callback: Any) -> nn.Module | None:
     """The module in which a callback such as `WeightAveraging` keeps averages of the weights, once it has begun to."""
     average = getattr(callback, "_average_model", None)
-    has_begun = getattr(callback, "_initialized", True)  # before, that of SWA is a copy of the first weights
+    has_begun = getattr(callback, "_initialized", True)  # before, SWA holds a copy of the first weights
     if not has_begun or not isinstance(average, nn.Module):
         return None
     return average.module if isinstance(average, AveragedModel) else average
