@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Snapshot
 from reflow_lightning.calibration.batchnorm import Population, population_statistics, write_statistics
-from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.layers.statistics import batchnorm_layers
 from reflow_lightning.running.forward import default_forward
 from reflow_lightning.signal.statistics import MergedMoments
 

@@ -1,9 +1,10 @@
 """What benchmarks/collapse.py says of a network is so."""
 
 import json
-import sys
 from pathlib import Path
 
+import collapse
+import collapse_networks
 import pytest
 import torch
 
@@ -11,10 +12,6 @@ from reflow_lightning import prune
 from reflow_lightning.experiments.models.resnet import ResNet
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
-
-import collapse  # noqa: E402
-import collapse_networks  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:sparsity=.* leaves no weight in")  # that is wanted here
 

@@ -131,7 +131,7 @@ def zeros_survive_random_steps_and_further_pruning(case):
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = list(OPTIMIZERS.values())[case.seed % len(OPTIMIZERS)](trainable)
     keeper = ZeroKeeper()
-    keeper.watch([optimizer])
+    keeper.watch()
     for sparsity, _, masks, _ in steps(case, model):
         masks.apply(model)
         keeper.bind(model, masks)

@@ -79,11 +79,17 @@ ARGUMENTS = {
 
 
 PLAIN = {"pattern": None, "allocation": "global", "criterion": "magnitude", "min_kept": 0.0}
+FROZEN_IS_BUILT_LIKE_A_SHARED_LAYER = Case(("frozen", "tied"), torch.float32, 0, "normal", (0.5,), PLAIN)
+ONLY_THE_FROZEN_MAY_BE_PRUNED = Case(("frozen", "tied_to_embedding"), torch.float32, 0, "normal", (0.5,), PLAIN)
+BESIDE_THE_FROZEN_ALL_IS_EMPTY = Case(("frozen", "empty"), torch.float16, 0, "normal", (0.0,), PLAIN)
 BY_ROUNDING_ALL_GO = Case(("depthwise",), torch.float32, 0, "normal", (0.99,), PLAIN)
 
 
 @given(**ARGUMENTS)
+@example(BESIDE_THE_FROZEN_ALL_IS_EMPTY, OneShot(), "sgd", 1)
 @example(BY_ROUNDING_ALL_GO, Gradual(every_n_steps=1), "sgd", 1)
+@example(ONLY_THE_FROZEN_MAY_BE_PRUNED, OneShot(), "sgd", 1)
+@example(FROZEN_IS_BUILT_LIKE_A_SHARED_LAYER, OneShot(), "sgd", 1)
 @many(25)
 def test_a_few_trainings(case, schedule, optimizer, accumulated):
     a_training_ends_with_its_zeros(case, schedule, optimizer, accumulated)

@@ -51,6 +51,51 @@ def test_the_package_loads_nothing_and_the_plain_rooms_load_no_lightning():
     assert found.splitlines() == ["reflow_lightning", *PLAIN]
 
 
+def test_what_the_plain_names_load_besides_torch_is_the_package_itself():
+    """So they cost what torch costs; in the same way `Reflow` costs what Lightning costs."""
+    loaded = """
+import sys
+import {peer}
+before = set(sys.modules)
+from reflow_lightning import {names}
+print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
+"""
+    for peer, names in (("torch", "prune, calibrate, measure_signal, Gradual"), ("lightning.pytorch", "Reflow")):
+        assert run(loaded.format(peer=peer, names=names)).split() == ["reflow_lightning"], names
+
+
+SLOW = ("torch", "numpy", *(name for name in HEAVY if name != "hydra"))
+ANSWERS = {
+    "reflow-lightning --help": "Groups (group=choice):",
+    "reflow-lightning search -h model=vit": "max_drop: 0.01",
+    "reflow-lightning --version": "reflow-lightning ",
+    "reflow-lightning sparsty=0.9": "'sparsty' is no key",
+    "reflow-lightning schedule=gradul": "schedule=gradul is no choice",
+    "reflow-lightning criterion=magnitud": "criterion=magnitud is unknown",
+    "reflow-lightning -m seed=1,two": "seed=two is no number",
+    "reflow-lightning --cfg job sparsity=0.5": "sparsity: 0.5",
+    "reflow-lightning -sc query=bash": "schedule=",
+}
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_what_is_answered_without_a_run_loads_neither_torch_nor_lightning(command):
+    """They take seconds. Hydra is needed, and loads none of them, whatever plugins are installed."""
+    code = f"""
+import contextlib, io, os, sys
+sys.argv = {command.split()}
+os.environ["COMP_LINE"] = "reflow-lightning sched"
+from reflow_lightning.experiments.app import main
+shown = io.StringIO()
+with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit):
+    main()
+print(shown.getvalue(), "loaded:", *[name for name in {SLOW} if name in sys.modules])
+"""
+    answer, _, loaded = run(code).rpartition("loaded:")
+    assert ANSWERS[command] in answer
+    assert loaded.split() == []
+
+
 # Python sets the room as an attribute of the package, whenever it is imported; the name must stay the function's.
 ROOM = "import reflow_lightning.collapse"
 PART = "from reflow_lightning.collapse import collapse_report"

@@ -1,19 +1,16 @@
 """Nothing is lost to kills and other faults (benchmarks/faults.py) but the steps since the last checkpoint."""
 
-import sys
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from faults import FAULTS
+from faults_kills import PHASES, kill_masks, kill_training
+from faults_outcome import Outcome, differences
+from faults_training import InPlaceIO
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
-
-from faults import FAULTS  # noqa: E402
-from faults_kills import PHASES, kill_masks, kill_training  # noqa: E402
-from faults_outcome import Outcome, differences  # noqa: E402
-from faults_training import InPlaceIO  # noqa: E402
 
 KILLS = 24
 

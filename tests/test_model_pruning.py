@@ -1,16 +1,13 @@
 """Everything in which Lightning's ModelPruning is tried (benchmarks/model_pruning.py) goes well with Reflow."""
 
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+from model_pruning_cases import CASES
+from model_pruning_cases.sides import OURS, Side
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
-
-from model_pruning_cases import CASES  # noqa: E402
-from model_pruning_cases.sides import OURS, Side  # noqa: E402
 
 MARKS = {
     "averaged_weights": pytest.mark.skipif(

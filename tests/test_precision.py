@@ -268,7 +268,7 @@ def test_gradients_weights_and_moments_that_are_no_numbers_are_erased_where_prun
     optimizer = torch.optim.Adam(model.parameters())
     keeper = ZeroKeeper()
     keeper.bind(model, masks := prune(model, 0.5))
-    keeper.watch([optimizer])
+    keeper.watch()
     pruned = ~masks["weight"]
     optimizer.state[model.weight] = {name: torch.ones_like(model.weight) for name in ("exp_avg", "exp_avg_sq")}
     model.weight.grad = torch.ones_like(model.weight)
@@ -278,7 +278,7 @@ def test_gradients_weights_and_moments_that_are_no_numbers_are_erased_where_prun
             tensor[pruned] = value
     keeper.mask_gradients()
     keeper.forget_moments(optimizer)
-    keeper._after_step()
+    keeper.set_zeros()
     for tensor in (model.weight, model.weight.grad, *moments):
         assert not bits(tensor)[pruned].any()
         assert (tensor[~pruned] != 0).all()

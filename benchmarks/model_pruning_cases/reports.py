@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
+from lightning_utilities.core import rank_zero
 
 from model_pruning_cases.case import HALF, Result, expected
 from model_pruning_cases.sides import STEPS, Net, Side, batches, trainer, zeros
@@ -32,19 +33,19 @@ def reported(side: Side, folder: Path) -> Result:
 
 @contextmanager
 def log_lines() -> Iterator[list[str]]:
-    """What Lightning and its callbacks write to Python's log meanwhile."""
+    """What Lightning and its callbacks write to Python's log meanwhile, as Lightning or its twin has named that."""
     lines: list[str] = []
-    logger = logging.getLogger("lightning.pytorch")
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    before = logger.handlers, logger.level
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    written = rank_zero.log  # of whichever of the two was imported last
+    before = written.level
+    written.addHandler(handler)
+    written.setLevel(logging.INFO)  # which the application, in the same process, makes quieter
     try:
         yield lines
     finally:
-        logger.handlers = before[0]
-        logger.setLevel(before[1])
+        written.removeHandler(handler)
+        written.setLevel(before)
 
 
 def loggers(side: Side, folder: Path) -> Result:

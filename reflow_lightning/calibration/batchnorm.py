@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.calibration.batch_moments import batch_moments, keep_the_batch_alone
 from reflow_lightning.calibration.enough import read
-from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.layers.layer import has_own_forward
+from reflow_lightning.layers.statistics import batchnorm_layers, no_statistics
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.hooks import Call, watching_inputs
+from reflow_lightning.running.hooks import Call, watching, watching_inputs
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, in_step, together
 from reflow_lightning.running.snapshot import Snapshot
-from reflow_lightning.signal.statistics import MergedMoments, merge_moments, moments
+from reflow_lightning.signal.statistics import MergedMoments, merge_moments, moments, update_all
 
 
 class _TooFewValues(BaseException):
@@ -36,8 +38,8 @@ def not_calibrated(model: nn.Module) -> dict[str, str]:
     reasons = {}
     for name, module in model.named_modules():
         if isinstance(module, BatchNorm):
-            if module.running_mean is None:
-                reasons[name] = "it keeps no running statistics (track_running_stats=False)"
+            if (reason := no_statistics(module)) is not None:
+                reasons[name] = reason
         elif isinstance(getattr(module, "running_mean", None), Tensor):
             reasons[name] = f"{type(module).__name__} is no BatchNorm layer of torch.nn"
     return reasons
@@ -57,10 +59,11 @@ def population_statistics(
     """Mean and variance of the input of every BatchNorm layer over all batches together; the model is left unchanged.
 
     Each layer normalises by the statistics of the batch at hand, so that a layer's input does not depend on the old
-    statistics of those above it. Every call of a layer counts, and every value in a call counts the same: for given
-    activations the result does not depend on how they are split into batches, their order, or the number of processes.
-    A batch belongs to one process, SyncBatchNorm or not: the processes meet once, at the end, or with `Batches` whose
-    number is ``"auto"`` after each round (`reflow_lightning.calibration.enough.read`).
+    statistics of those above it; one with a forward of its own does so in eval mode, for in train mode it may do more.
+    Every call of a layer counts, and every value in a call counts the same: for given activations the result does not
+    depend on how they are split into batches, their order, or the number of processes. A batch belongs to one process,
+    SyncBatchNorm or not: the processes meet once, at the end, or with `Batches` whose number is ``"auto"`` after each
+    round (`reflow_lightning.calibration.enough.read`).
 
     Args:
         model: Any module.
@@ -80,42 +83,96 @@ def population_statistics(
         name: MergedMoments(layer.num_features).to(exact_device(layer.get_buffer("running_mean")))
         for name, layer in layers.items()
     }
+    odd = {name for name, layer in layers.items() if has_own_forward(layer)}
     seen = used = 0
-    staged: list[tuple[str, Tensor]] = []
+    staged: dict[str, Tensor] = {}
+    empty: list[str] = []
 
-    def stage(name: str, call: Call) -> None:
+    def stage(name: str, part: Tensor) -> None:
+        staged[name] = merge_moments(torch.stack([staged[name], part])) if name in staged else part
+
+    def before(name: str, call: Call) -> None:
         values = call.argument(0, "input")
-        if values.ndim > 1 and values.numel() <= values.shape[1]:  # of fewer dimensions the layer itself complains
+        if not values.numel():  # the data have chosen no row for it
+            empty.append(name)
+        elif values.ndim > 1 and values.numel() <= values.shape[1]:  # of fewer dimensions the layer itself complains
             raise _TooFewValues(f"layer '{name}' got {tuple(values.shape)}")
-        staged.append((name, moments(values)))
+        elif name in odd:
+            part = moments(values)
+            stage(name, part)
+            _remember(name, layers[name], part)
+
+    def after(name: str, call: Call) -> None:
+        values = call.argument(0, "input")
+        if values.numel():
+            stage(name, batch_moments(layers[name], values))
 
     def take_in(batch: Any) -> dict[str, Tensor]:
         nonlocal seen, used
         staged.clear()
+        empty.clear()
         seen += 1
         try:
             forward(model, batch)
         except _TooFewValues:
             return {}
+        if empty and not staged:  # an empty batch counts for nothing
+            return {}
         used += 1
-        parts: dict[str, Tensor] = {}
-        for name, part in staged:
-            statistics[name].update(part)
-            parts[name] = merge_moments(torch.stack([parts[name], part])) if name in parts else part
-        return parts
+        update_all(statistics, staged)
+        return dict(staged)
 
     with ExitStack() as stack:
-        stack.callback(Snapshot.of_buffers(layers.values()).restore)
-        stack.enter_context(only_training(model, layers.values()))
-        for layer in layers.values():
+        torchs = {name: layer for name, layer in layers.items() if name not in odd}
+        stack.enter_context(only_training(model, torchs.values()))
+        for layer in torchs.values():
             stack.enter_context(alone(layer))
-        stack.enter_context(watching_inputs(model, layers, stage))
+            keep_the_batch_alone(layer)  # until `only_training` puts back what it keeps now
+        stack.enter_context(watching_inputs(model, layers, before))
+        stack.enter_context(watching(model, torchs, after))
         stack.enter_context(together("calibration"))
         read(batches, take_in)
     seen, used = (sum(counts) for counts in zip(*gather((seen, used)), strict=True))
     if layers and not used and seen:
         raise ValueError("every batch gives a BatchNorm layer one value a channel: use batches of more samples")
     return Population(statistics, used)
+
+
+@contextmanager
+def by_the_batch(model: nn.Module, layers: Mapping[str, BatchNorm]) -> Iterator[None]:
+    """Have BatchNorm layers in eval mode normalise by the batch at hand within the block, and by nothing older.
+
+    They are left with the statistics of before.
+
+    Args:
+        model: The model.
+        layers: Those of its `batchnorm_layers`, by name.
+    """
+
+    def remember(name: str, call: Call) -> None:
+        values = call.argument(0, "input")
+        if values.ndim > 1 and values.numel() > values.shape[1]:  # of one value a channel there is no variance
+            _remember(name, layers[name], moments(values))
+
+    before = Snapshot.of_buffers(layers.values())
+    try:
+        with watching_inputs(model, layers, remember):
+            yield
+    finally:
+        before.restore()
+
+
+def _remember(name: str, layer: BatchNorm, batch: Tensor) -> None:
+    """Have a layer in eval mode normalise by a batch, given its `moments`."""
+    mean, variance = (layer.get_buffer(kept) for kept in ("running_mean", "running_var"))
+    count, means, squares = batch
+    if means.shape != mean.shape:
+        raise ValueError(
+            f"layer '{name}' ({type(layer).__name__}) has {len(mean)} channels, and gets {len(means)} in dimension 1: "
+            "give it (N, C, ...), as torch's own BatchNorm layers are given"
+        )
+    mean.copy_(means)
+    variance.copy_(squares / count)
 
 
 @contextmanager

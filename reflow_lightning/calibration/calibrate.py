@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
 from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run, writes_weights
+from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.inference import outside_inference, writing
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
@@ -54,8 +55,8 @@ register_repair("moments", Moments())
 register_repair("reconstruct", ThenBatchNorm(Reconstruct()))
 register_repair("none", NoRepair())
 
-AnyRepair = str | Repair | Sequence[str | Repair]
-"""A repair, its name, or several of them."""
+AnyRepair = Repair | Sequence[Repair | Callable[..., Any] | str] | Callable[..., Any] | str
+"""A repair, several of them, or a name; names come last, since readers of YAML try the types in this order."""
 
 
 def resolve_repair(repair: AnyRepair) -> Repair:
@@ -92,6 +93,7 @@ def check_repair(model: nn.Module, repair: AnyRepair) -> None:
         )
 
 
+@outside_inference()
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -99,7 +101,7 @@ def calibrate(
     repair: AnyRepair = "auto",
     reference: nn.Module | None = None,
     max_batches: Limit = 50,
-    forward: Forward | None = None,
+    forward: AnyForward | None = None,
     progress: bool = True,
 ) -> Calibration:
     """Bring back the signal of a pruned network (REFLOW, arXiv 2502.15790, and its kin for layers without BatchNorm).
@@ -145,8 +147,8 @@ def calibrate(
     """
     resolved = resolve_repair(repair)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
-    with isolated_rng(), whole(model), together("calibration"), torch.no_grad():
-        result = run(resolved, model, moved, forward or default_forward, reference)
+    with isolated_rng(), whole(model), together("calibration"), torch.no_grad(), writing(model):
+        result = run(resolved, model, moved, moved.alike(as_forward(forward)), reference)
     try:
         moved.check()
     except BaseException:

@@ -12,17 +12,15 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.enough import First
-from reflow_lightning.calibration.repair import Calibration
+from reflow_lightning.calibration.repair import Calibration, remembered
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.names import few
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
-from reflow_lightning.running.snapshot import Snapshot
-
-_NAMED = 6
 
 
 class Change:
@@ -30,24 +28,26 @@ class Change:
 
     Attributes:
         repaired: Names of the layers that were changed.
+        otherwise: What was done to layers that were changed in another way, by name.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], how: str) -> None:
         self.repaired: tuple[str, ...] = ()
-        self.before = Snapshot(modules.values())
+        self.otherwise: dict[str, str] = {}
+        self.before = remembered(modules.values())
         self._how = how
         self._start = time.perf_counter()
 
     def calibration(self, batches: Iterable[Any], wanted: Iterable[str], skipped: Mapping[str, str]) -> Calibration:
         """The record of what was done with the layers that were wanted; a warning names those left alone."""
         unreached = {name: "no batch reached it" for name in wanted if name not in self.repaired}
-        if left := dict(skipped) | unreached:
-            named = [f"'{name}': {reason}" for name, reason in left.items()]
-            more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-            warn(f"calibrate left alone {'; '.join(named[:_NAMED])}{more}")
+        left = dict(skipped) | unreached
+        if told := [f"'{name}': {left[name]}" for name in left]:
+            warn(f"calibrate left alone {few(told, '; ')}")
         count = sum(gather(batches.count if isinstance(batches, (Batches, First)) else sum(1 for _ in batches)))
         seconds = time.perf_counter() - self._start
-        return Calibration(self.repaired, left, count, seconds, self.before, dict.fromkeys(self.repaired, self._how))
+        how = dict.fromkeys(self.repaired, self._how) | self.otherwise
+        return Calibration(self.repaired, left, count, seconds, self.before, how)
 
 
 @contextmanager
@@ -69,12 +69,13 @@ def changing(model: nn.Module, names: Iterable[str], reference: nn.Module | None
     with ExitStack() as stack, torch.no_grad():
         for network in (model, reference):
             if network is not None:
-                stack.enter_context(only_training(network, ()))
+                stack.enter_context(only_training(network, (), written=modules.values()))
         try:
             yield change
             _check_finite(modules)
         except BaseException:
-            change.before.restore()
+            if change.before is not None:
+                change.before.restore()
             raise
 
 

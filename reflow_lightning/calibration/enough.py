@@ -149,7 +149,7 @@ def read(batches: Iterable[Any], take_in: Callable[[Any], Mapping[str, Tensor]])
     precision = Precision()
     for batch in chain(batches, repeat(_NO_MORE)):
         parts = None if batch is _NO_MORE else take_in(batch)
-        draws = None if parts is None else {name: drawn(part) for name, part in parts.items()}
+        draws = None if parts is None else {n: drawn(part) for n, part in parts.items() if bool(part[0].any())}
         taken_in = [of_rank for of_rank in gather(draws) if of_rank is not None]
         for of_rank in taken_in:
             precision.update(of_rank)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reflow_lightning.running.processes import total
 
-_ELEMENTS = 1 << 24  # of the systems that are solved at once: bounds the memory
+_ELEMENTS = 1 << 22  # of the systems that are solved at once: bounds the memory
 
 
 class Sums(NamedTuple):
@@ -61,6 +61,10 @@ class Normals:
             blocks[:, :1, columns] += totals
             blocks[:, 1:, columns] += (x.transpose(1, 2) @ values).to(blocks)
             blocks[:, 1:, columns] += of_x.transpose(1, 2) @ totals + sum_x.transpose(1, 2) @ origin
+
+    def add(self, products: Tensor) -> None:
+        """Add sums that were gathered elsewhere, of the shape of ``sums``."""
+        self.sums += products.to(self.sums)
 
     def merge(self) -> None:
         """Add the sums of all processes, which must call this together."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration.changing import not_reached
+from reflow_lightning.calibration.collecting import Collector
 from reflow_lightning.calibration.enough import read
 from reflow_lightning.layers.find import find_layers, first_tensor
 from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.padding import Padding, noticing
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.hooks import Call, in_type, watching
-from reflow_lightning.running.processes import in_step, together
-from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, merge_moments, moments
+from reflow_lightning.running.hooks import Call, watching
+from reflow_lightning.running.processes import gather, together
+from reflow_lightning.signal.statistics import ChannelMoments
 
 _STEP = 0.25  # of layers that feed back
 
@@ -61,53 +62,6 @@ def correction(found: ChannelMoments, target: Target, can_shift: bool) -> tuple[
     return gain, shift if can_shift else torch.zeros_like(shift)
 
 
-class Collector:
-    """The moments of the affine maps of some layers, by map name.
-
-    Args:
-        layers: The layers, by module name.
-        device: Where the statistics are kept.
-
-    Attributes:
-        latest: The moments since this was emptied last.
-        calls: How often each layer was called since this was emptied last.
-        repeated: Whether a layer was called several times before this was emptied.
-    """
-
-    def __init__(self, layers: Mapping[str, Layer], device: torch.device) -> None:
-        self.layers = layers
-        self.latest: dict[str, Tensor] = {}
-        self.calls: Counter[str] = Counter()
-        self.repeated = False
-        self._found = {
-            affine.name: MergedMoments(affine.channels).to(device) for layer in layers.values() for affine in layer.maps
-        }
-
-    def take_in(self, name: str, call: Call) -> None:
-        """Gather the moments of all maps of a layer that was called."""
-        self.calls[name] += 1
-        self.repeated |= self.calls[name] > 1
-        call = in_type(call, self.layers[name].maps[0].weights[0].dtype)
-        for affine, values in zip(self.layers[name].maps, self.layers[name].outputs(call), strict=True):
-            if values.shape[1] != affine.channels:
-                raise ValueError(
-                    f"layer '{name}' puts out {tuple(call.output.shape)}, not {affine.channels} channels where a "
-                    f"{type(self.layers[name]).__name__} has them: register its type with layer_of"
-                )
-            part, before = moments(values), self.latest.get(affine.name)
-            self._found[affine.name].update(part)
-            self.latest[affine.name] = part if before is None else merge_moments(torch.stack([before, part]))
-
-    def so_far(self, name: str) -> ChannelMoments:
-        """What was seen of a map on this process."""
-        return self._found[name].value()
-
-    def compute(self) -> dict[str, ChannelMoments]:
-        """The moments over all processes."""
-        with in_step():
-            return {name: statistic.compute() for name, statistic in self._found.items()}
-
-
 def _target(dense: ChannelMoments) -> Target:
     return Target(dense.mean, dense.variance.sqrt())
 
@@ -131,6 +85,7 @@ def one_pass(
     forward: Forward,
     reference: nn.Module | None,
     targets: Mapping[str, Target],
+    padding: Padding,
 ) -> Pass:
     """Run both networks over the batches, and correct each layer's output of the pruned one as it comes.
 
@@ -139,6 +94,8 @@ def one_pass(
     rests on the batch.
 
     A layer that is called several times is left as it is on the way: its target is known of all its calls together.
+
+    Padding does not count where layers are told of it. No row of one network is paired with one of the other.
     """
     device = exact_device(torch.empty(0, device=device_of(model)))
     dense_layers = {} if reference is None else find_layers(reference).known
@@ -148,7 +105,8 @@ def one_pass(
     def target_of(name: str) -> Target | None:
         if name in targets:
             return targets[name]
-        return _target(dense.so_far(name)) if name in dense_names else None
+        found = dense.so_far(name) if name in dense_names else None  # of rows that the data choose there may be none
+        return None if found is None or not bool((found.values > 0).any()) else _target(found)
 
     def correct(name: str, call: Call) -> Any:
         layer = layers[name]
@@ -166,11 +124,15 @@ def one_pass(
 
     dense_names = {affine.name for layer in wanted.values() for affine in layer.maps}
 
+    def stray(name: str, _: Call) -> None:
+        raise not_reached(name)
+
     def take_in(batch: Any) -> dict[str, Tensor]:
         pruned.latest.clear()
         dense.calls.clear()
+        dense.valid = pruned.valid = padding.of(model, batch, forward)
         if reference is not None and wanted:
-            with watching(reference, wanted, dense.take_in):
+            with watching(reference, wanted, dense.take_in), watching(model, wanted, stray):
                 forward(reference, batch)
         with watching(model, layers, correct):
             forward(model, batch)
@@ -180,10 +142,8 @@ def one_pass(
         read(batches, take_in)
     with together("merging moments"):
         found, expected = pruned.compute(), dense.compute()
-        for name, channels in expected.items():
-            if bool((found[name].values > 0).any()) and not bool((channels.values > 0).any()):
-                raise not_reached(name)
-    goals = {name: _target(channels) for name, channels in expected.items()} | dict(targets)
+    reached = {name: channels for name, channels in expected.items() if bool((channels.values > 0).any())}
+    goals = {name: _target(channels) for name, channels in reached.items()} | dict(targets)
     return Pass({name: (channels, goals[name]) for name, channels in found.items() if name in goals}, dense.repeated)
 
 
@@ -235,10 +195,16 @@ def match_moments(
     Returns:
         Names of the layers that were corrected.
     """
+    noticed: list[bool] = []
+    padding = Padding(model, told=False)
+    noting = noticing(model, forward, lambda: noticed.append(True))
     changed: dict[str, None] = {}
     done, needed = 0, passes_needed(layers.values())
     while done < needed:
-        reached, repeated = one_pass(model, layers, batches, forward, reference, targets)
+        reached, repeated = one_pass(model, layers, batches, forward if done else noting, reference, targets, padding)
+        if not done and any(gather(bool(noticed))):  # nothing was written yet: begin anew without the padding
+            padding = Padding(model)
+            reached, repeated = one_pass(model, layers, batches, forward, reference, targets, padding)
         done += 1
         if repeated:
             needed = max(needed, 2)

@@ -12,11 +12,12 @@ from torch import nn
 from reflow_lightning.calibration.changing import changing, check_reference
 from reflow_lightning.calibration.matching import Target, match_moments
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.find import find_layers
+from reflow_lightning.calibration.repairable import layers_to_repair
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.order import forward_order
+from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, device_of
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.sharding import whole
 
@@ -49,17 +50,18 @@ class Moments:
 
     writes_weights: ClassVar[bool] = True
     restores_itself: ClassVar[bool] = True
+    leaves_undo_to_caller: ClassVar[bool] = True
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """Yes, unless there are targets."""
+        """The dense network tells the moments, unless targets do."""
         return not self.targets
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
         """Repair the model."""
-        layers, skipped = find_layers(model)
+        layers, skipped = layers_to_repair(model)
         if self.targets and reference is None:
             skipped |= {name: "it has no target" for name in layers if name not in self.targets}
             layers = {name: layer for name, layer in layers.items() if name in self.targets}
@@ -83,7 +85,9 @@ def repair_layers(
         return change.calibration(batches, layers, skipped)
 
 
-def batchnorm_targets(model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None) -> dict[str, Target]:
+def batchnorm_targets(
+    model: nn.Module, batches: Iterable[Any], *, forward: AnyForward | None = None
+) -> dict[str, Target]:
     """What convolution and linear layers shall put out once the BatchNorm layer after them is folded into them.
 
     That layer gives mean ``beta`` and standard deviation ``|gamma|``, so that no dense network is needed
@@ -109,7 +113,7 @@ def batchnorm_targets(model: nn.Module, batches: Iterable[Any], *, forward: Forw
     modules = dict(model.named_modules())
     moved = Batches(batches, 1, device_of(model), task="finding the targets")
     with isolated_rng(), only_training(model, ()), whole(model):
-        followers = forward_order(model, moved, forward or default_forward).followers
+        followers = forward_order(model, moved, moved.alike(as_forward(forward))).followers
     moved.check()
     return {
         name: Target(modules[norm].bias.detach().double(), modules[norm].weight.detach().double().abs())

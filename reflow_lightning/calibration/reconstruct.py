@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.batchnorm import alone
-from reflow_lightning.calibration.changing import changing, check_reference, not_reached
+from reflow_lightning.calibration.batchnorm import not_calibrated
+from reflow_lightning.calibration.changing import changing, check_reference
+from reflow_lightning.calibration.collecting import Collector
 from reflow_lightning.calibration.enough import sufficient
-from reflow_lightning.calibration.least_squares import Normals, ridge
-from reflow_lightning.calibration.matching import Collector
+from reflow_lightning.calibration.least_squares import Normals
+from reflow_lightning.calibration.lockstep import Arrival, LockStep, RunAnewError
+from reflow_lightning.calibration.matching import match_moments
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair
+from reflow_lightning.calibration.solving import normals_of, renormalise, solve, take_in
+from reflow_lightning.layers.affine import Stage
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
-from reflow_lightning.layers.norms import batchnorm_layers
 from reflow_lightning.layers.order import forward_order
-from reflow_lightning.running.compat.torch import BatchNorm, tree_map_only
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.layers.padding import Padding
+from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.hooks import Call, in_type, watching
-from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.snapshot import Snapshot, TrainingFlags
+from reflow_lightning.running.free import free_bytes
+from reflow_lightning.running.hooks import watching
+from reflow_lightning.running.live import LiveTensors
+from reflow_lightning.running.processes import gather, together, warn
 
 DONE = "least squares"
+MATCHED = "moments"
+_MOST = 128  # batches under way, each of which has two threads
+_OTHER_ROWS = "other rows of the batches than in the dense network, as the data choose them"
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,19 @@ class Reconstruct:
     Given the inputs x that the pruned network has by then, and the outputs y of the dense network's layer, minimises
     ``sum |y - W x - b|^2 + penalty |W - W_old|^2`` over W and b in closed form, where zeros stay zero; the penalty is
     ``ridge`` times the mean square of the inputs. In the family of OBC (arXiv 2208.11580) and AdaPrune
-    (arXiv 2102.08124). It reads the batches once for each layer. Convolutions, linear layers, attention projections,
-    and the matrices of recurrent cells. A BatchNorm layer that gets the output of a layer as it is gets its statistics,
-    which follow from the same sums, so that the next layers are fitted to what they will see.
+    (arXiv 2102.08124). Convolutions, linear layers, attention projections,
+    and the matrices of recurrent cells. A layer that gets other rows of a batch than in the dense network, such as an
+    expert of several, has its moments matched instead. Padding does not count where layers are told of it. A BatchNorm
+    layer that gets the output of a layer as it is gets its statistics, which follow from the same sums, so that the
+    next layers are fitted to what they will see.
+
+    All batches run at the same time and wait for each other at each layer, so that they run once through each network.
+    What they hold meanwhile is bounded: those that do not fit run anew for each layer, and so do all in a network that
+    keeps a state of its own from one layer to the next.
 
     Args:
         ridge: Strength of the ridge towards the old weights.
+        held_bytes: Batches that wait may take so much memory; ``None`` stands for half of what is free.
 
     Example:
         >>> import copy
@@ -59,7 +72,9 @@ class Reconstruct:
 
     writes_weights: ClassVar[bool] = True
     restores_itself: ClassVar[bool] = True
+    leaves_undo_to_caller: ClassVar[bool] = True
     ridge: float = 0.01
+    held_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -68,24 +83,37 @@ class Reconstruct:
             or not 0 < self.ridge < float("inf")
         ):
             raise ValueError(f"ridge={self.ridge!r} must be a positive number, such as 0.01")
+        if self.held_bytes is not None and (not isinstance(self.held_bytes, int) or self.held_bytes < 0):
+            raise ValueError(
+                f"held_bytes={self.held_bytes!r} must be a number of bytes, or None for half of what is free"
+            )
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """Yes."""
+        """The outputs of the dense network are what is fitted: always."""
         return True
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
         """Repair the model."""
-        known, skipped = find_layers(model)
+        known, skipped = layers_to_repair(model)
         layers = {name: layer for name, layer in known.items() if layer.stages}
         unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
         skipped |= dict.fromkeys(sorted(unsolved), "its inputs are not laid out")
+        skipped |= not_calibrated(model)
         dense = check_reference(model, layers, reference, DONE)
-        with changing(model, [*layers, *batchnorm_layers(model)], dense, DONE) as change:
+        with changing(model, [*layers, *norms_to_repair(model)], dense, DONE) as change:
             enough = sufficient(batches, lambda batch: _moments(dense, layers, batch, forward))
-            change.repaired = reconstruct(model, layers, enough, forward, dense, self.ridge)
+            solved = reconstruct(model, layers, enough, forward, dense, self.ridge, self.held_bytes)
+            change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
             return change.calibration(batches, layers, skipped)
+
+
+class Solved(NamedTuple):
+    """Names of the layers that were changed, and of those among them whose moments were matched instead."""
+
+    repaired: tuple[str, ...]
+    matched: tuple[str, ...]
 
 
 def reconstruct(
@@ -95,95 +123,130 @@ def reconstruct(
     forward: Forward,
     reference: nn.Module,
     strength: float,
-) -> tuple[str, ...]:
+    held_bytes: int | None = None,
+) -> Solved:
     """Solve for layers in the order in which the forward pass reaches them; see `Reconstruct`.
 
     Args:
         model: The pruned network.
         layers: Those to change, of `find_layers`.
-        batches: Read once for each stage of a layer.
+        batches: Read once, as long as what is held of them fits.
         forward: Runs a network on a batch.
         reference: The dense network.
         strength: Of the ridge.
+        held_bytes: See `Reconstruct`.
 
     Returns:
-        Names of the layers that were changed.
+        What was done.
     """
-    dense_layers = find_layers(reference).known
-    order = forward_order(model, batches, forward)
+    watched = _Measured(forward)
+    order = forward_order(model, batches, watched)
     calls = {name: times for name, times in order.calls.items() if name in layers}
-    followers = {name: norm for name, norm in order.followers.items() if norm in batchnorm_layers(model)}
+    known = norms_to_repair(model)
     single = [name for name, layer in layers.items() if layer.dim is not None and len(layer.maps) == 1]
-    norms = {name: followers[name] for name in single if name in followers}
-    others = [layer for name, layer in batchnorm_layers(model).items() if name not in norms.values()]
+    norms = {name: norm for name, norm in order.followers.items() if norm in known and name in single}
+    others = {norm: layer for norm, layer in known.items() if norm not in norms.values()}
+    allowed = free_bytes(device_of(model)) // 2 if held_bytes is None else held_bytes
+    padding = Padding(model, told=order.padded)
+    under_way = LockStep(model, reference, layers, calls, batches, forward, padding, watched.batches_within(allowed))
     few: dict[str, str] = {}
-    for name, times in calls.items():
-        for stage in layers[name].stages:
-            sums = [_normals(layers[name].maps[index]) for index in stage.maps]
-            with together(f"reconstructing '{name}'"):
-                for batch in batches:
-                    dense = calls_of(reference, name, batch, forward, times)
-                    with by_batch(others):  # nobody has given them statistics yet
-                        own = dense if stage.dense_inputs else calls_of(model, name, batch, forward, times)
-                    if len(dense) != len(own):
-                        raise not_reached(name)
-                    source = dense_layers[name] if stage.dense_inputs else layers[name]
-                    for call, dense_call in zip(own, dense, strict=True):
-                        _take_in(sums, stage, source, call, dense_layers[name].outputs(dense_call))
-            for index, normals in zip(stage.maps, sums, strict=True):
-                normals.merge()
-                if not bool((normals.sums[:, 0, 0] > 0).all()):
-                    raise ValueError(f"no samples came for layer '{name}': pass batches that can be read several times")
-                if not bool(torch.isfinite(normals.sums).all()):
-                    raise ValueError(f"layer '{name}' gets or gives NaN or infinite values: look at the batches")
-                solve(layers[name].maps[index], normals, strength, free_shift=name in norms)
-                if int(normals.sums[0, 0, 0]) < normals.inputs:
-                    few[layers[name].maps[index].name] = f"{int(normals.sums[0, 0, 0])} for {normals.inputs} inputs"
-            if name in norms:
-                _renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
+    left: dict[str, str] = {}
+    with under_way:
+        under_way.normalise_by_batch(others.values())  # those that still have their old statistics
+        for name in calls:
+            for number, stage in enumerate(layers[name].stages):
+                sums = _sums(under_way, reference, name, layers[name], stage, anew=number > 0)
+                if isinstance(sums, str):
+                    left[name] = sums
+                    break
+                for index, normals in zip(stage.maps, sums, strict=True):
+                    solve(layers[name].maps[index], normals, strength, free_shift=name in norms)
+                    if int(normals.sums[0, 0, 0]) < normals.inputs:
+                        samples = int(normals.sums[0, 0, 0])
+                        few[layers[name].maps[index].name] = f"{samples} for {normals.inputs} inputs"
+                if name in norms:
+                    renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
+            if name in left:
+                done = match_moments(model, {name: layers[name]}, batches, forward, reference)
+                left[name] = MATCHED if done else left[name]
+                if name in norms:
+                    under_way.normalise_by_batch([known[norms.pop(name)]])
+            under_way.done(name)
+    if under_way.beyond:
+        warn(
+            f"{under_way.beyond} of the batches did not fit into held_bytes={allowed} and ran anew for each layer: "
+            "give more memory, or fewer or smaller batches"
+        )
     if few:
         named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
         warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge")
-    return tuple(name for name in calls for name in (name, *([norms[name]] if name in norms else [])))
+    if matched := [name for name, what in left.items() if what == MATCHED]:
+        warn(f"{', '.join(map(repr, matched))} got {_OTHER_ROWS}: {MATCHED}, since no row can be fitted to another")
+    solved = [name for name in calls if name not in left or name in matched]
+    return Solved(tuple(name for n in solved for name in (n, *([norms[n]] if n in norms else []))), tuple(matched))
 
 
-@contextmanager
-def by_batch(layers: Iterable[BatchNorm]) -> Iterator[None]:
-    """Have BatchNorm layers normalise by the batch at hand, and forget it."""
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(alone(layer))
-            stack.callback(Snapshot.of_buffers([layer]).restore)
-            stack.callback(TrainingFlags([layer]).restore)
-            layer.training = True
-        yield
+def _sums(
+    under_way: LockStep, reference: nn.Module, name: str, layer: Layer, stage: Stage, anew: bool
+) -> list[Normals] | str:
+    """The sums of the maps of a stage, over all processes, or why there are none."""
+    dense_layer = find_layers(reference).known[name]
+    with together(f"reconstructing '{name}'"):
+        try:
+            found = _gathered(under_way.arrivals(name, anew), layer, dense_layer, stage)
+        except RunAnewError:
+            warn(
+                f"{type(reference).__name__} keeps a state of its own from one layer to the next, so that the batches "
+                "run anew for each layer: repair='reconstruct' takes longer there"
+            )
+            found = _gathered(under_way.arrivals(name, anew), layer, dense_layer, stage)
+    if not sum(gather(found.calls)):
+        raise ValueError(f"no samples came for layer '{name}': pass batches that can be read several times")
+    if not all(gather(found.paired)):
+        return _OTHER_ROWS
+    for normals in found.sums:
+        normals.merge()
+        if not bool(torch.isfinite(normals.sums).all()):
+            raise ValueError(f"layer '{name}' gets or gives NaN or infinite values: look at the batches")
+    reached = all(bool((normals.sums[:, 0, 0] > 0).all()) for normals in found.sums)
+    return found.sums if reached else "no sample reached it"
 
 
-class _Seen(BaseException):
-    """Ends a forward pass whose rest is of no interest; no handler of the model may stop it."""
+class _Gathered(NamedTuple):
+    sums: list[Normals]
+    calls: int
+    paired: bool
 
 
-def calls_of(model: nn.Module, name: str, batch: Any, forward: Forward, times: int) -> list[Call]:
-    """The calls of one layer in a forward pass, which ends with the last of them."""
-    calls: list[Call] = []
-    dtype = next(iter(model.get_submodule(name).parameters())).dtype
-
-    def take(_: str, call: Call) -> None:
-        call = in_type(call, dtype)
-        if len(calls) + 1 == times:
-            calls.append(call)
-            raise _Seen
-        calls.append(tree_map_only(Tensor, Tensor.clone, call))  # what follows may write into them
-
-    with watching(model, [name], take), suppress(_Seen):
-        forward(model, batch)
-    return calls
+def _gathered(arrivals: Iterable[Arrival], layer: Layer, dense_layer: Layer, stage: Stage) -> _Gathered:
+    """The sums of this process; they end with the first batch whose rows are others than in the dense network."""
+    sums, seen, paired = [normals_of(layer.maps[index]) for index in stage.maps], 0, True
+    source = dense_layer if stage.dense_inputs else layer
+    for own, dense, same, valid in arrivals:
+        given = dense if stage.dense_inputs else own
+        seen += len(dense) + len(own)
+        paired = paired and (same or stage.dense_inputs)
+        for call, dense_call in zip(given, dense, strict=True) if paired else ():
+            outputs = dense_layer.outputs(valid.call(dense_call, dense_layer))
+            take_in(sums, stage, source, valid.call(call, source), outputs, valid)
+    return _Gathered(sums, seen, paired)
 
 
-def by_group(values: Tensor, affine: AffineMap) -> Tensor:
-    """Outputs with channels in dimension 1 as (groups, samples, channels of a group)."""
-    rows = values.movedim(1, -1).reshape(-1, affine.groups, affine.channels // affine.groups)
-    return rows.transpose(0, 1)
+class _Measured:
+    """A forward pass whose memory is measured."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward, self._peak = forward, 0
+
+    def __call__(self, model: nn.Module, batch: Any) -> Any:
+        with LiveTensors() as live:
+            output = self._forward(model, batch)
+        self._peak = max(self._peak, live.peak)
+        return output
+
+    def batches_within(self, held_bytes: int) -> int:
+        """How many batches may be under way in two networks; one holds no more than the peak of a whole pass."""
+        return min(_MOST, held_bytes // max(1, 2 * self._peak))
 
 
 def _moments(model: nn.Module, layers: Iterable[str], batch: Any, forward: Forward) -> dict[str, Tensor]:
@@ -192,53 +255,3 @@ def _moments(model: nn.Module, layers: Iterable[str], batch: Any, forward: Forwa
     with watching(model, layers, dense.take_in):
         forward(model, batch)
     return dense.latest
-
-
-def _normals(affine: AffineMap) -> Normals:
-    inputs = sum(weight[0].numel() for weight in affine.weights)
-    return Normals(affine.groups, inputs, affine.channels // affine.groups, exact_device(affine.weights[0]))
-
-
-def _take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs: list[Tensor]) -> None:
-    for index, normals in zip(stage.maps, sums, strict=True):
-        wanted = by_group(outputs[index], layer.maps[index])
-        start = 0
-        for x in layer.inputs(index, call):
-            normals.update(x, wanted[:, start : start + x.shape[1]])
-            start += x.shape[1]
-
-
-@torch.no_grad()
-def solve(affine: AffineMap, normals: Normals, strength: float, free_shift: bool = False) -> None:
-    """Change the weights of a map that are not zero, and its biases, so that it fits best.
-
-    Args:
-        affine: The map.
-        normals: Its inputs, and what it shall put out.
-        strength: Of the ridge.
-        free_shift: A shift of the output does not matter, as where a BatchNorm layer takes the mean off.
-    """
-    weights = affine.matrix().view(affine.groups, -1, normals.inputs)
-    sums = normals.compute(centred=affine.can_shift or free_shift)
-    old = weights.to(sums.gram)
-    products = sums.products - sums.gram @ old.transpose(1, 2)  # with what the old weights leave to explain
-    change = torch.stack([ridge(sums.gram[g], products[g], old[g] != 0, strength) for g in range(affine.groups)])
-    shift = None
-    if affine.can_shift:
-        shift = (sums.mean_y - sums.mean_x @ (old + change).transpose(1, 2)).flatten()
-        for bias in affine.biases:
-            shift = shift - bias.to(shift)
-    affine.add(change.flatten(0, 1), shift)
-
-
-@torch.no_grad()
-def _renormalise(norm: nn.Module, affine: AffineMap, normals: Normals) -> None:
-    """Give the BatchNorm layer after a map the statistics of what the map puts out now: the next layers see them."""
-    sums = normals.compute(centred=True)
-    weights = affine.matrix().view(affine.groups, -1, normals.inputs).to(sums.gram)
-    mean = (sums.mean_x @ weights.transpose(1, 2)).flatten()
-    for bias in affine.biases:
-        mean = mean + bias.to(mean)
-    variance = ((weights @ sums.gram) * weights).sum(2) / normals.sums[:, 0, :1].clamp(min=1.0)
-    norm.get_buffer("running_mean").copy_(mean)
-    norm.get_buffer("running_var").copy_(variance.flatten().clamp(min=0.0))

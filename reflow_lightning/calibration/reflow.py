@@ -12,9 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.batchnorm import not_calibrated, population_statistics, write_statistics
 from reflow_lightning.calibration.repair import Calibration
-from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.calibration.repairable import norms_to_repair
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.names import few
 from reflow_lightning.running.processes import warn
 from reflow_lightning.running.snapshot import Snapshot
 
@@ -29,14 +30,14 @@ class BatchNormStatistics:
     restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """No."""
+        """A population statistic is compared with nothing: never."""
         return False
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None = None
     ) -> Calibration:
         """Repair the model."""
-        return restore_statistics(model, batchnorm_layers(model), batches, forward)
+        return restore_statistics(model, norms_to_repair(model), batches, forward)
 
 
 def restore_statistics(
@@ -45,9 +46,8 @@ def restore_statistics(
     """Give BatchNorm layers of a model, found already, their population statistics."""
     start = time.perf_counter()
     skipped = not_calibrated(model)
-    if skipped:
-        named = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
-        warn(f"calibrate left alone {named}")
+    if told := [f"'{name}': {skipped[name]}" for name in skipped]:
+        warn(f"calibrate left alone {few(told, '; ')}")
     if not layers:
         warn(
             f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "
@@ -62,7 +62,7 @@ def restore_statistics(
     repaired = write_statistics(model, population, layers)
     unreached = {name: "no batch reached it" for name in layers if name not in repaired}
     if unreached:
-        warn(f"calibrate left alone {', '.join(unreached)}: no batch reached them")
+        warn(f"calibrate left alone {few(unreached)}: no batch reached them")
     how = dict.fromkeys(repaired, DONE)
     seconds = time.perf_counter() - start
     return Calibration(repaired, skipped | unreached, population.batches, seconds, before, how)
@@ -76,7 +76,7 @@ class NoRepair:
     restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """No."""
+        """A population statistic is compared with nothing: never."""
         return False
 
     def __call__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -98,7 +99,15 @@ def between_prunings(repair: Repair, model: nn.Module) -> Repair:
         NoRepair()
     """
     asked: Callable[[nn.Module], Repair] | None = getattr(repair, "between_prunings", None)
-    return repair if asked is None else asked(model)
+    if asked is None:
+        return repair
+    stand_in = asked(model)
+    if not callable(stand_in):
+        raise TypeError(
+            f"repair {repair}: its between_prunings gave {type(stand_in).__name__}, but must return a repair, such as "
+            "itself or NoRepair()"
+        )
+    return stand_in
 
 
 @contextmanager
@@ -109,6 +118,36 @@ def undone_if_it_fails(done: Calibration) -> Iterator[None]:
     except BaseException:
         done.undo()
         raise
+
+
+_UNDONE: ContextVar[bool] = ContextVar("_UNDONE", default=False)
+
+
+@contextmanager
+def undone_by_caller(yes: bool = True) -> Iterator[None]:
+    """A block whose caller puts back all values if it fails: repairs of this package then keep no second copy of them.
+
+    Repairs of others go on getting a `Calibration` with an ``undo()`` from any repair that they call.
+    """
+    token = _UNDONE.set(yes)
+    try:
+        yield
+    finally:
+        _UNDONE.reset(token)
+
+
+def remembered(modules: Iterable[nn.Module]) -> Restorable | None:
+    """The values of modules that a repair is about to change; ``None`` if the caller has them."""
+    return None if _UNDONE.get() else Snapshot(modules)
+
+
+def leaves_undo_to_caller(repair: Repair) -> bool:
+    """Whether a repair can do without a copy of its own; a subclass says so anew, since it may call ``undo()``.
+
+    A repair that runs others can if they can.
+    """
+    says = vars(type(repair)).get("leaves_undo_to_caller", False)
+    return bool(says(repair) if callable(says) else says)
 
 
 def run(
@@ -122,7 +161,8 @@ def run(
     restores = getattr(repair, "restores_itself", False) or sharded_modules(model)
     before = None if restores else Snapshot([model])
     try:
-        result = repair(model, batches, forward, reference)
+        with undone_by_caller(_UNDONE.get() and leaves_undo_to_caller(repair)):
+            result = repair(model, batches, forward, reference)
         if not isinstance(result, Calibration):
             raise TypeError(f"repair {repair} returned {type(result).__name__}: it must return a Calibration")
     except BaseException:
@@ -142,6 +182,10 @@ class InTurn:
 
     repairs: Sequence[Repair]
     restores_itself: ClassVar[bool] = True
+
+    def leaves_undo_to_caller(self) -> bool:
+        """Whether all of them do."""
+        return all(map(leaves_undo_to_caller, self.repairs))
 
     @property
     def writes_weights(self) -> bool:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 
 from reflow_lightning.callbacks.judge import NoJudge, judge_of
 from reflow_lightning.pruning import Masks
+from reflow_lightning.running.describing import as_texts
 from reflow_lightning.running.processes import warn
 from reflow_lightning.schedules import Progress, Schedule
 
@@ -52,6 +53,7 @@ class Course:
         self.final = final
         self.last: Progress | None = None
         self.judge: NoJudge = judge_of(schedule)
+        self._is_as_before = True  # it was followed for the same sparsity until now
 
     @property
     def is_finished(self) -> bool:
@@ -74,14 +76,17 @@ class Course:
         is_last = self.schedule.finished(now, self.final)
         return Target(sparsity, is_last) if sparsity > pruned or is_last else None
 
-    def judge_round(self, trainer: pl.Trainer, epochs: int) -> None:
-        """So many epochs are over: judge the round that ends with them, if one does."""
-        if self.is_due(Progress(trainer.global_step, epochs, None)):
+    def judge_round(self, trainer: pl.Trainer, steps: int, epochs: int) -> None:
+        """So many steps and epochs are over: judge the round that ends with them, if one does."""
+        if self.is_due(Progress(steps, epochs, None)):
             self.judge.judge(trainer)
 
     def warn_of_no_effect(self, masks: Masks | None) -> None:
         """Warn if a training begins after the end of the schedule, and short of the sparsity."""
-        if masks is not None and (self.is_finished or self.judge.rounds.over) and not masks.reaches(self.final):
+        rounds = self.judge.rounds
+        as_asked = self._is_as_before and not (rounds.over or rounds.stopped)  # less is by rounding, ties or patterns
+        is_over = self.is_finished or rounds.over
+        if masks is not None and is_over and not as_asked and not masks.reaches(self.final):
             warn(
                 f"sparsity={self.final} has no effect: {self.schedule} was completed before this fit, at sparsity "
                 f"{masks.sparsity:.4f}; use a new Reflow, without its state in the checkpoint, to prune further"
@@ -106,6 +111,8 @@ class Course:
         """
         course = Course(self.schedule, self.final)
         course.last = None if state["last"] is None else Progress(**state["last"])
+        arguments = state.get("arguments", {})  # which older versions did not save
+        course._is_as_before = arguments.get("sparsity") == as_texts({"sparsity": self.final})["sparsity"]
         if (rounds := state.get("rounds")) is not None:
             course.judge.load_state_dict(rounds)
         return course

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -10,13 +10,18 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from reflow_lightning.callbacks.recent import Recent
 from reflow_lightning.running.batches import Limit
-from reflow_lightning.running.compat.lightning import before_transfer
+from reflow_lightning.running.compat.lightning import before_transfer, is_one
 from reflow_lightning.running.fresh import EveryNth, fresh
+from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import share, together
 
-CalibrationData = str | DataLoader[Any] | pl.LightningDataModule | Callable[[], Iterable[Any]]
+CalibrationData = DataLoader | pl.LightningDataModule | Callable[[], Iterable[Any]] | str  # type: ignore[type-arg]
 """Where the batches are from; see `Reflow`."""
+
+Source = CalibrationData | Recent
+"""The same, or the last batches trained on."""
 
 
 def check_calibration_data(data: Any) -> None:
@@ -25,15 +30,15 @@ def check_calibration_data(data: Any) -> None:
     Raises:
         ValueError: If it is neither a known name nor something that gives batches.
     """
-    known = data in ("train", "val") if isinstance(data, str) else callable(data)
-    if not known and not isinstance(data, (DataLoader, pl.LightningDataModule)):
+    known = data in ("train", "val", "recent") if isinstance(data, str) else callable(data)
+    if not known and not (isinstance(data, DataLoader) or is_one(data, "LightningDataModule")):
         raise ValueError(
-            f"calibration_data={data!r} must be 'train', 'val', a DataLoader, a LightningDataModule "
+            f"calibration_data={data!r} must be 'train', 'val', 'recent', a DataLoader, a LightningDataModule "
             "or a callable that returns batches"
         )
 
 
-def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterator[Any]:
+def calibration_batches(trainer: pl.Trainer, data: Source, seed: int) -> Generator[Any, None, None]:
     """Batches from a fresh loader, through the module's transfer hooks as in training; the running one is not touched.
 
     Args:
@@ -47,18 +52,21 @@ def calibration_batches(trainer: pl.Trainer, data: CalibrationData, seed: int) -
     Raises:
         ValueError: If the training has no such loader.
     """
+    if isinstance(data, Recent):
+        yield from data
+        return
     module = trainer.lightning_module
     source = _source(trainer, data, seed)  # the validation loader is set up now, and its length known
     most = _most_batches(trainer, data)
     for batch in islice(source, None if most is None else share(most)):
-        batch = trainer.precision_plugin.convert_input(batch)
+        batch = trainer.precision_plugin.convert_input(own(batch))  # the hooks may change what the data set holds
         batch = before_transfer(module, batch)
         yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[Any]:
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    if isinstance(data, pl.LightningDataModule):
+    if is_one(data, "LightningDataModule"):
         loader = getattr(data, "calibration_dataloader", data.train_dataloader)
         return _training_batches(loader(), seed, ranks)
     if isinstance(data, DataLoader):
@@ -85,9 +93,10 @@ def prepare_data(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
 
 
 def _training_batches(loaders: Any, seed: int, ranks: dict[str, int], shuffle: bool = True) -> Iterable[Any]:
-    if not isinstance(loaders, (CombinedLoader, Mapping, list, tuple)):
+    is_combined = is_one(loaders, "CombinedLoader")
+    if not is_combined and not isinstance(loaders, (Mapping, list, tuple)):
         return fresh(loaders, shuffle=shuffle, seed=seed, **ranks)
-    combined = CombinedLoader(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders, "max_size_cycle")
+    combined = CombinedLoader(loaders.iterables if is_combined else loaders, "max_size_cycle")
     combined.flattened = [fresh(loader, shuffle=shuffle, seed=seed) for loader in combined.flattened]
     return EveryNth((batch for batch, _, _ in combined), **ranks)  # first combined, then shared out, as one would read
 
@@ -111,7 +120,7 @@ def _overfits(trainer: pl.Trainer) -> bool:
     return bool(getattr(trainer, "overfit_batches", 0))
 
 
-def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: Limit) -> Limit:
+def batch_limit(trainer: pl.Trainer, data: Source, wanted: Limit) -> Limit:
     """This process's share of the wanted batches, if a number is wanted.
 
     Of all together there are no more than ``limit_train_batches`` or ``limit_val_batches`` allow, if the user set one.
@@ -122,10 +131,10 @@ def batch_limit(trainer: pl.Trainer, data: CalibrationData, wanted: Limit) -> Li
     return share(wanted if most is None else min(wanted, most))
 
 
-def _most_batches(trainer: pl.Trainer, data: CalibrationData) -> int | None:
+def _most_batches(trainer: pl.Trainer, data: Source) -> int | None:
     """How many batches of all processes together the trainer's limits allow, at least one; ``None``: any number."""
     most: float = float("inf")
-    if (data == "train" or isinstance(data, pl.LightningDataModule)) and _is_limited(trainer.limit_train_batches):
+    if (data == "train" or is_one(data, "LightningDataModule")) and _is_limited(trainer.limit_train_batches):
         most = trainer.num_training_batches * trainer.world_size
     if data == "val" and _is_limited(trainer.limit_val_batches):
         most = sum(trainer.num_val_batches) * trainer.world_size

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
 from reflow_lightning.callbacks.averages import averaging_callbacks
@@ -93,7 +92,7 @@ class Judge(NoJudge):
         Raises:
             ValueError: If the metric was not logged.
         """
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or self.rounds.is_done:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self.rounds.is_done:
             return
         value = self._metric(trainer)
         if value is not None:

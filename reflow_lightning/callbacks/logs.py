@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
 from reflow_lightning.events.record import PruneEvent
-from reflow_lightning.running.compat.lightning import logged_step
+from reflow_lightning.running.compat.lightning import is_one, logged_step
 
 _PROFILED = {
     "variance": "variance",
@@ -31,7 +30,7 @@ def overlay(trainer: pl.Trainer, charts: Mapping[str, Sequence[str]]) -> None:
     """Have TensorBoard draw several curves in each chart, under *custom scalars*; other loggers have no such thing."""
     layout = {chart: ["Multiline", [f"^{tag}$" for tag in tags]] for chart, tags in charts.items()}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+        if is_one(logger, "TensorBoardLogger") and trainer.is_global_zero:
             logger.experiment.add_custom_scalars({"reflow": layout})
 
 
@@ -43,7 +42,7 @@ def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) ->
 
 def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
     """Log the sparsity of every layer, and the signal against depth; all but the last profile are marked ``@step``."""
-    metrics = {"sparsity/global": event.sparsity}
+    metrics = {"sparsity/global": event.sparsity, "sparsity/all_matrices": event.coverage.share}
     metrics |= {f"sparsity/{name.removesuffix('.weight')}": s for name, s in event.sparsities.items()}
     trainer.callback_metrics["sparsity/global"] = torch.tensor(event.sparsity)  # for other callbacks to monitor
     log_metrics(trainer, metrics, logger_step(trainer))
@@ -63,10 +62,13 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
         overlay(trainer, {chart: [f"{tag}/{stage}" for stage in event.signal] for chart, tag in charts.items()})
 
 
-def announce(event: PruneEvent) -> None:
-    """Say in one line, on rank zero, what was done."""
+def announce(event: PruneEvent, what: str = "Reflow") -> None:
+    """Say in one line, on rank zero, what was done, and what was left where not all was selected."""
+    words = event.coverage.words
+    left = f" of the selected weights = {words};" if words else ""
     rank_zero_info(
-        f"Reflow at step {event.step}: sparsity {event.sparsity:.4f} over {len(event.sparsities)} tensors "
+        f"{what} at step {event.step}: sparsity {event.sparsity:.4f}{left} over {len(event.sparsities)} tensors "
         f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
-        f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s)"
+        f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s); the training paused for "
+        f"{event.seconds['total']:.2f} s"
     )

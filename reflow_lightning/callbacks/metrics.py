@@ -68,6 +68,17 @@ class _StatisticMetric(Metric):
         """Take in a part of the data, as the statistic does."""
         statistic = self._filled()
         statistic.update(*part, **more)
+        self._take(statistic)
+
+    def forward(self, *part: Any, **more: Any) -> Any:
+        """Take in a part of the data, and return its value alone."""
+        value = super().forward(*part, **more)
+        statistic = self._filled()  # to which torchmetrics has put the lists of the part
+        statistic.work_off()
+        self._take(statistic)
+        return value
+
+    def _take(self, statistic: Statistic[Any]) -> None:
         for name in statistic.merges:
             tensor = getattr(statistic, name)
             setattr(self, name, [tensor] if isinstance(getattr(self, name), list) else tensor)

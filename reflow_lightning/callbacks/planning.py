@@ -8,15 +8,39 @@ from dataclasses import replace
 import lightning.pytorch as pl
 
 from reflow_lightning.callbacks.averages import averages_in
-from reflow_lightning.callbacks.data import CalibrationData, batch_limit, calibration_batches
+from reflow_lightning.callbacks.data import Source, batch_limit, calibration_batches
+from reflow_lightning.callbacks.once import OncePerFit
+from reflow_lightning.callbacks.recent import Recent
+from reflow_lightning.callbacks.scope import Scope
 from reflow_lightning.callbacks.trainer import forward_in_precision, is_barebones
 from reflow_lightning.events.plan import Plan
-from reflow_lightning.events.pruner import PROFILE_BATCHES
+from reflow_lightning.events.pruner import PROFILE_BATCHES, Pruner
+from reflow_lightning.running.as_forward import as_forward
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.processes import share
 
 
-def in_training(plan: Plan, trainer: pl.Trainer, data: CalibrationData) -> Plan:
+def plan_event(
+    pruner: Pruner, scope: Scope, once: OncePerFit, trainer: pl.Trainer, module: pl.LightningModule, step: int
+) -> Plan:
+    """The plan of an event that is about to happen in a training.
+
+    Args:
+        pruner: Whose arguments are followed.
+        scope: Says what of the module is pruned.
+        once: Has the calibration data and the forward pass of this fit.
+        trainer: The running trainer.
+        module: The module.
+        step: Optimizer steps done.
+    """
+    once.set_up_data(trainer, module)
+    spec = scope.of(trainer, module, pruner.spec, pruner.masks)
+    forward, untouched = as_forward(once.forward), scope.untouched
+    plan = replace(pruner.plan(), spec=spec, forward=forward, step=step, untouched=untouched)
+    return in_training(plan, trainer, once.source)
+
+
+def in_training(plan: Plan, trainer: pl.Trainer, data: Source) -> Plan:
     """A plan with the batches of a training, within its limits, under its precision, for its averaged weights too.
 
     Args:
@@ -33,6 +57,6 @@ def in_training(plan: Plan, trainer: pl.Trainer, data: CalibrationData) -> Plan:
         limit=limit,
         profile=at_most(limit, share(PROFILE_BATCHES)) if measured else None,
         averages=averages_in(trainer),
-        foreign=data not in ("train", getattr(trainer, "datamodule", None)),
+        foreign=not isinstance(data, Recent) and data not in ("train", getattr(trainer, "datamodule", None)),
         progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
     )

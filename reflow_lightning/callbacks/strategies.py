@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies import FSDPStrategy
 
-from reflow_lightning.running.compat.lightning import tensor_parallel_size
+from reflow_lightning.running.compat.lightning import is_one, tensor_parallel_size
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -16,7 +15,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
-    if isinstance(strategy, FSDPStrategy):
+    if is_one(strategy, "FSDPStrategy"):
         raise ValueError(
             f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
             "fully_shard(...) in configure_model"

@@ -7,25 +7,28 @@ from typing import Any, cast
 import lightning.pytorch as pl
 from torch import nn
 
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.callbacks.silence import silent
+from reflow_lightning.running.as_forward import AnyForward, as_forward
+from reflow_lightning.running.forward import Forward
 from reflow_lightning.schedules import Length, Progress
 
 
-def progress_of(trainer: pl.Trainer, batches_done: int, epoch_done: bool = False) -> Progress:
+def progress_of(trainer: pl.Trainer, steps_done: int, batches_done: int, epoch_done: bool = False) -> Progress:
     """How far the training is.
 
     Args:
         trainer: The running trainer.
+        steps_done: Optimizer steps done.
         batches_done: Batches done in this epoch.
         epoch_done: Whether they are all of it; their number may be unknown.
     """
     shares = []
     if trainer.max_steps != -1:
-        shares.append(trainer.global_step / max(1, trainer.max_steps))
+        shares.append(steps_done / max(1, trainer.max_steps))
     if trainer.max_epochs not in (None, -1):
         done = 1.0 if epoch_done else batches_done / trainer.num_training_batches  # 0 where that number is infinite
         shares.append((trainer.current_epoch + done) / max(1, trainer.max_epochs))
-    return Progress(trainer.global_step, trainer.current_epoch, max(shares) if shares else None)
+    return Progress(steps_done, trainer.current_epoch, max(shares) if shares else None)
 
 
 def length_of(trainer: pl.Trainer) -> Length:
@@ -38,12 +41,12 @@ def length_of(trainer: pl.Trainer) -> Length:
     return Length(int(steps) if 0 <= steps < float("inf") else None, epochs, known)
 
 
-def forward_in_precision(trainer: pl.Trainer, forward: Forward | None) -> Forward:
-    """The forward pass under the trainer's precision."""
-    run = forward or default_forward
+def forward_in_precision(trainer: pl.Trainer, forward: AnyForward | None) -> Forward:
+    """The forward pass under the trainer's precision, for passes beside the training: nothing is logged or stepped."""
+    run = as_forward(forward)
 
     def forward_in_context(model: nn.Module, batch: Any) -> Any:
-        with trainer.precision_plugin.forward_context():
+        with silent(trainer, model), trainer.precision_plugin.forward_context():
             return run(model, batch)
 
     return forward_in_context

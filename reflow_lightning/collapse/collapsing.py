@@ -15,13 +15,16 @@ from torch import fx, nn
 from reflow_lightning.collapse.exactness import Expected, random_like
 from reflow_lightning.collapse.graph.running import StepFailedError
 from reflow_lightning.collapse.graph.tracing import NotTraceableError, evaluated, trace
+from reflow_lightning.collapse.passes.modules import use_modules
 from reflow_lightning.collapse.report import attach, collapse_report
 from reflow_lightning.collapse.work import Work, drop_identities
 from reflow_lightning.running.arguments import arguments_of, as_arguments, cast, check_example
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.inference import outside_inference
 
 
+@outside_inference()
 @torch.no_grad()
 def collapse(
     model: nn.Module,
@@ -104,6 +107,7 @@ def collapse(
         ) from error
     work = Work(_traced(original, expected, len(given), tolerance), expected, tolerance)
     work.attempt("identity", drop_identities)
+    work.attempt("function", lambda analysis: use_modules(analysis.steps, analysis.values))
     work.simplify("proved by the weights")
     if batches is not None:
         work.simplify(f"on {len(read)} batches", observes=True)

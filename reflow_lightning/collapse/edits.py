@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 from torch import Tensor, fx, nn
@@ -51,13 +52,11 @@ def tidy(traced: fx.GraphModule) -> None:
     """Remove the steps that nobody uses, and the modules and values that no step uses."""
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
-    used = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
-    for name in [name for name, _ in traced.named_buffers(recurse=False)]:
-        if name not in used:
-            delattr(traced, name)
-    for name in [name for name, _ in traced.named_parameters(recurse=False)]:
-        if name not in used:
-            delattr(traced, name)
+    used = {str(node.target) for node in traced.graph.nodes if node.op in ("get_attr", "call_module")}
+    held = [name for name, _ in (*traced.named_buffers(), *traced.named_parameters(remove_duplicate=False))]
+    for name in held:
+        if used.isdisjoint(accumulate(name.split("."), "{}.{}".format)):  # neither itself nor a module that holds it
+            delattr(*owner(traced, name))
     traced.graph.lint()
     traced.recompile()
 

@@ -51,5 +51,5 @@ def _reason(number: int, pinned_by: str | None, carried: set[int]) -> str:
     if pinned_by is not None:
         return f"tied to {pinned_by}, which is not looked into"
     if number in carried:
-        return "not zero where a convolution pads with zeros"
+        return "not zero where a convolution pads with zeros, or is transposed"
     return "added to channels that vary, or tied to them by a depthwise convolution"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from reflow_lightning.collapse.edits import Row, bypass, label, tidy
 from reflow_lightning.collapse.exactness import Expected
@@ -15,13 +15,14 @@ from reflow_lightning.collapse.facts.removal import MismatchError
 from reflow_lightning.collapse.faults import Faults, summary
 from reflow_lightning.collapse.graph.running import StepFailedError
 from reflow_lightning.collapse.leftovers import leftovers
-from reflow_lightning.collapse.operators.affine import is_weighted
+from reflow_lightning.collapse.operators.affine import is_weighted, width
 from reflow_lightning.collapse.passes.constants import drop_constant_branches
 from reflow_lightning.collapse.passes.merging import fold_batchnorm, merge_layers
 from reflow_lightning.collapse.passes.rectifying import straighten
 from reflow_lightning.collapse.passes.removal import find_removal
 from reflow_lightning.collapse.passes.rewriting import remove_channels
 from reflow_lightning.collapse.report import CollapseReport, attach
+from reflow_lightning.running.compat.torch import ASSERT
 from reflow_lightning.running.copying import dense_copy
 
 Change = Callable[[Analysis], list[Row]]
@@ -47,6 +48,7 @@ class Work:
         self.done: list[Row] = []
         self.faults = Faults()
         self.refused: dict[str, Row | None] = {}
+        self.deviation: float | None = None  # of the network as it is now, if that was measured
         self._observes = False
         self._found = ""
         self._untouched: Analysis | None = None
@@ -57,13 +59,14 @@ class Work:
             return False
         analysis, self._untouched = self._analysis(), None
         analysis.steps.at = None
+        deviation = None
         try:
             rows = change(analysis)
             if not rows:
                 self._untouched = analysis  # what was worked out serves the next step
                 return False
             analysis.traced.recompile()
-            reason = self._objection(analysis.traced)
+            deviation, reason = self._checked(analysis.traced)
         except (MismatchError, StepFailedError) as error:
             reason = _misfit(error)
         except Exception as error:
@@ -73,17 +76,18 @@ class Work:
         if reason is not None:
             self.refused[what] = Row(what, what if what in self.widths else "the whole step", reason)
             return False
-        self.traced = analysis.traced
+        self.traced, self.deviation = analysis.traced, deviation
         self.done += rows
         return True
 
-    def _objection(self, candidate: fx.GraphModule) -> str | None:
-        """Why a network can't take the place of the one that is there, if it can't."""
+    def _checked(self, candidate: fx.GraphModule) -> tuple[float | None, str | None]:
+        """How far a network is from what is expected; and why it can't take the other's place, if it can't."""
         try:
             deviation = self.expected.deviation(candidate)
         except (StepFailedError, ValueError) as error:  # it does not run, or puts out other shapes
-            return _misfit(error)
-        return f"would change an output by {deviation:.1e} of the largest" if deviation > self.tolerance else None
+            return None, _misfit(error)
+        too_far = deviation > self.tolerance
+        return deviation, f"would change an output by {deviation:.1e} of the largest" if too_far else None
 
     def _note(self, error: Exception, analysis: Analysis, what: str) -> None:
         self.faults.note(error, what if analysis.steps.at is None else label(analysis.steps.at))
@@ -133,7 +137,7 @@ class Work:
         refused = [row for row in self.refused.values() if row is not None]
         left += [row._replace(what="channels") if row.what in self.widths else row for row in refused]
         left += self.faults.rows
-        deviation = self.expected.deviation(self.traced)
+        deviation = self.expected.deviation(self.traced) if self.deviation is None else self.deviation
         attach(self.traced, CollapseReport(tuple(removed), tuple(left), deviation))
         return self.traced
 
@@ -141,21 +145,25 @@ class Work:
         """How many channels each layer lost, all rounds together."""
         now = _widths(self.traced)
         return [
-            Row("channels", name, f"{width - now[name]} of {width} were constant, or read by nobody")
-            for name, width in self.widths.items()
-            if now.get(name, width) < width
+            Row("channels", name, f"{before - now[name]} of {before} were constant, or read by nobody")
+            for name, before in self.widths.items()
+            if now.get(name, before) < before
         ]
 
 
 def drop_identities(analysis: Analysis) -> list[Row]:
-    """Remove dropout and other steps that do nothing in eval mode."""
+    """Remove dropout and other steps that do nothing in eval mode, and checks of sizes, which held on the example."""
     nodes = [node for node in analysis.traced.graph.nodes if analysis.steps.name(node) == "identity"]
     nodes = [node for node in nodes if node.args and isinstance(node.args[0], fx.Node)]  # not by name
+    checks = [node for node in analysis.traced.graph.nodes if node.target is ASSERT and node.all_input_nodes]
+    checks = [node for node in checks if not isinstance(analysis.values.get(node.all_input_nodes[0]), Tensor)]
     for node in nodes:
         bypass(node, node.args[0])
-    if nodes:
+    for node in checks:
+        node.graph.erase_node(node)
+    if nodes or checks:
         tidy(analysis.traced)
-    return [Row("identity", label(node), "does nothing in eval mode") for node in nodes]
+    return [Row("identity", label(node), "does nothing in eval mode") for node in (*nodes, *checks)]
 
 
 def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:
@@ -175,4 +183,4 @@ def _copy(traced: fx.GraphModule) -> fx.GraphModule:
 
 
 def _widths(traced: nn.Module) -> dict[str, int]:
-    return {name: len(m.weight) for name, m in traced.named_modules() if is_weighted(m)}
+    return {name: width(m) for name, m in traced.named_modules() if is_weighted(m)}

@@ -14,7 +14,9 @@ from reflow_lightning.cost.memory import measure_memory
 from reflow_lightning.running.arguments import Inputs, as_arguments, first_sample
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.difference import relative_difference
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.own import own
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ _TITLES = {
 }
 
 
+@outside_inference()
 def compare(
     before: nn.Module,
     after: nn.Module,
@@ -150,7 +153,7 @@ def measure_size(model: nn.Module, example_input: Tensor | Inputs) -> Size:
 
 def _output(model: nn.Module, inputs: Inputs) -> Any:
     with isolated_rng(), only_training(model, ()), torch.no_grad():
-        return model(*inputs)
+        return model(*own(inputs))
 
 
 def _channels(module: nn.Module) -> int:

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.layers import layer_of
+from reflow_lightning.cost.counting import Count, ProductCounter
+from reflow_lightning.layers import Computed, layer_of
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
-from reflow_lightning.running.compat.torch import TorchDispatchMode, operator_of
 from reflow_lightning.running.hooks import eager
+from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.processes import warn
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Cost:
         multiply_adds: Of all convolutions and matrix products.
         effective: Of these, what is left without multiplications by a zero weight. No kernel of torch profits from it.
         layers: The layers that have weights.
+        uncounted: Operators that multiply, or may do so, but for which no formula is known; they are in no number.
     """
 
     parameters: int
@@ -55,18 +58,26 @@ class Cost:
     multiply_adds: int
     effective: int
     layers: tuple[LayerCost, ...]
+    uncounted: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
 
 
+@outside_inference()
 def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
-    """Count weights and multiply-adds by running the model once, with torch's own ``FlopCounterMode``.
+    """Count weights and multiply-adds by running the model once, in eval mode.
+
+    A layer's multiply-adds are those with its weights, however they are used and whatever is made of them before. The
+    elements of a weight are taken to multiply equally often, as they do in convolutions, linear layers, recurrent cells
+    and attention. Products between activations belong to no layer. Neither padding nor a mask saves a product.
+
+    It warns of operators that it can't count. A formula for one of your own is registered with
+    ``torch.utils.flop_counter.register_flop_formula``.
 
     Args:
-        model: Any module. The elements of a weight are taken to multiply equally often, as they do in convolutions,
-            linear layers and recurrent cells. Products between activations belong to no layer.
+        model: Any module.
         example_input: One sample, as a batch of one, or a tuple of all positional arguments; moved to the model's
             device.
 
@@ -75,44 +86,29 @@ def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
         >>> measure_cost(model, torch.zeros(1, 1, 8, 8)).multiply_adds
         4864
     """
-    from torch.utils.flop_counter import FlopCounterMode, flop_registry  # here, since it loads triton
-
-    arguments = as_arguments(example_input, device_of(model))
-    counter, by_weight = FlopCounterMode(display=False), _CountByWeight(model, flop_registry)
-    with isolated_rng(), only_training(model, ()), _plain_kernels(), counter, by_weight:
-        model(*arguments)
-    rows = (_layer(name, module, by_weight.counts) for name, module in model.named_modules())
+    model, arguments = ordinary(model), as_arguments(example_input, device_of(model))
+    counter = ProductCounter(model, arguments)
+    with isolated_rng(), only_training(model, ()):
+        with _plain_kernels(), counter.counting():
+            model(*arguments)
+        counts, named = counter.layers, counter.parameters
+        rows = [_layer(name, module, counts[name], named) for name, module in model.named_modules()]
     layers = tuple(row for row in rows if row is not None)
+    uncounted = tuple(counter.uncounted)
+    if uncounted:
+        warn(
+            f"the multiply-adds of {', '.join(uncounted)} are not counted, since no formula is known: register one "
+            "with torch.utils.flop_counter.register_flop_formula, or add them by hand"
+        )
     parameters = list(model.parameters())
-    total = counter.get_total_flops() // 2  # the counter takes a multiply-add for two operations
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         nonzero=sum(int(p.count_nonzero()) for p in parameters),
-        multiply_adds=total,
-        effective=total - sum(layer.multiply_adds - layer.effective for layer in layers),
+        multiply_adds=counter.total,
+        effective=counter.total - sum(layer.multiply_adds - layer.effective for layer in layers),
         layers=layers,
+        uncounted=uncounted,
     )
-
-
-class _CountByWeight(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Multiply-adds by the weight that takes part, found by its memory: a layer may use it without being called."""
-
-    def __init__(self, model: nn.Module, formulas: Mapping[Any, Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.formulas = formulas
-        self.counts = {_memory(p): 0 for p in model.parameters() if p.ndim > 1 and p.numel()}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = self.formulas.get(operator_of(func))
-        weight = next((m for m in map(_memory, args) if m in self.counts), None) if formula else None
-        if formula is not None and weight is not None:
-            self.counts[weight] += formula(*args, **(kwargs or {}), out_val=out) // 2
-        return out
-
-
-def _memory(value: Any) -> int | None:
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 @contextmanager
@@ -120,18 +116,27 @@ def _plain_kernels() -> Iterator[None]:
     """Without the fused kernels of attention and recurrent layers, which hide their matrix products."""
     with eager(), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore", UserWarning)  # about TF32, which the first of these touches too
+        torch.clear_autocast_cache()  # copies of weights that were not seen to be made
         with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
             yield
 
 
-def _layer(name: str, module: nn.Module, counts: Mapping[int | None, int]) -> LayerCost | None:
+def _layer(name: str, module: nn.Module, count: Count, parameters: Mapping[str, nn.Parameter]) -> LayerCost | None:
     """The cost of a module's own weights, unless it has none that multiply."""
     known = layer_of.known(module, name)
-    named = set() if known is None else {weight.name for weight in known.weights}
-    weights = [p for own, p in module.named_parameters(recurse=False) if own in named or counts.get(_memory(p), 0)]
+    own = [] if known is None else [getattr(module, weight.name, None) for weight in known.weights]
+    weights = {id(weight): weight for weight in own if isinstance(weight, Tensor)}
+    computed = (Computed.of(module, weight.name) for weight in (known.weights if known is not None else ()))
+    stored = {id(found.stored) for found in computed if found is not None}  # by its norm the weight counts, not itself
+    weights |= {id(parameters[used]): parameters[used] for used in count.names if id(parameters[used]) not in stored}
+    if not weights:  # of an unknown layer, what it multiplies was made of these
+        weights = {id(parameters[origin]): parameters[origin] for origin in count.origins}
     if not weights:
         return None
-    done = [counts.get(_memory(p), 0) for p in weights]
-    nonzero = [int(p.count_nonzero()) for p in weights]
-    effective = sum(count * kept // p.numel() for p, count, kept in zip(weights, done, nonzero, strict=True) if kept)
-    return LayerCost(name, sum(p.numel() for p in weights), sum(nonzero), sum(done), effective)
+    return LayerCost(
+        name=name,
+        weights=sum(weight.numel() for weight in weights.values()),
+        nonzero=sum(int(weight.count_nonzero()) for weight in weights.values()),
+        multiply_adds=count.multiply_adds,
+        effective=count.effective,
+    )

@@ -17,6 +17,7 @@ from reflow_lightning.running.arguments import Inputs, as_arguments, doubled, ma
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.files import write_whole
+from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 LARGEST_DIFFERENCE = 1e-4
@@ -25,6 +26,7 @@ LARGEST_DIFFERENCE = 1e-4
 _HINT = "ONNX needs further packages: python -m pip install 'reflow-lightning[onnx]'"
 
 
+@outside_inference()
 def save_program(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> None:
     """Save what a network computes in eval mode, as `torch.export.save` does; by custom, the file ends with ``.pt2``.
 
@@ -54,6 +56,7 @@ def save_program(model: nn.Module, example_input: Tensor | Inputs, path: str | P
     write_whole(Path(path), buffer.getbuffer())
 
 
+@outside_inference()
 def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> None:
     """Save what a network computes in eval mode as ONNX.
 
@@ -82,6 +85,7 @@ def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pa
         program.save(str(path))
 
 
+@outside_inference()
 def check_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> float:
     """Run an ONNX file in onnxruntime, on the CPU, and compare with the network that it was made of.
 
@@ -129,7 +133,7 @@ def export_program(model: nn.Module, example_input: Tensor | Inputs) -> Exported
         example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
             Samples are in the first tensor and in all that are as long as it; what is no tensor is fixed.
     """
-    inputs = as_arguments(example_input, device_of(model))
+    model, inputs = ordinary(model), as_arguments(example_input, device_of(model))
     several = doubled(inputs)  # of one sample torch takes the 1 for fixed; and it writes on these tensors
     free = map_samples(lambda _: {0: Dim.DYNAMIC}, inputs, otherwise=lambda _: None)
     with isolated_rng(), only_training(model, ()), torch.no_grad():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.running.arguments import Inputs, as_arguments, batch_size
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 LEAST_SECONDS = 0.01
@@ -56,6 +57,7 @@ class Latency:
         )
 
 
+@outside_inference()
 def measure_latency(
     before: nn.Module,
     after: nn.Module,
@@ -104,6 +106,7 @@ def measure_latency(
     )
 
 
+@outside_inference()
 def paired_latency(
     models: Mapping[str, nn.Module], example_input: Tensor | Inputs, *, rounds: int = 30, warmup: int = 3
 ) -> dict[str, tuple[float, ...]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import weakref
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reflow_lightning.running.arguments import Inputs, as_arguments
 from reflow_lightning.running.batches import device_of
-from reflow_lightning.running.compat.torch import TorchDispatchMode, tree_leaves
 from reflow_lightning.running.hooks import eager
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.live import LiveTensors
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Memory:
         return asdict(self)
 
 
+@outside_inference()
 def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
     """Measure the memory of a forward pass in eval mode and without gradients, and what the network itself takes.
 
@@ -68,7 +68,7 @@ def _peak(model: nn.Module, inputs: Inputs) -> int:
     with isolated_rng(), only_training(model, ()), torch.no_grad(), eager():
         if device.type == "cuda":
             return _peak_of_allocator(model, inputs, device)
-        live = _LiveTensors()
+        live = LiveTensors()
         with live:
             model(*inputs)
         return live.peak
@@ -80,32 +80,3 @@ def _peak_of_allocator(model: nn.Module, inputs: Inputs, device: torch.device) -
     before = torch.cuda.memory_allocated(device)
     model(*inputs)
     return int(torch.cuda.max_memory_allocated(device) - before)
-
-
-class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the memory that operators have made and that is still in use, and the most there ever were."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._known.update(_storages((args, kwargs)))  # not made here: parameters, the input
-        out = func(*args, **(kwargs or {}))
-        for storage in _storages(out):
-            if storage not in self._known:
-                self._known.add(storage)
-                self._count(storage.nbytes())
-                weakref.finalize(storage, self._count, -storage.nbytes())
-        return out
-
-    def _count(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    """The memory behind tensors; views share theirs."""
-    tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor) and value.layout == torch.strided)
-    return [tensor.untyped_storage() for tensor in tensors]

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn, optim
+from torch.utils.hooks import RemovableHandle
 
 from reflow_lightning.pruning import Masks
 from reflow_lightning.pruning.keeping import ZeroKeeper
+from reflow_lightning.running.hooks import before_saving
 from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.sharding import reshard
 
@@ -32,10 +34,14 @@ class BoundMasks:
         self.masks: Masks | None = None
         self._keeper = ZeroKeeper()
         self._model: weakref.ref[nn.Module] | None = None
+        self._saving: RemovableHandle | None = None
+        self._is_from_elsewhere = False
 
     def may_be_of(self, model: nn.Module) -> bool:
         """Whether the masks may belong to this model: they belong to no other."""
-        return self._model is None or self._model() is model
+        if self._model is not None:
+            return self._model() is model
+        return not self._is_from_elsewhere or self._is_pruned(model)
 
     def adopt(self, model: nn.Module) -> bool:
         """Take the masks to belong to this model, unless they belong to another, and then forget them.
@@ -46,12 +52,24 @@ class BoundMasks:
         same = self.may_be_of(model)
         if not same:
             self.masks = None
-        self._model = weakref.ref(model)
+        self._model, self._is_from_elsewhere = weakref.ref(model), False
         return same
 
     def load(self, masks: Masks | None) -> None:
         """Take masks of a checkpoint; whatever model comes next is the one that they are of."""
-        self.masks, self._model = masks, None
+        self.masks, self._model, self._is_from_elsewhere = masks, None, False
+
+    def bring(self, masks: Masks | None) -> None:
+        """Take masks of another process. The next model is theirs if its weights are zero where they prune."""
+        self.masks, self._model, self._is_from_elsewhere = masks, None, True
+
+    def _is_pruned(self, model: nn.Module) -> bool:
+        """Whether a model has the zeros of the masks."""
+        try:
+            held = [] if self.masks is None else self.masks.local(model)
+        except ValueError:
+            return False
+        return not any(bool(values[~mask].any()) for values, mask in held)
 
     def apply(self, models: Iterable[nn.Module]) -> None:
         """Set the zeros in the model and in copies of it."""
@@ -76,25 +94,55 @@ class BoundMasks:
 
     def follow(self, model: nn.Module) -> None:
         """Keep to the masks where a parameter was replaced since, as by a new layer under the old name."""
-        if self.masks is not None:
+        if self.masks is not None and self._keeper.is_holding:
             reshard(model)
             if not self._keeper.is_bound(model, self.masks):
                 warn("parameters that Reflow has pruned were replaced: the new ones get the same zeros")
                 self.masks.apply(model)
                 self.bind(model)
 
-    def watch(self, optimizers: Iterable[optim.Optimizer]) -> None:
-        """Set the zeros again after every step of these optimizers."""
-        self._keeper.watch(optimizers)
+    def watch(self, model: nn.Module) -> None:
+        """Set the zeros again after every step of any optimizer, and before each ``state_dict()`` of the model."""
+        self._stop_watching()
+        self._saving = before_saving(model, self._before_saving)
+        self._keeper.watch()
+
+    def put_back(self) -> list[str]:
+        """Set the zeros again where something else may have moved them; see `ZeroKeeper.put_back`."""
+        return self._keeper.put_back()
+
+    def put_all_back(self) -> list[str]:
+        """Set all zeros again; see `ZeroKeeper.put_all_back`."""
+        return self._keeper.put_all_back()
 
     def mask_gradients(self) -> None:
         """Set the gradients of pruned weights to zero."""
         self._keeper.mask_gradients()
 
+    def let_moments(self, optimizer: optim.Optimizer) -> None:
+        """Leave the gradients of a step as they are; see `ZeroKeeper.let_moments`."""
+        self._keeper.let_moments(optimizer)
+
+    def forget_let_moments(self) -> None:
+        """Set to zero what came of that in the optimizers' states."""
+        self._keeper.forget_let_moments()
+
     def release(self) -> None:
         """Let go of the optimizers and of the model's parameters."""
+        self._stop_watching()
+        self._keeper.forget_let_moments()
         self._keeper.release()
+
+    def _before_saving(self) -> None:
+        model = self._model() if self._model is not None else None
+        if model is not None and self.masks is not None and self._keeper.is_bound(model, self.masks):
+            self._keeper.set_zeros()
+
+    def _stop_watching(self) -> None:
+        if self._saving is not None:
+            self._saving.remove()
+            self._saving = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What may be copied or sent to another process: not what is bound to this one."""
-        return self.__dict__ | {"_model": None, "_keeper": ZeroKeeper()}
+        return self.__dict__ | {"_model": None, "_saving": None}

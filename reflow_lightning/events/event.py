@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from reflow_lightning.calibration import (
     Calibration,
@@ -18,20 +18,22 @@ from reflow_lightning.calibration import (
     calibrate,
     check_drift,
     needs_reference,
-    resolve_repair,
     warn_of_drift,
 )
 from reflow_lightning.calibration.drift.check import is_trained
-from reflow_lightning.calibration.repair import between_prunings
+from reflow_lightning.calibration.repair import leaves_undo_to_caller, undone_by_caller
+from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
-from reflow_lightning.events.record import PruneEvent
-from reflow_lightning.pruning import Choice, Masks, choose
+from reflow_lightning.events.record import PruneEvent, PruneStep
+from reflow_lightning.events.steps import Step, choose_step, steps_of
+from reflow_lightning.pruning import Choice, Masks, check_model
+from reflow_lightning.pruning.refilled import zero_again
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
-from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import gather, share, together, world_size
-from reflow_lightning.running.sharding import is_sharded, reshard, sharded_modules
+from reflow_lightning.running.processes import share, together, warn
+from reflow_lightning.running.sharding import reshard, sharded_modules
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
+from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import Profile
 
 _DRIFT_BATCHES = 10
@@ -51,14 +53,22 @@ def prune_and_repair(
     Returns:
         What was done, and the masks.
     """
+    begun = time.perf_counter()
     reshard(model)
     with together("preparing to prune"):
         prepared = _prepare(model, sparsity, plan, previous)
-    choice, repair, profile, seconds = prepared.choice, prepared.repair, prepared.profile, {"prune": prepared.seconds}
+    repairs, reference, profile = [step.repair for step in prepared.steps], prepared.reference, prepared.profile
 
     def reached(stage: str) -> None:
+        nonlocal profile
         if profile is not None:
-            profile.measure(model, stage)
+            try:
+                profile.measure(model, stage)
+            except NothingToMeasureError as reason:
+                profile = None
+                warn(
+                    f"the signal of the {stage} network can't be measured: {reason}; monitor=False asks for none of it"
+                )
         with together(f"a listener to the {stage} network"):
             for listener in plan.listeners:
                 try:
@@ -66,30 +76,54 @@ def prune_and_repair(
                 finally:
                     reshard(model)  # it may have run the network
 
-    with ExitStack() as undo:  # what is pushed is called, the last first, unless everything succeeds
-        undo.callback(_remember(model))
+    with ExitStack() as undo:  # what is pushed is called, the last first, unless everything succeeds and stays
+        undo.callback(_remember(model, reference, repairs))
         reached("dense")
-        start = time.perf_counter()
-        choice.apply(model)
-        seconds["prune"] += time.perf_counter() - start
-        reached("pruned")
-        start = time.perf_counter()
-        with together("the repair"):
-            calibration = _repair(model, repair, prepared.reference, plan)
-            undo.callback(calibration.undo)
-        seconds["repair"] = time.perf_counter() - start
+        choice, record = prepared.choice, []
+        done: list[tuple[Choice, Repair]] = []
+        for number, step in enumerate(prepared.steps):
+            start = time.perf_counter()
+            if number:
+                choice = choose_step(model, step, plan, choice.masks)
+            choice.apply(model)
+            pruned = time.perf_counter() - start + (0 if number else prepared.seconds)
+            if step.is_last:
+                reached("pruned")
+            start = time.perf_counter()
+            with together("the repair"):
+                calibration = _repair(model, step.repair, reference, plan)
+                zero_again(model, choice.masks, step.repair)
+            record.append(PruneStep(choice.masks.sparsity, pruned, time.perf_counter() - start))
+            done += [(choice, step.repair)] if plan.averages else []
         reached("repaired")
         for average in plan.averages:
-            undo.callback(_remember(average))
+            of_average = None if reference is None else dense_copy(average)
+            undo.callback(_remember(average, of_average, repairs))
             with together("the repair of the averaged weights"):
-                reference = None if prepared.reference is None else dense_copy(average)
-                choice.apply(average)
-                undo.callback(_repair(average, repair, reference, plan).undo)
+                for chosen, repair in done:
+                    chosen.apply(average)
+                    _repair(average, repair, of_average, plan)
+                    zero_again(average, chosen.masks, repair)
         with together("the end of the event"):
             plan.finish(choice.masks)
-        masks, signal = choice.masks, {} if profile is None else profile.reports
-        event = PruneEvent(plan.step, masks.sparsity, masks.sparsities, calibration, seconds, signal)
-        undo.pop_all()
+        masks, signal = choice.masks, {} if prepared.profile is None else prepared.profile.reports
+        seconds = {
+            "prune": sum(step.prune for step in record),
+            "repair": sum(step.repair for step in record),
+            "total": time.perf_counter() - begun,
+        }
+        event = PruneEvent(
+            plan.step,
+            masks.sparsity,
+            masks.sparsities,
+            calibration,
+            seconds,
+            masks.coverage(model),
+            signal,
+            tuple(record),
+        )
+        if plan.stays:
+            undo.pop_all()
     return event, masks
 
 
@@ -98,15 +132,15 @@ class _Prepared:
     """What is known before anything is changed.
 
     Attributes:
-        choice: Which weights go.
-        repair: The repair, as this event does it.
-        reference: A copy of the dense model, if the repair compares with it.
+        steps: The prunings that lead to the sparsity.
+        choice: Which weights go in the first of them.
+        reference: A copy of the dense model, if a repair compares with it.
         profile: Measures the signal, if that is wanted.
         seconds: Time taken to choose.
     """
 
+    steps: list[Step]
     choice: Choice
-    repair: Repair
     reference: nn.Module | None
     profile: Profile | None
     seconds: float
@@ -115,26 +149,17 @@ class _Prepared:
 def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | None) -> _Prepared:
     """Choose the weights, look for a drift, read the batches to measure on, and copy the dense model."""
     start = time.perf_counter()
-    with isolated_rng(seed=plan.step):  # the same on all ranks, for a criterion that draws
-        choice = choose(
-            model,
-            sparsity,
-            plan.spec,
-            previous=previous,
-            batches=Again(plan.drawn),
-            max_batches=plan.limit,
-            forward=plan.forward,
-            progress=plan.progress,
-        )
-    _check_agreement(choice.masks)
+    selected = check_model(model, sparsity, plan.spec)
+    if previous is not None:
+        previous = _with_new(previous, selected)
+    steps = steps_of(model, sparsity, plan, 0.0 if previous is None else previous.sparsity)
+    choice = choose_step(model, steps[0], plan, previous)
     seconds = time.perf_counter() - start
 
-    repair = resolve_repair(plan.repair)
-    if not plan.is_last:
-        repair = between_prunings(repair, model)
-    compares = needs_reference(repair, model) and not sharded_modules(model)  # those it refuses
+    repairs = [step.repair for step in steps]
+    compares = any(needs_reference(repair, model) for repair in repairs) and not sharded_modules(model)  # refused there
     is_dense = previous is None
-    if is_dense and plan.foreign and not isinstance(repair, NoRepair) and is_trained(model):
+    if is_dense and plan.foreign and not isinstance(repairs[-1], NoRepair) and is_trained(model):
         with plan.isolated():
             limit = at_most(plan.limit, share(_DRIFT_BATCHES))
             warn_of_drift(check_drift(model, Again(plan.batches), plan.forward, limit))
@@ -142,28 +167,26 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
     profile = None
     if plan.profile is not None:
         with plan.isolated():
-            profile = Profile(islice(plan.batches(), plan.profile), plan.forward)
+            profile = Profile(plan.profiled(), plan.forward, plan.metrics)
 
-    return _Prepared(choice, repair, dense_copy(model) if compares else None, profile, seconds)
-
-
-def _check_agreement(masks: Masks) -> None:
-    """Check that all processes chose the same weights; those that are spread over them are chosen together anyway."""
-    if world_size() == 1 or any(map(is_sharded, masks.values())):
-        return
-    if len(set(gather(masks.state_dict()["checksum"]))) > 1:
-        raise ValueError(
-            "the processes chose different weights: give all of them the same arguments and weights, and let a "
-            "criterion of your own return the same scores on all"
-        )
+    return _Prepared(steps, choice, dense_copy(model) if compares else None, profile, seconds)
 
 
-def _remember(model: nn.Module) -> Callable[[], None]:
+def _with_new(masks: Masks, selected: Mapping[str, Tensor]) -> Masks:
+    """Masks that keep all weights of what was not selected before, such as a layer that was frozen until now."""
+    new = {name: torch.ones_like(w, dtype=torch.bool) for name, w in selected.items() if name not in masks}
+    return Masks(dict(masks) | new) if new else masks
+
+
+def _remember(model: nn.Module, reference: nn.Module | None, repairs: Sequence[Repair]) -> Callable[[], None]:
     """A function that puts back all values and the training flags.
 
-    A repair undoes itself if it raises, but Ctrl-C may come when it has just returned, or undoes itself.
+    There is one copy of the weights at most: a repair of this package writes nothing into the dense network, whose
+    parameters are the values of before then.
     """
-    before = Snapshots([TrainingFlags(model.modules()), Snapshot([model])])
+    shares = reference is not None and all(map(leaves_undo_to_caller, repairs))
+    values = Snapshot.beside(reference, model) if shares and reference is not None else Snapshot([model])
+    before = Snapshots([TrainingFlags(model.modules()), values])
 
     def restore() -> None:
         reshard(model)  # as it was when the values were taken
@@ -173,8 +196,8 @@ def _remember(model: nn.Module) -> Callable[[], None]:
 
 
 def _repair(model: nn.Module, repair: Repair, reference: nn.Module | None, plan: Plan) -> Calibration:
-    """Repair a pruned model; it is unchanged if that raises."""
-    with plan.isolated(), warnings.catch_warnings():
+    """Repair a pruned model, whose values the event puts back if that raises."""
+    with plan.isolated(), undone_by_caller(), leaving(plan.untouched), warnings.catch_warnings():
         # the copy is our own: where no weight was pruned this time, both are equal
         warnings.filterwarnings("ignore", message="reference has all the weights of the model")
         return calibrate(

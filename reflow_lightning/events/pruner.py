@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,12 +14,16 @@ from reflow_lightning.events.binding import BoundMasks
 from reflow_lightning.events.event import prune_and_repair
 from reflow_lightning.events.plan import Listener, Plan
 from reflow_lightning.events.record import PruneEvent
-from reflow_lightning.pruning import Allocation, Criterion, DataAllocation, DataCriterion, Masks, check_model
+from reflow_lightning.pruning import AnyAllocation, AnyCriterion, Masks, check_model
 from reflow_lightning.pruning.spec import PruneSpec
+from reflow_lightning.pruning.stepwise import check_steps
+from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Limit, at_most, check_limit
 from reflow_lightning.running.describing import as_call
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.names import Patterns
+from reflow_lightning.running.saying import saying_once
+from reflow_lightning.signal.metrics import VARIANCE
 
 PROFILE_BATCHES = 4
 
@@ -28,12 +33,15 @@ class Pruner:
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
-        criterion: See `reflow_lightning.prune`, as for the next five. One that needs data reads the batches.
+        criterion: See `reflow_lightning.prune`, as for the next six. One that needs data reads the batches.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``.
         min_kept: Least share of all weights that each layer keeps.
         include: Glob patterns on parameter names.
         exclude: Glob patterns on parameter names.
+        tied: See `reflow_lightning.prune`.
+        steps: So many prunings lead to the sparsity at one moment, each with the repair. In each the same share of what
+            is left goes; to a pattern such as 2:4 they lead over 3:4.
         repair: See `reflow_lightning.calibrate`.
         calibration_batches: At most so many batches; ``"auto"``: until their statistics are precise enough.
         monitor: Measure the signal of the dense, the pruned and the repaired network.
@@ -45,7 +53,9 @@ class Pruner:
         events: What each prune event of this process did; only the last can be undone.
         listeners: Functions ``(stage, module)``, called while the network is ``"dense"``, ``"pruned"`` and
             ``"repaired"``.
+        between: What is measured in an event of a training that others follow; see `measure_signal`.
         bound: The masks, and what keeps their zeros in a training.
+        said: What was warned of, and is not warned of again; a training begins with nothing.
 
     Raises:
         ValueError: For arguments out of range.
@@ -59,16 +69,18 @@ class Pruner:
         self,
         sparsity: float,
         *,
-        criterion: str | Criterion | DataCriterion = "magnitude",
-        allocation: str | Allocation | DataAllocation = "global",
+        criterion: AnyCriterion = "magnitude",
+        allocation: AnyAllocation = "global",
         pattern: str | None = None,
         min_kept: float = 0.0,
         include: Patterns = ("*",),
         exclude: Patterns = (),
+        tied: Mapping[str, str] | None = None,
+        steps: int = 1,
         repair: AnyRepair = "auto",
         calibration_batches: Limit = 50,
         monitor: bool = True,
-        forward: Forward | None = None,
+        forward: AnyForward | None = None,
         seed: int = 0,
     ) -> None:
         self.spec = PruneSpec(
@@ -78,13 +90,17 @@ class Pruner:
             min_kept=min_kept,
             include=include,
             exclude=exclude,
+            tied=tied,
         )
         self.spec.check_sparsity(sparsity)
+        check_steps(steps)
         resolve_repair(repair)
+        as_forward(forward)
         check_limit("calibration_batches", calibration_batches)
         if not isinstance(monitor, bool):
             raise ValueError(f"monitor={monitor!r} must be True or False")
         self.sparsity = sparsity
+        self.steps = steps
         self.repair = repair
         self.calibration_batches = calibration_batches
         self.monitor = monitor
@@ -92,7 +108,9 @@ class Pruner:
         self.seed = seed
         self.events: list[PruneEvent] = []
         self.listeners: list[Listener] = []
+        self.between: Sequence[str] = VARIANCE
         self.bound = BoundMasks()
+        self.said: set[str] = set()
 
     @property
     def masks(self) -> Masks | None:
@@ -135,30 +153,58 @@ class Pruner:
             self.spec,
             self.repair,
             batches,
-            self.forward or default_forward,
+            as_forward(self.forward),
             self.calibration_batches,
+            steps=self.steps,
             profile=at_most(self.calibration_batches, PROFILE_BATCHES) if self.monitor else None,
+            between=self.between,
             seed=self.seed,
             listeners=self.listeners,
         )
 
+    @outside_inference()
     def carry_out(self, model: nn.Module, sparsity: float, plan: Plan) -> PruneEvent:
         """Prune and repair a model by a plan, which may say more than the arguments; see `apply`."""
-        previous = self.masks if self.bound.may_be_of(model) else None
-        event, masks = prune_and_repair(model, sparsity, plan, previous)
+        same = self.bound.may_be_of(model)
+        previous = self.masks if same else None
+        if not same:
+            self.said.clear()
+        with saying_once(self.said):
+            event, masks = prune_and_repair(model, sparsity, plan, previous)
         self.bound.adopt(model)
         self.masks = masks
         self.settle()
         self.events.append(event)
         return event
 
-    def check(self, model: nn.Module) -> None:
+    @outside_inference()
+    def rehearse(self, model: nn.Module, sparsity: float, plan: Plan) -> PruneEvent:
+        """Do all that is done in an event, and put everything back; see `carry_out`.
+
+        Example:
+            >>> import torch
+            >>> model, pruner = nn.Linear(4, 4), Pruner(0.5)
+            >>> event = pruner.rehearse(model, 0.5, pruner.plan(lambda: [torch.randn(8, 4)]))
+            >>> event.sparsity, bool((model.weight == 0).any()), pruner.masks
+            (0.5, False, None)
+        """
+        previous = self.masks if self.bound.may_be_of(model) else None
+        with saying_once(self.said):
+            event, _ = prune_and_repair(model, sparsity, replace(plan, stays=False), previous)
+        return event.settled()
+
+    def check(self, model: nn.Module, spec: PruneSpec | None = None) -> None:
         """Check the arguments against a model; nothing is changed.
+
+        Args:
+            model: Any module.
+            spec: In the place of its own.
 
         Raises:
             ValueError: If they do not fit it.
         """
-        check_model(model, self.sparsity, self.spec)
+        with saying_once(self.said):
+            check_model(model, self.sparsity, spec or self.spec)
         check_repair(model, self.repair)
 
     def settle(self) -> None:
@@ -166,9 +212,13 @@ class Pruner:
         if self.events:
             self.events[-1] = self.events[-1].settled()
 
+    def settled_events(self) -> list[PruneEvent]:
+        """The events as mere records, which can be copied and sent to another process."""
+        return [event.settled() for event in self.events]
+
     def __repr__(self) -> str:
         return as_call(type(self), vars(self.spec) | vars(self))
 
     def __getstate__(self) -> dict[str, Any]:
         """What may be copied or sent to another process: not what is bound to this one."""
-        return self.__dict__ | {"events": [event.settled() for event in self.events]}
+        return self.__dict__ | {"events": self.settled_events()}

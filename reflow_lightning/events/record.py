@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from reflow_lightning.calibration import Calibration
+from reflow_lightning.pruning import Coverage
 from reflow_lightning.signal import SignalReport
+
+
+class PruneStep(NamedTuple):
+    """One of several prunings at a moment.
+
+    Attributes:
+        sparsity: Share of the selected weights that are pruned since.
+        prune: Seconds to choose the weights.
+        repair: Seconds of the repair.
+    """
+
+    sparsity: float
+    prune: float
+    repair: float
 
 
 @dataclass(frozen=True)
@@ -18,8 +34,10 @@ class PruneEvent:
         sparsity: Share of the selected weights that are pruned since.
         sparsities: The same by parameter name.
         calibration: What the repair did.
-        seconds: Time taken, by ``"prune"`` and ``"repair"``.
+        coverage: What is pruned of all matrices of the model, and which were left.
+        seconds: Time taken, by ``"prune"`` and ``"repair"``, and in ``"total"``, with measuring and copying.
         signal: The signal of the dense, the pruned and the repaired network, if it was measured.
+        steps: The prunings that it consists of.
     """
 
     step: int
@@ -27,7 +45,9 @@ class PruneEvent:
     sparsities: Mapping[str, float] = field(repr=False)
     calibration: Calibration
     seconds: Mapping[str, float]
+    coverage: Coverage
     signal: Mapping[str, SignalReport] = field(default_factory=dict, repr=False)
+    steps: tuple[PruneStep, ...] = ()
 
     def settled(self) -> PruneEvent:
         """The same record, which can't be undone and holds nothing of the model."""

@@ -20,7 +20,7 @@ from reflow_lightning.callbacks import Reflow
 from reflow_lightning.cost.cost import Cost, measure_cost
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.collapsing import collapse_network
-from reflow_lightning.experiments.extensions import import_extensions
+from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.pruning import select
@@ -46,7 +46,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
-    import_extensions(cfg.extensions)
+    load_extensions(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
@@ -80,6 +80,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         **tested,
         "validation": _validation(cfg, tester, module, data),
         "sparsity": list(tested["stages"].values())[-1]["sparsity"],
+        "coverage": event.coverage.to_dict(),
         "rounds": [asdict(row) for row in reflow.rounds],
         "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
         "cost": cost_of(module, data).to_dict(),
@@ -183,10 +184,10 @@ def measure_stages(
 ) -> dict[str, Any]:
     """Test every recorded state: its metric by name, and its step, metric and sparsity under ``stages``."""
     tested: dict[str, Any] = {"stages": {}}
+    weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
     for stage, state in stages.states.items():
         module.load_state_dict(state)
         metrics = tester.test(module, datamodule=data, verbose=False)[0]
-        weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         if f"test/{cfg.metric}" not in metrics:
             known = ", ".join(name.removeprefix("test/") for name in metrics)

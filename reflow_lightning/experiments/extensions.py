@@ -8,6 +8,34 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from reflow_lightning.running.registry import UnknownNameError
+
+
+def load_extensions(cfg: DictConfig) -> None:
+    """Import the extensions of a configuration and check that they complete it, before anything is loaded or trained.
+
+    Args:
+        cfg: Its ``reflow`` is made once on trial.
+
+    Raises:
+        ValueError: If there is no such file or module, or a name is still unknown.
+        InstantiationException: If another argument is wrong.
+    """
+    import_extensions(cfg.extensions)
+    try:
+        instantiate(cfg.reflow)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if not isinstance(cause, UnknownNameError):
+            raise
+        raise ValueError(f"{cause}; one of your own is known if extensions=[mine.py] names its file") from error
+
 
 def import_extensions(names: Iterable[str]) -> None:
     """Import modules, or files, that register criteria, repairs, allocations and kinds of layer.

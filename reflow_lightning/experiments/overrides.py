@@ -9,13 +9,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from reflow_lightning.experiments.registered import KINDS, registered
 from reflow_lightning.running.names import nearest
 
-_CONF = "reflow_lightning.conf"
+CONF = "reflow_lightning.conf"
+"""The package with the configurations."""
 _NOT_IN = {"search": ("sparsity", "reflow.sparsity", "schedule", "finetune_epochs")}  # keys without a meaning there
 _ELSEWHERE = {  # arguments after which keys and groups may come from elsewhere, or are none
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
@@ -32,7 +34,7 @@ def config_groups() -> dict[str, list[str]]:
     """
     return {
         folder.name: sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
-        for folder in files(_CONF).iterdir()
+        for folder in files(CONF).iterdir()
         if folder.is_dir() and not folder.name.startswith("_")
     }
 
@@ -48,6 +50,12 @@ def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _keys(value, f"{name}.")
 
 
+def _looks_elsewhere(argument: str) -> bool:
+    """Also ``--config-dir=mine``, and ``--config-d``, since an option may be cut short."""
+    name = argument.partition("=")[0]
+    return name in _ELSEWHERE or (name.startswith("--") and any(option.startswith(name) for option in _ELSEWHERE))
+
+
 def _choices(override: Override) -> list[str]:
     value = override.value()
     if isinstance(value, ChoiceSweep):
@@ -56,7 +64,7 @@ def _choices(override: Override) -> list[str]:
 
 
 def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
-    """What is wrong with the overrides among the arguments: unknown keys or choices, words for numbers, no plugin.
+    """What is wrong with overrides among the arguments: unknown keys, choices or names, words for numbers, no plugin.
 
     Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
 
@@ -68,13 +76,15 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         >>> complaints(["sparcity=0.9"])
         ["'sparcity' is no key; nearest: sparsity, reflow.sparsity; a new one needs a plus: +sparcity=..."]
     """
-    if any(argument in _ELSEWHERE for argument in arguments):
+    if any(map(_looks_elsewhere, arguments)):
         return []
     texts = [text for text in arguments if "=" in text and not text.startswith("-")]
     try:
         overrides = [o for o in OverridesParser.create().parse_overrides(texts) if not (o.is_add() or o.is_delete())]
     except HydraException:
         return []  # Hydra says itself what it can't parse
+    if not overrides:
+        return []
     groups = config_groups()
     chosen = {o.key_or_group: _choices(o) for o in overrides if o.key_or_group in groups}
     found = [
@@ -87,7 +97,7 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         return found
     selected = [f"{group}={choices[0]}" for group, choices in chosen.items() if choices]
     try:
-        with initialize_config_module(_CONF, version_base="1.3"):
+        with initialize_config_module(CONF, version_base="1.3"):
             cfg = compose(config, overrides=selected)
     except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
         return [f'{error.missing_cfg_file} is not installed; remedy: pip install "reflow-lightning[sweep]"']
@@ -99,7 +109,10 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         if name not in keys and name.split(".")[0].split("/")[0] != "hydra"
     ]
     idle = [f"{name}= has no meaning in a {config}: leave it out" for name in names if name in _NOT_IN.get(config, ())]
-    return unknown or idle or _no_numbers(keys, overrides)
+    if unknown or idle:
+        return unknown or idle
+    extended = cfg.extensions or any("extensions" in text or "_target_" in text for text in texts)
+    return _no_numbers(keys, overrides) + ([] if extended else _unregistered(overrides))
 
 
 _WORDS = {"reflow.calibration_batches": ("auto",)}  # that stand for a number
@@ -119,6 +132,30 @@ def _no_numbers(defaults: Mapping[str, Any], overrides: Sequence[Override]) -> l
         for choice in _choices(o)
         if choice not in ("None", *_WORDS.get(o.key_or_group, ())) and "${" not in choice and not _is_number(choice)
     ]
+
+
+def _unregistered(overrides: Sequence[Override]) -> list[str]:
+    """Names of criteria, allocations and repairs that the package has not; nothing of a user's may register them."""
+    return [
+        f"{o.key_or_group}={name} is unknown{nearest(name, names)}; there are {', '.join(names)}; "
+        "one of your own is known if extensions=[mine.py] names its file"
+        for o in overrides
+        if (kind := o.key_or_group.removeprefix("reflow.")) in KINDS
+        for names in [registered(kind)]
+        for name in _texts(o.value())
+        if name not in names and "${" not in name
+    ]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in a value: itself, or those of a list, or those to choose from."""
+    if isinstance(value, QuotedString):
+        value = value.text
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, ChoiceSweep)):
+        for one in value if isinstance(value, list) else value.list:
+            yield from _texts(one)
 
 
 def _is_number(text: str) -> bool:

@@ -40,6 +40,12 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     write_whole(folder / "report.json", text.encode())
 
 
+def cause_of(error: Exception) -> Exception:
+    """What went wrong, without where in the configuration Hydra found it."""
+    wrapped = isinstance(error, InstantiationException) and error.__cause__
+    return cast("Exception", error.__cause__) if wrapped else error
+
+
 def describe_error(error: Exception) -> str:
     """What made a run fail, as a text.
 
@@ -47,8 +53,7 @@ def describe_error(error: Exception) -> str:
         >>> describe_error(ValueError("sparsity=2 is outside [0, 1)"))
         'ValueError: sparsity=2 is outside [0, 1)'
     """
-    if isinstance(error, InstantiationException) and error.__cause__:
-        error = cast("Exception", error.__cause__)  # Hydra only adds where in the configuration it was
+    error = cause_of(error)
     return f"{type(error).__name__}: {error}".strip()
 
 

@@ -27,7 +27,7 @@ from reflow_lightning.experiments.experiment import (
     save_pruned,
     trains,
 )
-from reflow_lightning.experiments.extensions import import_extensions
+from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.search_plot import plot_search
 from reflow_lightning.experiments.stages import Stages, copy_state
@@ -48,7 +48,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         ValueError: If an argument is out of range, or the data have no validation.
     """
     start = time.perf_counter()
-    import_extensions(cfg.extensions)
+    load_extensions(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     tester = make_trainer(cfg, logger=False, callbacks=[])
@@ -131,6 +131,7 @@ def _find(
         max_drop=cfg.max_drop,
         tolerance=cfg.tolerance,
         **vars(pruner.spec),
+        steps=pruner.steps,
         repair=pruner.repair,
         max_batches=pruner.calibration_batches,
         forward=pruner.forward,

@@ -21,6 +21,7 @@ from reflow_lightning.layers.layer import (
     writable,
     writable_of,
 )
+from reflow_lightning.layers.padding import unmasked
 from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.hooks import Call
 
@@ -63,9 +64,16 @@ class AttentionLayer(Layer):
         )
 
     def _projected(self, index: int, call: Call) -> Tensor:
-        values = call.argument(index, _INPUTS[index])
-        flat: Tensor = values.reshape(-1, values.shape[-1])
-        return flat
+        return self._rows(call.argument(index, _INPUTS[index]), call, of_keys=index > 0)
+
+    def _rows(self, values: Tensor, call: Call, of_keys: bool = False) -> Tensor:
+        """Each position as a row, without those that the call says are padding."""
+        mask = call.argument(3, "key_padding_mask")
+        query, key = (call.argument(index, _INPUTS[index]) for index in range(2))
+        if mask is not None and mask.ndim == 2 and (of_keys or query is key or _same(query, key)):
+            valid = unmasked(mask) if self.module.batch_first else unmasked(mask).T
+            return values[valid]
+        return values.reshape(-1, values.shape[-1])
 
     def outputs(self, call: Call) -> list[Tensor]:
         """The projections, computed anew, and the output."""
@@ -73,7 +81,7 @@ class AttentionLayer(Layer):
         for index, projection in enumerate(self.maps[:3]):
             y = self._projected(index, call) @ projection.weights[0].T
             found.append(y + projection.biases[0] if projection.biases else y)
-        return [*found, call.output[0].reshape(-1, self.module.embed_dim)]
+        return [*found, self._rows(call.output[0], call)]
 
     def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
         """What is projected; for the output that is what the heads give, side by side."""
@@ -97,8 +105,11 @@ class AttentionLayer(Layer):
         output = functional_call(
             _Unhooked(self.module), {f"module.{k}": v for k, v in replaced.items()}, call.args, dict(call.kwargs)
         )
-        heads: Tensor = output[0].reshape(-1, len(weight))
-        return heads
+        return self._rows(output[0], call)
+
+
+def _same(query: Tensor, key: Tensor) -> bool:
+    return query.shape == key.shape and torch.equal(query, key)
 
 
 class _Unhooked(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.correlation import correlates, patch_products
 from reflow_lightning.layers.layer import (
     Energies,
     NotSupportedError,
@@ -62,6 +63,15 @@ class ConvLayer(_Convolution):
         width = math.prod(values.shape[1:]) * math.prod(module.kernel_size)
         for piece in torch.split(values, max(1, _PIECE // width)):
             yield patches(piece, module)
+
+    def products(self, index: int, call: Call, outputs: Tensor) -> Tensor | None:
+        """By correlation, where there are more positions than elements of a patch: else it is no faster."""
+        width = self.module.weight[0].numel()
+        if not correlates(self.module) or outputs[:, 0].numel() < width:
+            return None
+        values = call.first if call.first.ndim == outputs.ndim else call.first[None]
+        exact_enough = torch.promote_types(values.dtype, torch.float32)
+        return patch_products(values.to(exact_enough), outputs.to(exact_enough), self.module)
 
     def energies(self, call: Call) -> Energies:
         """Every position under the kernel. Squares are summed before they are laid out, which saves the patches."""

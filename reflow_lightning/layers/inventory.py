@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from reflow_lightning.layers.computed import Computed
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.layer import Layer, Weight
 from reflow_lightning.layers.registry import layer_of
@@ -24,17 +25,27 @@ class Owned(NamedTuple):
         layer: The layer that it belongs to.
         weight: What is known of it.
         holder: The module that has it as an attribute: the layer's module, or one within.
-        parameter: The parameter, unless the weight is computed in each forward pass.
+        parameter: The parameter, or what is stored of a computed weight in its place; ``None`` where nothing is known.
+        computed: How it is computed in each forward pass, if it is, and that is known.
     """
 
     layer: Layer
     weight: Weight
     holder: nn.Module
     parameter: nn.Parameter | None
+    computed: Computed | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """What multiplies the signal, as far as it is known; it shares the model's memory, unless it is computed."""
+        assert self.parameter is not None
+        return self.parameter.detach() if self.computed is None else self.computed.value()
 
 
 _TABLES = frozenset(("embed", "embedding", "embeddings", "token", "tokens", "bias", "table"))
 """How the names of parameters end that are added or looked up."""
+
+_BIASES = frozenset(("b", "bias", "biases"))
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,18 @@ class Inventory:
         return {id(owned.parameter) for owned in self.weights.values()} - embeddings
 
     @property
+    def computed(self) -> dict[int, Computed]:
+        """How weights are computed whose stored parameters can be pruned, by the ids of these.
+
+        Example:
+            >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+            >>> [computed.path for computed in Inventory.of(layer).computed.values()]
+            ['parametrizations.weight.original']
+        """
+        found = (owned.computed for owned in self.weights.values())
+        return {id(computed.stored): computed for computed in found if computed is not None}
+
+    @property
     def input_dims(self) -> dict[int, int]:
         """The dimension of each prunable parameter that runs along the input channels, by the id of the parameter.
 
@@ -112,7 +135,10 @@ def _weights(layers: Mapping[str, Layer]) -> dict[str, Owned]:
                     f"{type(layer).__name__} says: mend that class, or register another with layer_of"
                 )
             full = f"{prefix}.{weight.name}" if prefix else weight.name
-            found.setdefault(full, Owned(layer, weight, holder, own_parameters(holder).get(name)))
+            parameter = own_parameters(holder).get(name)
+            computed = Computed.of(holder, name) if parameter is None else None
+            stored = parameter if computed is None else computed.stored
+            found.setdefault(full, Owned(layer, weight, holder, stored, computed))
     return found
 
 
@@ -126,16 +152,27 @@ def _unknown(model: nn.Module, layers: Mapping[str, Layer], weights: Mapping[str
         for prefix, module in model.named_modules()
         if not isinstance(module, parametrize.ParametrizationList)
         for name, parameter in own_parameters(module).items()
-        if id(parameter) not in known and _is_matrix(name, parameter)
+        if id(parameter) not in known and _is_matrix(name, parameter) and not _is_stacked_bias(name, parameter, module)
     }
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    if nn.parameter.is_lazy(parameter) or not parameter.is_floating_point():
+    if nn.parameter.is_lazy(parameter) or parameter.is_nested or not parameter.is_floating_point():
         return False
-    words = re.split(r"[^a-z]+", name.lower())
+    words = _words(name)
     is_table = words[-1] in _TABLES or "pos" in words
     return sum(size > 1 for size in parameter.shape) > 1 and parameter.shape[0] > 1 and not is_table
+
+
+def _is_stacked_bias(name: str, parameter: Tensor, module: nn.Module) -> bool:
+    """Whether a parameter beside a stack of matrices holds a bias for each of them, by its name."""
+    others = (p for p in own_parameters(module).values() if not nn.parameter.is_lazy(p) and p.ndim == 3)
+    beside = any(len(other) == len(parameter) for other in others)
+    return beside and parameter.ndim == 2 and not _BIASES.isdisjoint(_words(name))
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z]+", name.lower()) if word] or [""]
 
 
 def _has(module: nn.Module, name: str) -> bool:

@@ -32,12 +32,14 @@ class Weight(NamedTuple):
         outputs: The dimension that runs along the output channels.
         groups: How often the output channels repeat what stands along that dimension: 1, but in a transposed
             convolution with groups.
+        stacked: Whether it is a stack of matrices, which lie along dimension 0.
     """
 
     name: str
     inputs: int = 1
     outputs: int = 0
     groups: int = 1
+    stacked: bool = False
 
 
 class Layer:
@@ -114,6 +116,20 @@ class Layer:
     def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
         """The x of a map in pieces of shape (groups, samples, inputs), the inputs of its weights side by side."""
         return iter(())
+
+    def products(self, index: int, call: Call, outputs: Tensor) -> Tensor | None:
+        """Sums of the products of (1, x) with (1, x, y) of a map, where they can be had without laying out x.
+
+        Args:
+            index: The map, of one group.
+            call: A call.
+            outputs: The y, with the channels in dimension 1.
+
+        Returns:
+            Tensor of shape (1 + K, 1 + K + O) in float64, whose first column need not be filled below row 0; ``None``
+            where `inputs` must be laid out.
+        """
+        return None
 
     def energies(self, call: Call) -> Energies:
         """What each weight multiplies in a call, whose output need not be there yet, as sums of squares.

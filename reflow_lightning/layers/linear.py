@@ -94,3 +94,4 @@ class BilinearLayer(OneMap):
 layer_of.register(nn.Linear, TorchLinearLayer)
 layer_of.register(nn.Bilinear, BilinearLayer)
 layer_of.register("transformers.pytorch_utils.Conv1D", TransposedLinearLayer)
+layer_of.register("torch_geometric.nn.dense.linear.Linear", LinearLayer)

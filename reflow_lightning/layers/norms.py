@@ -19,10 +19,9 @@ from reflow_lightning.layers.layer import (
     writable_of,
 )
 from reflow_lightning.layers.registry import layer_of
-from reflow_lightning.running.compat.torch import BatchNorm, RunningNorm
+from reflow_lightning.running.compat.torch import RunningNorm
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.sharding import is_sharded
-from reflow_lightning.running.snapshot import Snapshot
 
 
 class NormLayer(Layer):
@@ -75,12 +74,8 @@ def _takes_channels_first(module: nn.Module) -> bool:
     channels = 0 if weight is None or weight.ndim != 1 else weight.numel()
     if weight is None or channels < 2 or weight.is_meta or nn.parameter.is_lazy(weight) or is_sharded(weight):
         return any(rank in type(module).__name__ for rank in ("1d", "2d", "3d"))  # it can't be tried
-    buffers = Snapshot.of_buffers([module])
-    try:
-        with isolated_rng(), only_training(module, ()):
-            return any(_keeps_positions_apart(module, weight, places) for places in ((2, 3), (6,), (1, 2, 3)))
-    finally:
-        buffers.restore()
+    with isolated_rng(), only_training(module, ()):
+        return any(_keeps_positions_apart(module, weight, places) for places in ((2, 3), (6,), (1, 2, 3)))
 
 
 def _keeps_positions_apart(module: nn.Module, weight: Tensor, places: tuple[int, ...]) -> bool:
@@ -101,20 +96,6 @@ class EmbeddingLayer(Layer):
     """A table that is looked up, and multiplies no signal. A matrix that is tied to it is an embedding too."""
 
     is_embedding: ClassVar[bool] = True
-
-
-def batchnorm_layers(model: nn.Module) -> dict[str, BatchNorm]:
-    """BatchNorm layers that hold running statistics, by module name.
-
-    Example:
-        >>> list(batchnorm_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, eps=1e-3))))
-        ['1', '2']
-    """
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, BatchNorm) and module.running_mean is not None
-    }
 
 
 layer_of.register(RunningNorm, NormLayer)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.padding import told
 from reflow_lightning.running.compat.torch import BatchNorm, times_written
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
@@ -30,6 +31,7 @@ class Order:
         calls: How often it called each layer, in the order in which it reached them.
         handed_on: The BatchNorm layers that get the outputs of a layer as they are, in any layout, by the name of the
             layer. A layer is in it only if each of its outputs reaches such a layer.
+        padded: Whether a layer is told which positions are padding; see `Padding`.
 
     Example:
         >>> Order({"a": 1, "norm": 1}, {"a": ("norm",)}).followers
@@ -38,6 +40,7 @@ class Order:
 
     calls: dict[str, int] = field(default_factory=dict)
     handed_on: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    padded: bool = False
 
     @property
     def followers(self) -> dict[str, str]:
@@ -121,11 +124,13 @@ class _Seen:
         self._layers = layers
         self._calls: Counter[str] = Counter()
         self._outputs: list[_Output] = []
+        self._padded = False
 
     def take_in(self, name: str, call: Call) -> None:
         """Note a call, and which output of before it was given."""
         self._calls[name] += 1
         layer = self._layers[name]
+        self._padded = self._padded or bool(told(layer.module, call))
         if isinstance(layer.module, BatchNorm):
             given = call.argument(0, "input")
             before = next((output for output in reversed(self._outputs[-_HELD:]) if output.is_input(given)), None)
@@ -149,7 +154,7 @@ class _Seen:
             for name, outputs in by_layer.items()
             if all(output.norms for output in outputs)
         }
-        return Order(dict(self._calls), handed_on)
+        return Order(dict(self._calls), handed_on, self._padded)
 
 
 def forward_order(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Order:

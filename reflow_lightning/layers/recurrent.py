@@ -22,6 +22,7 @@ from reflow_lightning.layers.layer import (
     writable_of,
 )
 from reflow_lightning.layers.registry import layer_of
+from reflow_lightning.layers.steps import Steps
 from reflow_lightning.running.compat.torch import recurrent_weights
 from reflow_lightning.running.hooks import Call
 
@@ -155,7 +156,7 @@ class CellLayer(RecurrentLayer):
         """The arguments of the cell; without a state it is zero."""
         x, h = call.argument(0, "input"), call.argument(1, "hx")
         x = x.reshape(-1, x.shape[-1])
-        h = h[0] if isinstance(h, tuple) else h
+        h = h[0] if h is not None and isinstance(self.module, nn.LSTMCell) else h
         size = self.module.hidden_size
         return [(x, x.new_zeros(len(x), size) if h is None else h.reshape(-1, size))]
 
@@ -191,45 +192,61 @@ class StackedLayer(RecurrentLayer):
         return found
 
     def states(self, call: Call) -> list[tuple[Tensor, Tensor]]:
-        """Run layer by layer and direction by direction, since the module gives the states of its last layer only."""
-        x, first = call.argument(0, "input"), call.argument(1, "hx")
-        if isinstance(x, PackedSequence):
-            raise ValueError("a recurrent layer got a PackedSequence: calibrate with padded sequences")
+        """Run layer by layer and direction by direction, since the module gives the states of its last layer only.
+
+        Of a packed sequence, the steps that it holds, and no padding.
+        """
         if self.module.proj_size:
             raise NotSupportedError("an LSTM with proj_size")
-        first = first[0] if isinstance(first, tuple) else first
-        if x.ndim == 2:
-            x, first = x[:, None], None if first is None else first[:, None]
-        elif self.module.batch_first:
-            x = x.transpose(0, 1)
-        cells = call.argument(1, "hx")
-        cells = cells[1] if isinstance(cells, tuple) else None
+        x, order, first = self._steps(call)
+        samples, size = order.sizes[0], self.module.hidden_size
         found = []
         sides = 2 if self.module.bidirectional else 1
         for layer in range(self.module.num_layers):
             results = []
             for side in range(sides):
                 place = layer * sides + side
-                steps = x.flip(0) if side else x
-                h0 = x.new_zeros(1, x.shape[1], self.module.hidden_size) if first is None else first[place][None]
-                c0 = None if cells is None else cells[place].reshape(h0.shape)
-                result = self._run(self.suffixes[place], steps, h0, c0)
-                before = torch.cat([h0, result[:-1]])
-                found.append((steps.reshape(-1, steps.shape[-1]), before.reshape(-1, before.shape[-1])))
-                results.append(result.flip(0) if side else result)
+                steps = x[order.reversal] if side else x
+                start = [h[place] for h in first] or [x.new_zeros(samples, size)] * (1 + (self.kind == "LSTM"))
+                result = self._run(self.suffixes[place], steps, order, start)
+                found.append((steps, torch.cat([start[0], result])[order.before]))
+                results.append(result[order.reversal] if side else result)
             x = torch.cat(results, dim=-1)
         return found
 
-    def _run(self, suffix: str, steps: Tensor, h0: Tensor, c0: Tensor | None) -> Tensor:
-        """The states of one layer in one direction, of shape (steps, samples, size)."""
+    def _steps(self, call: Call) -> tuple[Tensor, Steps, list[Tensor]]:
+        """All steps of all sequences, where each stands, and the first states of each cell, if they are given."""
+        x, given = call.argument(0, "input"), call.argument(1, "hx")
+        first = [] if given is None else [given[0], given[1]] if self.kind == "LSTM" else [given]
+        if isinstance(x, PackedSequence):
+            if x.sorted_indices is not None:
+                first = [h[:, x.sorted_indices] for h in first]
+            return x.data, Steps.of(x.batch_sizes.to(x.data.device)), first
+        if x.ndim == 2:
+            x, first = x[:, None], [h[:, None] for h in first]
+        elif self.module.batch_first:
+            x = x.transpose(0, 1)
+        sizes = torch.full((x.shape[0],), x.shape[1], device=x.device)
+        return x.reshape(-1, x.shape[-1]), Steps.of(sizes), first
+
+    def _run(self, suffix: str, steps: Tensor, order: Steps, start: list[Tensor]) -> Tensor:
+        """The states after each step of one layer in one direction."""
         kind = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[self.kind]
         extra = {"nonlinearity": self.module.nonlinearity} if self.kind == "RNN" else {}
         single = kind(steps.shape[-1], self.module.hidden_size, bias=self.module.bias, device="meta", **extra)
         names = [name for name, _ in single.named_parameters()]
         values = {name: writable(self.module, name.replace("l0", suffix)) for name in names}
-        state = h0 if self.kind != "LSTM" else (h0, torch.zeros_like(h0) if c0 is None else c0)
-        output: Tensor = torch.func.functional_call(single, values, (steps, state))[0]
-        return output
+        states = [h[None].contiguous() for h in start]
+        even = order.sizes[0] == order.sizes[-1]  # where no sequence ends early, tensors are faster
+        x = (
+            steps.view(len(order.sizes), order.sizes[0], -1)
+            if even
+            else PackedSequence(steps, torch.tensor(order.sizes))
+        )
+        given = (x, states[0] if self.kind != "LSTM" else tuple(states))
+        output: Any = torch.func.functional_call(single, values, given)[0]
+        result: Tensor = output.flatten(0, 1) if even else output.data
+        return result
 
 
 for _kind in (nn.RNNCell, nn.GRUCell, nn.LSTMCell):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar, overload
 
 from torch import nn
@@ -45,7 +46,14 @@ class LayerOf:
     def _maker(self, kind: type[Any] | str) -> Make | None:
         if isinstance(kind, str):
             return self._makers.get(kind)
-        return self._makers.get(kind) or self._makers.get(f"{kind.__module__}.{kind.__qualname__}")
+        return self._makers.get(kind) or self._by_name(f"{kind.__module__}.{kind.__qualname__}")
+
+    def _by_name(self, full: str) -> Make | None:
+        exact = self._makers.get(full)
+        if exact is not None or full.startswith("torch.nn."):
+            return exact
+        patterns = (known for known in self._makers if isinstance(known, str) and "*" in known)
+        return next((self._makers[pattern] for pattern in patterns if fnmatchcase(full, pattern)), None)
 
     @overload
     def register(self, kind: type[nn.Module] | str) -> Callable[[M], M]: ...
@@ -57,7 +65,8 @@ class LayerOf:
         """Say what is known of a type of module.
 
         Args:
-            kind: The type, or its full name where the library that defines it may not be installed.
+            kind: The type, or its full name where the library that defines it may not be installed; a ``*`` in it
+                stands for any text.
             make: A subclass of `Layer`, or a function ``(module, name) -> Layer``. Without it this is a decorator.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from reflow_lightning.pruning.allocations import (
     Allocation,
+    AnyAllocation,
     DataAllocation,
     EntropyBudget,
     EntropyShares,
@@ -11,7 +12,9 @@ from reflow_lightning.pruning.allocations import (
 )
 from reflow_lightning.pruning.checks import check_model
 from reflow_lightning.pruning.choose import Choice, choose
+from reflow_lightning.pruning.coverage import Coverage
 from reflow_lightning.pruning.criteria import (
+    AnyCriterion,
     ColumnSum,
     Criterion,
     DataCriterion,
@@ -34,8 +37,11 @@ from reflow_lightning.pruning.spec import PruneSpec
 
 __all__ = [
     "Allocation",
+    "AnyAllocation",
+    "AnyCriterion",
     "Choice",
     "ColumnSum",
+    "Coverage",
     "Criterion",
     "DataAllocation",
     "DataCriterion",

@@ -13,7 +13,7 @@ def allocate(scores: Mapping[str, Scores], keep: int, allocation: Allocation, fl
     """Cut every tensor as the allocation says.
 
     Raises:
-        ValueError: If the counts of the allocation do not fit the tensors or do not add up to ``keep``.
+        ValueError: If the allocation gives no counts, or they do not fit the tensors or do not add up to ``keep``.
 
     Example:
         >>> import torch
@@ -23,9 +23,16 @@ def allocate(scores: Mapping[str, Scores], keep: int, allocation: Allocation, fl
         [2]
     """
     found = allocation(scores, keep, floors)
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"allocation {allocation} gave {type(found).__name__}: it must return the number of weights to keep by "
+            f"name, a dictionary with {len(scores)} of them"
+        )
     counts = {name: share.kept if isinstance(share, Cut) else share for name, share in found.items()}
-    whole = all(isinstance(count, int) for count in counts.values())
-    if not whole or set(counts) != set(scores) or sum(counts.values()) != keep:
+    for name, count in counts.items():
+        if not isinstance(count, int):
+            raise ValueError(f"allocation {allocation} gave {count!r} for '{name}': it must be a whole number, an int")
+    if set(counts) != set(scores) or sum(counts.values()) != keep:
         raise ValueError(
             f"allocation {allocation} gave {sum(counts.values())} weights for {len(counts)} tensors: "
             f"it must share out {keep} over {len(scores)}, in whole numbers"

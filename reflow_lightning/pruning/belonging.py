@@ -10,8 +10,8 @@ from reflow_lightning.pruning.shards import part_like, part_of
 from reflow_lightning.running.sharding import reshard
 
 
-def parameters_of(model: nn.Module, masks: Mapping[str, Tensor]) -> list[nn.Parameter]:
-    """The model's parameters that the masks belong to, in the order of the masks.
+def tensors_of(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
+    """The model's parameters that the masks belong to, or buffers, in the order of the masks.
 
     Raises:
         ValueError: If a name is missing in the model, or has another shape there.
@@ -19,11 +19,13 @@ def parameters_of(model: nn.Module, masks: Mapping[str, Tensor]) -> list[nn.Para
     Example:
         >>> import torch
         >>> model = nn.Linear(2, 1)
-        >>> parameters_of(model, {"weight": torch.tensor([[True, False]])})[0] is model.weight
+        >>> tensors_of(model, {"weight": torch.tensor([[True, False]])})[0] is model.weight
         True
     """
     reshard(model)
-    named = dict(model.named_parameters(remove_duplicate=False))
+    named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    if not masks.keys() <= named.keys():  # an average of weights may lie in a buffer
+        named |= {name: buffer for name, buffer in model.named_buffers() if name not in named}
     for name, mask in masks.items():
         if name not in named:
             raise ValueError(f"mask '{name}' has no parameter in {type(model).__name__}: use the model it is of")
@@ -49,5 +51,5 @@ def held_here(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tenso
         >>> values.shape, mask
         (torch.Size([1, 2]), tensor([[ True, False]]))
     """
-    parts = [part_of(name, p) for name, p in zip(masks, parameters_of(model, masks), strict=True)]
+    parts = [part_of(name, p) for name, p in zip(masks, tensors_of(model, masks), strict=True)]
     return [(part.values, part_like(part, mask)) for part, mask in zip(parts, masks.values(), strict=True)]

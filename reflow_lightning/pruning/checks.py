@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.floors import least_kept
+from reflow_lightning.pruning.norms import computed_in
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.select import select
 from reflow_lightning.pruning.shards import part_of
 from reflow_lightning.pruning.spec import PruneSpec
+from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import is_sharded, reshard
 
@@ -32,7 +34,9 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
     """
     spec.check_sparsity(sparsity)
     reshard(model)
-    selected = {name: p.detach() for name, p in select(model, spec.include, spec.exclude).items()}
+    following = tied_names(model, spec.tied or {})
+    found = select(model, spec.include, spec.exclude)
+    selected = {name: parameter.detach() for name, parameter in found.items() if name not in following}
     dims = {} if spec.pattern is None else pattern_dims(model, selected)
     parts = {name: part_of(name, weight) for name, weight in selected.items()}
     with in_step(selected, "checking the weights"):
@@ -41,7 +45,8 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
             if spec.pattern is not None:
                 Pattern.parse(spec.pattern).check(name, part.shape, dims[name])
     sizes = {name: weight.numel() for name, weight in selected.items()}
-    least_kept(sum(sizes.values()), sizes, spec.min_kept, kept_in_all(selected, sparsity))
+    needed = {name: computed.parts for name, computed in computed_in(model, selected).items()}
+    least_kept(sum(sizes.values()), sizes, spec.min_kept, kept_in_all(selected, sparsity), needed)
     return selected
 
 

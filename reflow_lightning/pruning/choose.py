@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,22 +13,47 @@ from reflow_lightning.pruning.allocate import allocate
 from reflow_lightning.pruning.allocations.protocols import Allocation
 from reflow_lightning.pruning.allocations.registry import resolve_allocation
 from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all, pattern_dims
-from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion
+from reflow_lightning.pruning.criteria.asked_once import AskedOnce
+from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, StreamedCriterion
 from reflow_lightning.pruning.criteria.registry import resolve_criterion
+from reflow_lightning.pruning.empties import warn_of_empties
 from reflow_lightning.pruning.estimate import Reading, Role, estimated
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.masks import Masks
+from reflow_lightning.pruning.norms import computed_in, follow_norms
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.ranking import cut_mask
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.shards import Part, part_like, part_of, spread_like
 from reflow_lightning.pruning.spec import PruneSpec
+from reflow_lightning.pruning.ties import tied_names
+from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
-from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.processes import warn
+from reflow_lightning.running.inference import ordinary, outside_inference, writing
 
-_SCORING = Role[Criterion]("criterion", "scoring", "'magnitude' or 'random'")
-_ALLOCATION = Role[Allocation]("allocation", "allocation", "'global', 'uniform' or 'erk'")
+_SCORING = Role[Criterion]("criterion", "scoring", "(name, weight) -> scores", "'magnitude' or 'random'")
+_ALLOCATION = Role[Allocation](
+    "allocation",
+    "allocation",
+    "(scores, keep, floors) -> number to keep by name",
+    "'global', 'uniform' or 'erk'",
+)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What scores the weights of a model and shares them out, whatever the sparsity; see `learn`.
+
+    Attributes:
+        criterion: Maps a weight to scores.
+        allocation: Shares out what is kept.
+        scoring: The criterion, which keeps what it has scored; one that gives its scores in pieces, to save memory, is
+            asked again each time.
+    """
+
+    criterion: Criterion
+    allocation: Allocation
+    scoring: Criterion
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,7 @@ class Choice:
     masks: Masks
     changes: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
+    @outside_inference()
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         """Change the weights of a model in place and set those to zero that go.
@@ -60,12 +85,46 @@ class Choice:
             ValueError: If the masks do not fit the model, which then is unchanged.
         """
         parameters = dict(zip(self.masks, self.masks.parameters(model), strict=True))
-        for name, change in self.changes.items():
-            parameter = parameters[name]
-            parameter.copy_(parameter.to(change) + change)
+        with writing(model):
+            for name, change in self.changes.items():
+                parameter = parameters[name]
+                parameter.copy_(parameter.to(change) + change)
         self.masks.apply(model)
+        with writing(model):
+            follow_norms(model, self.masks)
 
 
+@outside_inference()
+@torch.no_grad()
+def learn(model: nn.Module, sparsity: float, spec: PruneSpec, reading: Reading) -> Learned:
+    """Let criterion and allocation read the batches, once for all choices among the same weights.
+
+    Args:
+        model: Any module.
+        sparsity: The first that will be chosen, for the checks.
+        spec: See `choose`.
+        reading: What is read.
+
+    Raises:
+        ValueError: As `choose`.
+
+    Example:
+        >>> layer, spec = nn.Linear(4, 2), PruneSpec(criterion=lambda name, weight: weight.abs())
+        >>> learned = learn(layer, 0.5, spec, Reading())
+        >>> [choose(layer, sparsity, spec, learned=learned).masks.sparsity for sparsity in (0.25, 0.5)]
+        [0.25, 0.5]
+    """
+    return _learned(ordinary(model), check_model(model, sparsity, spec), spec, reading)
+
+
+def _learned(model: nn.Module, selected: Mapping[str, Tensor], spec: PruneSpec, reading: Reading) -> Learned:
+    criterion = estimated(resolve_criterion(spec.criterion), _SCORING, model, selected, reading)
+    allocation = estimated(resolve_allocation(spec.allocation), _ALLOCATION, model, selected, reading)
+    streamed = isinstance(criterion, StreamedCriterion)
+    return Learned(criterion, allocation, criterion if streamed else AskedOnce(criterion))
+
+
+@outside_inference()
 @torch.no_grad()
 def choose(
     model: nn.Module,
@@ -75,8 +134,9 @@ def choose(
     previous: Mapping[str, Tensor] | None = None,
     batches: Iterable[Any] | None = None,
     max_batches: Limit = 50,
-    forward: Forward | None = None,
+    forward: AnyForward | None = None,
     progress: bool = False,
+    learned: Learned | None = None,
 ) -> Choice:
     """Choose the weights that go, and how the others change, and do nothing yet.
 
@@ -90,6 +150,7 @@ def choose(
         max_batches: At most so many batches.
         forward: Runs the model on a batch.
         progress: Show a bar.
+        learned: What `learn` gave for the same selection and weights; then no batch is read.
 
     Raises:
         ValueError: If an argument is out of range, or the criterion or the allocation needs data and gets none.
@@ -101,29 +162,55 @@ def choose(
         Masks(1 tensors, 8 weights, 0.5000 pruned)
     """
     selected = check_model(model, sparsity, spec)
+    model = ordinary(model)  # for criteria that ask for gradients
     reading = Reading(batches=batches, max_batches=max_batches, forward=forward, progress=progress)
-    score = estimated(resolve_criterion(spec.criterion), _SCORING, model, selected, reading)
-    allocation = estimated(resolve_allocation(spec.allocation), _ALLOCATION, model, selected, reading)
+    learned = learned or _learned(model, selected, spec, reading)
+    score, allocation = learned.criterion, learned.allocation
     with in_step(selected, "choosing the weights"):
         keep = kept_in_all(selected, sparsity)
-        parts = {name: part_of(name, weight) for name, weight in selected.items()}
-        scores = {n: Scores(n, p.values, score, _pruned(n, p, previous), part=p) for n, p in parts.items()}
+        computed = computed_in(model, selected)
+        values = selected | {name: found.value() for name, found in computed.items()}
+        parts = {name: part_of(name, weight) for name, weight in values.items()}
+        scores = {n: Scores(n, p.values, learned.scoring, _pruned(n, p, previous), part=p) for n, p in parts.items()}
         if spec.pattern is not None:
             parsed = Pattern.parse(spec.pattern)
             dims = pattern_dims(model, scores)
             scores = {name: s.without(parsed.outside(s, dims[name])) for name, s in scores.items()}
-        total = sum(weight.numel() for weight in selected.values())
-        floors = least_kept(total, {name: s.most for name, s in scores.items()}, spec.min_kept, keep)
+        scores |= {name: scores[name].with_needed(found.needed) for name, found in computed.items()}
+        total, most = sum(weight.numel() for weight in selected.values()), {name: s.most for name, s in scores.items()}
+        needed = {name: found.parts for name, found in computed.items()}
+        floors = least_kept(total, most, spec.min_kept, keep, needed)
         cuts = allocate(scores, keep, allocation, floors)
-        empty = [name for (name, s), cut in zip(scores.items(), cuts, strict=True) if s.size and not cut.kept]
-        if empty:
-            warn(
-                f"sparsity={sparsity} leaves no weight in {', '.join(empty)}: no signal passes, but by a shortcut; "
-                f"min_kept={max(0.002, math.ceil(1e6 / total) / 1e6):g} would keep some in each layer",
-            )
+        warn_of_empties(
+            scores,
+            cuts,
+            sparsity,
+            lambda min_kept: least_kept(total, most, max(min_kept, spec.min_kept), keep, needed),
+            lambda floors: allocate(scores, keep, allocation, floors),
+        )
         masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
-        changes = score.compensate(masks) if isinstance(score, Compensating) else {}
-        return Choice(Masks({name: spread_like(selected[name], mask) for name, mask in masks.items()}), changes)
+        changes = _changes(score, masks) if isinstance(score, Compensating) else {}
+        spread = {name: spread_like(selected[name], mask) for name, mask in masks.items()}
+        followers = {
+            name: spread[source] for name, source in tied_names(model, spec.tied or {}).items() if source in spread
+        }
+        return Choice(Masks(spread | followers), changes)
+
+
+def _changes(criterion: Compensating, masks: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    found = criterion.compensate(masks)
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"criterion {criterion}: its compensate gave {type(found).__name__}, but must return changes of weights by "
+            "name, an empty dictionary if there are none"
+        )
+    for name, change in found.items():
+        if name not in masks or not isinstance(change, Tensor) or change.shape != masks[name].shape:
+            raise ValueError(
+                f"criterion {criterion}: its compensate gave {getattr(change, 'shape', type(change).__name__)} for "
+                f"'{name}', but must return a tensor of the shape of each weight that was selected"
+            )
+    return found
 
 
 def _pruned(name: str, part: Part, previous: Mapping[str, Tensor] | None) -> Tensor | None:

@@ -8,9 +8,11 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
+from reflow_lightning.pruning.kinds import check_found
+from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
-from reflow_lightning.running.forward import Forward, default_forward
-from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import sharded_modules
 
@@ -40,7 +42,7 @@ class Reading:
 
     batches: Iterable[Any] | None = None
     max_batches: Limit = 50
-    forward: Forward | None = None
+    forward: AnyForward | None = None
     progress: bool = False
 
 
@@ -51,11 +53,13 @@ class Role(Generic[Found]):
     Attributes:
         kind: What it is, as the argument is called.
         task: What it does on the batches.
+        signature: How what is found is called.
         others: Which of its kind need no data, nor whole weights.
     """
 
     kind: str
     task: str
+    signature: str
     others: str
 
 
@@ -83,7 +87,8 @@ def estimated(
 
     Example:
         >>> from reflow_lightning.pruning import Magnitude
-        >>> estimated(Magnitude(), Role("criterion", "scoring", "'magnitude'"), nn.Linear(2, 1), {}, Reading())
+        >>> role = Role("criterion", "scoring", "(name, weight) -> scores", "'magnitude'")
+        >>> estimated(Magnitude(), role, nn.Linear(2, 1), {}, Reading())
         Magnitude()
     """
     if not isinstance(given, NeedsData):
@@ -95,8 +100,9 @@ def estimated(
         )
     batches = _Refusal(f"{role.kind} {given}", role.others) if reading.batches is None else reading.batches
     moved = Batches(batches, reading.max_batches, device_of(model), task=role.task, progress=reading.progress)
-    with isolated_rng(), together(role.task):
-        found: Found = given.estimate(model, weights, moved, reading.forward or default_forward)
+    with isolated_rng(), only_training(model, ()), together(role.task):
+        found: Found = given.estimate(model, weights, moved, moved.alike(as_forward(reading.forward)))
+        check_found(role.kind, given, found, role.signature)
     moved.check()
     return found
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def least_kept(total: int, most: Mapping[str, int], min_kept: float, keep: int) -> dict[str, int]:
+def least_kept(
+    total: int, most: Mapping[str, int], min_kept: float, keep: int, needed: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """The Minimum Threshold of each layer (arXiv 2209.14624): ``min(int(min_kept * all weights), its own weights)``.
 
     Args:
@@ -13,6 +15,7 @@ def least_kept(total: int, most: Mapping[str, int], min_kept: float, keep: int) 
         most: Number of weights that may stay, by name.
         min_kept: Fraction *of all selected weights* that each layer keeps.
         keep: Number of weights that stay in all.
+        needed: Numbers of weights without which layers give NaN, by name.
 
     Raises:
         ValueError: If the floors alone exceed ``keep``.
@@ -21,9 +24,16 @@ def least_kept(total: int, most: Mapping[str, int], min_kept: float, keep: int) 
         >>> least_kept(100, {"conv": 2, "fc": 98}, min_kept=0.05, keep=10)
         {'conv': 2, 'fc': 5}
     """
+    norms = needed or {}
 
     def floors(sigma: int) -> dict[str, int]:
-        return {name: min(sigma, size) for name, size in most.items()}
+        return {name: max(min(sigma, size), norms.get(name, 0)) for name, size in most.items()}
+
+    if sum(norms.values()) > keep:
+        raise ValueError(
+            f"the norms of {', '.join(norms)} need {sum(norms.values())} weights, one in each row, or they would "
+            f"divide by zero, but the sparsity leaves only {keep}: use a lower sparsity, or remove_weight_norm"
+        )
 
     wanted = floors(int(min_kept * total + 1e-9))  # in floating point 0.29 * 100 is 28.999999999999996
     if sum(wanted.values()) > keep:

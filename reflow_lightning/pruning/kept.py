@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn, optim
 from torch.utils.hooks import RemovableHandle
 
-from reflow_lightning.pruning.belonging import parameters_of
+from reflow_lightning.pruning.belonging import tensors_of
 from reflow_lightning.pruning.keeping import ZeroKeeper
 
 
@@ -91,7 +91,7 @@ def _check(model: nn.Module, masks: Mapping[str, Tensor], optimizers: Sequence[o
         raise TypeError(f"model is a {type(model).__name__}: call masks.keep(model, *optimizers)")
     if not optimizers:
         raise ValueError("no optimizer was given: call masks.keep(model, optimizer) with the one that trains it")
-    pruned = set(map(id, parameters_of(model, masks)))
+    pruned = set(map(id, tensors_of(model, masks)))
     for place, optimizer in enumerate(optimizers):
         kind = type(optimizer).__name__
         if not isinstance(optimizer, optim.Optimizer):

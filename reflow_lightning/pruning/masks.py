@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from reflow_lightning.pruning.belonging import held_here, parameters_of
+from reflow_lightning.pruning.belonging import held_here, tensors_of
 from reflow_lightning.pruning.bits import zero_where_pruned
+from reflow_lightning.pruning.coverage import Coverage, coverage_of
 from reflow_lightning.pruning.kept import KeptZeros
 from reflow_lightning.pruning.mask_state import packed, unpacked
 from reflow_lightning.pruning.shards import local, part_of, spread_like
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import FormatError
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import rank, summed, together
 
 
@@ -74,16 +76,27 @@ class Masks(Mapping[str, Tensor]):
         return {n: 1 - self._kept[n] / mask.numel() if mask.numel() else 0.0 for n, mask in self.items()}
 
     def reaches(self, sparsity: float) -> bool:
-        """Whether as many weights are pruned as this sparsity asks for, to the nearest whole number."""
-        return self._total - sum(self._kept.values()) >= round(sparsity * self._total)
+        """Whether as many weights are pruned as this sparsity asks for, up to rounding by half a weight a tensor."""
+        return self._total - sum(self._kept.values()) >= sparsity * self._total - max(1, len(self)) / 2
 
-    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        """The model's parameters that the masks belong to, in the order of the masks.
+    def coverage(self, model: nn.Module) -> Coverage:
+        """What they prune of a model, seen over all of its matrices, those included that were not selected.
+
+        Example:
+            >>> model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+            >>> masks = Masks({"0.weight": torch.arange(4) > torch.ones(4, 4)})
+            >>> masks.sparsity, masks.coverage(model).share, masks.coverage(model).left
+            (0.5, 0.25, {'Linear': 1})
+        """
+        return coverage_of(model, self._kept)
+
+    def parameters(self, model: nn.Module) -> list[Tensor]:
+        """The model's parameters that the masks belong to, or buffers, in the order of the masks.
 
         Raises:
             ValueError: If a name is missing in the model, or has another shape there.
         """
-        return parameters_of(model, self)
+        return tensors_of(model, self)
 
     def local(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """The model's parameters and their masks, as far as this process holds them, on the parameters' devices.
@@ -95,6 +108,7 @@ class Masks(Mapping[str, Tensor]):
         """
         return held_here(model, self)
 
+    @outside_inference()
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         """Set the pruned weights of a model to zero, in place, whatever they are.
@@ -105,6 +119,7 @@ class Masks(Mapping[str, Tensor]):
         values, masks = map(list, zip(*self.local(model), strict=True)) if self else ([], [])
         zero_where_pruned(values, masks)
 
+    @outside_inference()
     def keep(self, model: nn.Module, *optimizers: optim.Optimizer) -> KeptZeros:
         """Set the pruned weights to zero, and once more after every step of the optimizers, in any training loop.
 
@@ -141,15 +156,18 @@ class Masks(Mapping[str, Tensor]):
         """
         return KeptZeros(model, self, optimizers)
 
+    @outside_inference()
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
         return Masks({name: mask.to(device) for name, mask in self.items()})
 
+    @outside_inference()
     def spread_over(self, model: nn.Module) -> Masks:
         """The same masks, each on the device of its parameter and spread over processes as that is."""
         named = zip(self, self.parameters(model), self.local(model), strict=True)
         return Masks({name: spread_like(parameter, mask) for name, parameter, (_, mask) in named})
 
+    @outside_inference()
     def state_dict(self) -> dict[str, Any]:
         """Format, names, shapes, bits and a checksum, for `torch.save` and loading with ``weights_only=True``.
 
@@ -163,6 +181,7 @@ class Masks(Mapping[str, Tensor]):
         return packed(self)
 
     @classmethod
+    @outside_inference()
     def from_state_dict(cls, state: Mapping[str, Any]) -> Masks:
         """Make masks from what `state_dict` gave, on the CPU.
 
@@ -190,6 +209,7 @@ class Masks(Mapping[str, Tensor]):
                 write_tensors(Path(path), state)
 
     @classmethod
+    @outside_inference()
     def load(cls, path: str | os.PathLike[str]) -> Masks:
         """Read a file of `save`. No code in it is run.
 
@@ -209,7 +229,7 @@ class Masks(Mapping[str, Tensor]):
 def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:
     """Number of weights that stay, by name; of masks that are spread over processes, on all of them."""
     parts = [part_of(name, mask) for name, mask in masks.items()]
-    counts = torch.tensor([int(part.values.sum()) for part in parts], dtype=torch.int64)
+    counts = torch.tensor([int(part.values.count_nonzero()) for part in parts], dtype=torch.int64)
     for group in dict.fromkeys(part.group for part in parts if part.group is not None):  # one order on all ranks
         indices = [i for i, part in enumerate(parts) if part.group is group]
         counts[indices] = summed(counts[indices], group)

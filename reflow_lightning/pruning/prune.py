@@ -7,16 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.protocols import AnyAllocation
 from reflow_lightning.pruning.choose import choose
-from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.protocols import AnyCriterion
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.pruning.spec import PruneSpec
+from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
-from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.names import Patterns
 
 
+@outside_inference()
 def make_masks(
     model: nn.Module,
     sparsity: float,
@@ -24,7 +26,7 @@ def make_masks(
     previous: Mapping[str, Tensor] | None = None,
     batches: Iterable[Any] | None = None,
     max_batches: Limit = 50,
-    forward: Forward | None = None,
+    forward: AnyForward | None = None,
     progress: bool = False,
     **spec: Any,
 ) -> Masks:
@@ -39,7 +41,7 @@ def make_masks(
         forward: Runs the model on a batch.
         progress: Show a bar.
         **spec: Fields of `PruneSpec`: ``criterion``, ``allocation``, ``pattern``, ``min_kept``, ``include``,
-            ``exclude``.
+            ``exclude``, ``tied``.
 
     Raises:
         ValueError: As `prune`, and if a keyword is no field of `PruneSpec`.
@@ -60,19 +62,21 @@ def make_masks(
     ).masks
 
 
+@outside_inference()
 def prune(
     model: nn.Module,
     sparsity: float,
     *,
-    criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation | DataAllocation = "global",
+    criterion: AnyCriterion = "magnitude",
+    allocation: AnyAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),
     exclude: Patterns = (),
+    tied: Mapping[str, str] | None = None,
     batches: Iterable[Any] | None = None,
     max_batches: Limit = 50,
-    forward: Forward | None = None,
+    forward: AnyForward | None = None,
     progress: bool = True,
 ) -> Masks:
     """Set a fraction of a model's weights to zero, in place.
@@ -98,6 +102,8 @@ def prune(
         min_kept: Each layer keeps at least this fraction *of all selected weights*, or all of its own.
         include: Glob patterns on parameter names; see `select`.
         exclude: Glob patterns on parameter names.
+        tied: Parameters or buffers that get the masks of others: ``{"teacher.*": "student.*"}``, where ``*`` stands for
+            the same text on both sides. They count in the masks, and are not ranked.
         batches: What a criterion or an allocation learns from that needs data, drawn and transformed as in training:
             any iterable of batches. Where processes run together, each has its own or none, and the result is as if
             one had read them all.
@@ -107,11 +113,12 @@ def prune(
         progress: Show a bar in a terminal if reading the batches takes more than two seconds.
 
     Returns:
-        The masks, to be kept beside the model.
+        The masks, to be kept beside the model; `Masks.coverage` tells how much of all matrices they prune.
 
     Raises:
         ValueError: If an argument is out of range, a pattern matches nothing, or a weight is NaN or infinite, or the
-            criterion or the allocation needs data and gets none. The model then is unchanged.
+            criterion or the allocation needs data and gets none, or no gradient, or no input, reaches a weight on
+            them. The model then is unchanged.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 2))
@@ -125,6 +132,7 @@ def prune(
         min_kept=min_kept,
         include=include,
         exclude=exclude,
+        tied=tied,
     )
     choice = choose(
         model,

@@ -1,30 +1,24 @@
-"""Exact ranking over many tensors in bounded memory, by a radix histogram over float bits.
+"""Exact ranking over many tensors in bounded memory.
 
 The bits of an IEEE float, read as an integer, order like the float itself. So the k-th largest of all scores is found
-digit by digit: count how often each value of the leading digit occurs, choose the value in which the k-th lies, and
-look only at scores with that digit in the next pass. Nothing is sorted or concatenated: what is kept is one small
-histogram a tensor and one piece of scores at a time.
-
-Where tensors are spread over processes, all that these exchange is counts, a few for each tensor and bit.
+among integers: a sample says roughly where it lies (`narrowing`), and of the few keys near that it is found digit by
+digit (`radix`). Scores are made twice for that and once for the masks, one piece at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reflow_lightning.pruning.narrowing import narrowed
+from reflow_lightning.pruning.radix import Pool, members, threshold
 from reflow_lightning.pruning.scores import Scores
-from reflow_lightning.running.processes import summed, together
-
-_DIGITS = {  # (shift, width in bits) from the leading digit on
-    torch.float32: ((21, 11), (10, 11), (0, 10)),
-    torch.float64: ((53, 11), (42, 11), (31, 11), (20, 11), (10, 10), (0, 10)),
-}
+from reflow_lightning.running.processes import summed
 
 
 @dataclass(frozen=True)
@@ -38,18 +32,6 @@ class Cut:
     key: int
     kept: int
     pruned_ties: int
-
-
-def _histogram(scores: Scores, dtype: torch.dtype, prefix: int | None, shift: int, bits: int) -> Tensor:
-    """How often each value of a digit occurs among the scores whose leading digits are ``prefix``."""
-    counts = torch.zeros(1 << bits, dtype=torch.int64, device=scores.weight.device)
-    for keys in scores.keys(dtype):
-        if prefix is None:  # the leading digit holds the sign
-            digits = (keys >> shift).add_(1 << (bits - 1))
-        else:
-            digits = (keys[(keys >> (shift + bits)) == prefix] >> shift) & ((1 << bits) - 1)
-        counts += torch.bincount(digits, minlength=1 << bits)
-    return counts
 
 
 def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = None) -> list[Cut]:
@@ -74,67 +56,27 @@ def rank(scores: Sequence[Scores], keep: int, floors: Sequence[int] | None = Non
     """
     dtype = torch.float64 if any(s.dtype == torch.float64 for s in scores) else torch.float32
     floor = torch.tensor([0] * len(scores) if floors is None else list(floors), dtype=torch.int64)
-    above = torch.zeros(len(scores), dtype=torch.int64)
-    here = equal = above
-    prefix = None
-    for shift, bits in _DIGITS[dtype]:
-        counts = torch.zeros(len(scores), 1 << bits, dtype=torch.int64)
-        with _in_step(scores):
-            for row, s in zip(counts, scores, strict=True):
-                row.copy_(_histogram(s, dtype, prefix, shift, bits))
-        digit = _digit(counts, above, floor, keep, scores)
-        here = counts[:, digit]
-        equal = _everywhere(here, scores)
-        above = above + _everywhere(counts[:, digit + 1 :].sum(1), scores)
-        prefix = digit - (1 << (bits - 1)) if prefix is None else (prefix << bits) | digit
-    assert prefix is not None
+    pools = [Pool(partial(s.keys, dtype), s.whole.group) for s in scores]
+    near = narrowed(pools, sum(s.size for s in scores), keep, floor, dtype)
+    key, above, equal, here = threshold(near, keep, floor, dtype)
     kept_ties = _share_ties(above, equal, floor, keep)
     pruned_ties = _share_here(equal - kept_ties, here, scores)
     return [
-        Cut(dtype, prefix, int(a + t), int(p)) if a + t >= f else rank([s], int(f))[0]
-        for s, a, t, p, f in zip(scores, above, kept_ties, pruned_ties, floor, strict=True)
+        _cut(dtype, key, int(a + t), int(p), int(h)) if a + t >= f else rank([s], int(f))[0]
+        for s, a, t, p, h, f in zip(scores, above, kept_ties, pruned_ties, here, floor, strict=True)
     ]
 
 
-def _digit(counts: Tensor, above: Tensor, floor: Tensor, keep: int, scores: Sequence[Scores]) -> int:
-    """The largest digit for which enough scores have at least that digit, each tensor counting its floor or more.
-
-    By bisection, so that processes need not exchange whole histograms.
-    """
-    from_digit = counts.flip(1).cumsum(1).flip(1)
-    low, high = 0, counts.shape[1]
-    while high - low > 1:
-        middle = (low + high) // 2
-        at_least = above + _everywhere(from_digit[:, middle], scores)
-        low, high = (middle, high) if int(torch.maximum(at_least, floor).sum()) >= keep else (low, middle)
-    return low
-
-
-def _groups(scores: Sequence[Scores]) -> dict[dist.ProcessGroup, list[int]]:
-    """The process groups that hold tensors together, and which."""
-    groups: dict[dist.ProcessGroup, list[int]] = {}
-    for index, s in enumerate(scores):
-        if s.whole.group is not None:
-            groups.setdefault(s.whole.group, []).append(index)
-    return groups
-
-
-def _in_step(scores: Sequence[Scores]) -> AbstractContextManager[None]:
-    return together("ranking") if _groups(scores) else nullcontext()
-
-
-def _everywhere(counts: Tensor, scores: Sequence[Scores]) -> Tensor:
-    """One count a tensor, summed over the processes that hold it together."""
-    total = counts.clone()
-    for group, indices in _groups(scores).items():
-        total[indices] = summed(counts[indices], group)
-    return total
+def _cut(dtype: torch.dtype, key: int, kept: int, pruned_ties: int, ties: int) -> Cut:
+    """A cut; where all ties are pruned it lies above them, so that nobody need look for them."""
+    above = 0 < pruned_ties == ties and key < torch.iinfo(torch.int32 if dtype == torch.float32 else torch.int64).max
+    return Cut(dtype, key + 1, kept, 0) if above else Cut(dtype, key, kept, pruned_ties)
 
 
 def _share_here(pruned_ties: Tensor, here: Tensor, scores: Sequence[Scores]) -> Tensor:
     """How many ties are pruned here: earlier processes come first."""
     earlier = torch.zeros_like(here)
-    for group, indices in _groups(scores).items():
+    for group, indices in members([s.whole.group for s in scores]).items():
         table = torch.zeros(dist.get_world_size(group), len(indices), dtype=torch.int64)
         table[dist.get_rank(group)] = here[indices]
         earlier[indices] = summed(table, group)[: dist.get_rank(group)].sum(0)

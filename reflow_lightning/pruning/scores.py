@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.criteria.protocols import Criterion, StreamedCriterion, is_unsigned
+from reflow_lightning.pruning.criteria.scoring import checked_pieces, scores_of
 from reflow_lightning.pruning.shards import Part
 from reflow_lightning.running.processes import summed
 
@@ -40,7 +41,7 @@ def sort_keys(scores: Tensor, dtype: torch.dtype) -> Tensor:
 class Scores:
     """The scores of one tensor.
 
-    Ranked below all scores is what was pruned before, and below that what must not stay at all.
+    Ranked below all scores is what was pruned before, and below that what must not stay at all; above all what must.
 
     Attributes:
         name: Name of the parameter.
@@ -48,6 +49,7 @@ class Scores:
         criterion: Maps them to scores.
         pruned: Bool tensor of the weight's shape, True where it was pruned before. ``None``: where it is zero.
         outside: Bool tensor of the weight's shape, True where an N:M pattern forbids a weight. ``None``: nowhere.
+        needed: Bool tensor of the weight's shape, True where a weight stays in any case. ``None``: nowhere.
         part: Where the values lie in a parameter that is spread over processes. ``None``: they are all of it.
     """
 
@@ -56,14 +58,24 @@ class Scores:
     criterion: Criterion
     pruned: Tensor | None = None
     outside: Tensor | None = None
+    needed: Tensor | None = None
     part: Part | None = None
 
     def without(self, outside: Tensor) -> Scores:
         """The same scores, where some weights must not stay."""
-        restricted = replace(self, outside=outside)
+        return self._marked(replace(self, outside=outside))
+
+    def with_needed(self, choose: Callable[[Tensor], Tensor]) -> Scores:
+        """The same scores, where some weights must stay, which a function chooses of all keys."""
+        keys = list(self.keys(self.dtype))
+        if not self.weight.numel():
+            return self
+        return self._marked(replace(self, needed=choose(torch.cat(keys).view(self.weight.shape))))
+
+    def _marked(self, marked: Scores) -> Scores:
         if "tensor" in vars(self):  # computed once, here too
-            vars(restricted)["tensor"] = self.tensor
-        return restricted
+            vars(marked)["tensor"] = self.tensor
+        return marked
 
     @property
     def whole(self) -> Part:
@@ -114,28 +126,21 @@ class Scores:
                 f"criterion {self.criterion} scores whole tensors, but '{self.name}' is spread over processes: use "
                 "'magnitude' or 'random' with allocation 'global', 'uniform' or 'erk', or give the criterion `pieces`"
             )
-        scores = self.criterion(self.name, self.weight)
-        if not isinstance(scores, Tensor) or scores.shape != self.weight.shape or not scores.is_floating_point():
-            given = f"{tuple(scores.shape)} {scores.dtype}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(
-                f"criterion {self.criterion} gave {given} for '{self.name}': "
-                f"it must return one floating-point score a weight, shape {tuple(self.weight.shape)}"
-            )
-        if not torch.isfinite(scores).all():
-            raise ValueError(
-                f"criterion {self.criterion} gave NaN or infinite scores for '{self.name}': it must return finite ones"
-            )
-        return scores
+        return scores_of(self.criterion, self.name, self.weight)
 
     def keys(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """Flat pieces, in position order, of integers that order like the scores in ``dtype`` (see `sort_keys`)."""
         if isinstance(self.criterion, StreamedCriterion):
+            like = flat_chunks(torch.empty_strided(self.weight.shape, self.weight.stride(), device="meta"))
             pieces = self.criterion.pieces(self.name, self.weight, self.whole.start)
+            pieces = checked_pieces(self.criterion, self.name, pieces, like)
         else:
             pieces = flat_chunks(self.tensor.contiguous())
         unsigned = is_unsigned(self.criterion)  # then the bits order as they are, which saves three passes
         keys = (_bits(piece, dtype) if unsigned else sort_keys(piece, dtype) for piece in pieces)
-        if unsigned and self.pruned is None and self.outside is None:  # a zero weight has the lowest score already
+        if (
+            unsigned and self.pruned is None and self.outside is None and self.needed is None
+        ):  # a zero weight has the lowest score already
             yield from keys
         else:
             yield from self._with_levels(keys)
@@ -144,11 +149,16 @@ class Scores:
         weights = flat_chunks(self.weight)
         pruned = None if self.pruned is None else self.pruned.reshape(-1)
         outside = None if self.outside is None else self.outside.reshape(-1)
+        needed = None if self.needed is None else self.needed.reshape(-1)
         start = 0
         for keys in pieces:
             part = slice(start, start + keys.numel())
             lowest = torch.iinfo(keys.dtype).min
             marked = next(weights) == 0 if pruned is None else pruned[part]
             keys = keys.masked_fill(marked, lowest + 1)  # every finite score has a higher key
-            yield keys if outside is None else keys.masked_fill_(outside[part], lowest)
+            if outside is not None:
+                keys.masked_fill_(outside[part], lowest)
+            if needed is not None:
+                keys.masked_fill_(needed[part], torch.iinfo(keys.dtype).max)
+            yield keys
             start = part.stop

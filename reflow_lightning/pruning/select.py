@@ -14,13 +14,16 @@ from reflow_lightning.running.names import Patterns, as_patterns, matches, neare
 from reflow_lightning.running.processes import warn
 
 
-def _aliases(model: nn.Module) -> dict[int, list[str]]:
-    """Every name of every parameter: a tied parameter has several, and so has one in a compiled module."""
+def _aliases(model: nn.Module, known: Inventory) -> dict[int, list[str]]:
+    """Every name of every parameter: a tied parameter has several, also one in a compiled module or under a norm."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
         if (plain := name.replace(f"{COMPILED}.", "")) != name:  # what torch.compile puts before the names
             names[id(parameter)].append(plain)
+    for name, owned in known.weights.items():
+        if owned.computed is not None:
+            names[id(owned.parameter)].append(name)
     return names
 
 
@@ -61,7 +64,8 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         (['0.weight', '3.weight'], ['0.weight'])
     """
     include, exclude = as_patterns(include), as_patterns(exclude)
-    aliases, known = _aliases(model), Inventory.of(model)
+    known = Inventory.of(model)
+    aliases = _aliases(model, known)
     prunable = known.prunable
     parameters = dict(model.named_parameters())
     of_known = {name: p for name, p in parameters.items() if id(p) in prunable}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.protocols import AnyAllocation
 from reflow_lightning.pruning.allocations.registry import resolve_allocation
-from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.protocols import AnyCriterion
 from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.running.names import Patterns, as_patterns, nearest
@@ -26,6 +26,8 @@ class PruneSpec:
         min_kept: Least share of all selected weights that each layer keeps.
         include: Glob patterns on parameter names; one pattern or several.
         exclude: Glob patterns on parameter names; they take precedence.
+        tied: Parameters or buffers that get the masks of others, such as ``{"teacher.*": "student.*"}``; see
+            `reflow_lightning.pruning.ties.tied_names`; ``None``: nothing is tied.
 
     Raises:
         ValueError: Names the field, its value and the remedy.
@@ -35,16 +37,20 @@ class PruneSpec:
         ('layer1.*',)
     """
 
-    criterion: str | Criterion | DataCriterion = "magnitude"
-    allocation: str | Allocation | DataAllocation = "global"
+    criterion: AnyCriterion = "magnitude"
+    allocation: AnyAllocation = "global"
     pattern: str | None = None
     min_kept: float = 0.0
     include: Patterns = ("*",)
     exclude: Patterns = ()
+    tied: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("include", "exclude"):
-            object.__setattr__(self, field, _patterns(field, getattr(self, field)))
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        tied = self.tied or {}
+        if not isinstance(tied, Mapping) or not all(isinstance(name, str) for pair in tied.items() for name in pair):
+            raise ValueError(f"tied={self.tied!r} must be names by names, such as {{'teacher.*': 'student.*'}}")
         if isinstance(self.min_kept, bool) or not isinstance(self.min_kept, Real) or not 0 <= self.min_kept < 1:
             raise ValueError(
                 f"min_kept={self.min_kept!r} is outside [0, 1): 0.002 keeps 0.2 % of all weights in each layer"
@@ -65,7 +71,7 @@ class PruneSpec:
             >>> PruneSpec.from_dict({"criterion": "random"}).criterion
             'random'
         """
-        known = [field.name for field in fields(cls)]
+        known = [known.name for known in fields(cls)]
         for key in values:
             if key not in known:
                 raise ValueError(f"PruneSpec has no '{key}': use some of {known}{nearest(str(key), known)}")
@@ -86,10 +92,8 @@ class PruneSpec:
             )
 
 
-def _patterns(field: str, given: Patterns) -> tuple[str, ...]:
+def _patterns(name: str, given: Patterns) -> tuple[str, ...]:
     patterns = as_patterns(given) if isinstance(given, Iterable) else (None,)
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(
-            f"{field}={given!r} must be a glob pattern, or several, on parameter names: such as 'layer1.*'"
-        )
+        raise ValueError(f"{name}={given!r} must be a glob pattern, or several, on parameter names: such as 'layer1.*'")
     return patterns

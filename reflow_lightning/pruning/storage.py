@@ -49,8 +49,9 @@ def _check_kind(name: str, tensor: Tensor) -> None:
     remedy = "prune before you convert it, or leave it out with exclude"
     if tensor.dtype not in _FLOATS:
         raise ValueError(f"parameter '{name}' is {tensor.dtype}, which torch can't calculate with: {remedy}")
-    if tensor.layout != torch.strided or (is_traceable_wrapper_subclass(tensor) and not is_sharded(tensor)):
-        kind = type(tensor).__name__ if tensor.layout == torch.strided else tensor.layout
+    wrapper = is_traceable_wrapper_subclass(tensor) and not is_sharded(tensor)
+    if tensor.is_nested or wrapper or tensor.layout != torch.strided:
+        kind = "nested tensor" if tensor.is_nested else type(tensor).__name__ if wrapper else tensor.layout
         raise ValueError(f"parameter '{name}' is a {kind}, whose values can't be set one by one: {remedy}")
 
 

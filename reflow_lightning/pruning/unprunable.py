@@ -1,9 +1,10 @@
-"""Weights that can't be pruned: quantized ones, and those computed anew in each pass, so that zeros would be lost."""
+"""Weights that can't be pruned: complex or quantized, or computed anew in each pass, so that zeros would be lost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -27,12 +28,12 @@ def unprunable_weights(known: Inventory, candidates: Mapping[str, Tensor]) -> di
         candidates: Parameters of any type that were chosen.
 
     Example:
-        >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+        >>> layer = nn.utils.parametrizations.orthogonal(nn.Linear(2, 2))
         >>> list(unprunable_weights(Inventory.of(nn.Sequential(layer, nn.Linear(2, 2))), {}))
         ['0.weight']
     """
     reasons = {
-        name: f"is {candidate.dtype}, not floating point: prune before you quantize"
+        name: f"is {candidate.dtype}, {_remedy(candidate.dtype)}"
         for name, candidate in candidates.items()
         if not candidate.is_floating_point()
     }
@@ -41,6 +42,15 @@ def unprunable_weights(known: Inventory, candidates: Mapping[str, Tensor]) -> di
         if kinds:
             reasons[name] = f"is computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
     return reasons
+
+
+def _remedy(dtype: torch.dtype) -> str:
+    """Why a type that is not of floating point is left out, and what to do."""
+    if dtype.is_complex:
+        return "and complex weights are not supported: hold real and imaginary parts as a parameter each"
+    if dtype == torch.bool:
+        return "which has no magnitude to be pruned by"
+    return "not floating point: prune before you quantize"
 
 
 def unknown_weights(known: Inventory) -> dict[str, str]:

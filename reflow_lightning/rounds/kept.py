@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reflow_lightning.pruning import Masks
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.snapshot import named_tensors, write
 
 
@@ -34,6 +35,7 @@ class Kept:
     masks: Masks | None
 
     @classmethod
+    @outside_inference()
     def of(cls, module: nn.Module, masks: Masks | None) -> Kept:
         """Copy a network as it is now; the masks need no copy, since masks are never changed."""
         return cls({name: value.detach().to("cpu", copy=True) for name, value in named_tensors(module)}, masks)

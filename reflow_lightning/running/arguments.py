@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reflow_lightning.running.batches import move
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map, tree_map_only
 from reflow_lightning.running.forward import Forward, batch_input
+from reflow_lightning.running.own import own
 
 Inputs = tuple[Any, ...]
 """The positional arguments of one call of a network."""
@@ -144,7 +145,7 @@ def arguments_of(model: nn.Module, batch: Any, count: int, forward: Forward | No
         forward: ``(model, batch) -> anything``, which runs the model.
     """
     if forward is not None:
-        forward(called := _Called(model), batch)
+        forward(called := _Called(model), own(batch))
         return called.arguments
     return (batch_input(batch),) if count == 1 else tuple(batch[:count])
 
@@ -158,5 +159,5 @@ class _Called(nn.Module):
         self.arguments: Inputs = ()
 
     def forward(self, *arguments: Any) -> Any:
-        self.arguments = arguments
+        self.arguments = own(arguments)
         return self.model(*arguments)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from reflow_lightning.running.alike import Alike
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.nested import mapped
 from reflow_lightning.running.processes import gather, share, warn, world_size
 
 BAR_DELAY = 2.0
@@ -23,23 +26,26 @@ Limit = int | Literal["auto"]
 
 
 def move(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of a nested batch; whatever has no ``to`` stays as it is.
+    """Move whatever of a nested batch has a ``to``, as Lightning does; one that returns nothing moves in place.
+
+    A tensor that was made in inference mode is copied, for there are neither gradients of it nor changes in place.
 
     Example:
         >>> move({"x": [torch.ones(1), "name"]}, torch.device("cpu"))
         {'x': [tensor([1.]), 'name']}
     """
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    if isinstance(batch, MutableMapping):
-        moved = copy.copy(batch)  # keeps its type
-        moved.update({key: move(value, device) for key, value in batch.items()})
-        return moved
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(move(value, device) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(move(value, device) for value in batch)
-    return batch
+    return mapped(partial(_to, device=device), batch, _can_be_moved)
+
+
+def _can_be_moved(value: Any) -> bool:
+    return not isinstance(value, type) and callable(getattr(value, "to", None))
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor) and value.is_inference():
+        return value.to(device, copy=True)
+    moved = value.to(device)
+    return value if moved is None else moved
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -121,6 +127,7 @@ class Batches:
         self.count = 0
         self.asked = self.exhausted = False
         self._read: Iterator[Any] | None = None
+        self._alike = Alike()
 
     def __iter__(self) -> Iterator[Any]:
         self.asked = True
@@ -133,14 +140,19 @@ class Batches:
         self._read = source
         return self._limited(source)
 
+    def alike(self, forward: Forward) -> Forward:
+        """A forward pass that is alike for every network and in every pass over these batches; see `Alike`."""
+        return self._alike.forward(forward)
+
     def _limited(self, source: Iterator[Any]) -> Iterator[Any]:
         hidden = None if self.progress else True  # None: hidden where the output is no terminal
         total = None if self.auto else self.max_batches
         count = 0
         with tqdm(total=total, desc=self.task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
-            for count, batch in enumerate(islice(source, self.max_batches), 1):
+            moved = (move(batch, self.device) for batch in islice(source, self.max_batches))
+            for count, batch in enumerate(self._alike.each(moved), 1):
                 self.count = max(self.count, count)
-                yield move(batch, self.device)
+                yield batch
                 bar.update()
         self.exhausted |= count < self.max_batches
 

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import copy
+import gc
+import types
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
+from torch.utils.data import DataLoader, Dataset
 
 from reflow_lightning.running.compat.torch import inner_of_compiled, plain_attributes, run_uncompiled
+
+_LARGEST = 2**24
+"""An array of more bytes is taken for data."""
+
+_LONGEST = 10_000
+"""So is a container of more items, unless it holds modules."""
+
+_WALKED = 100_000
+"""At most so many objects of a model are looked at."""
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
     """A deep copy whose modules are not compiled: compiled functions would go on running the modules of the original.
 
-    What can't be copied, such as a lock, an open file or a stored loss, is shared with the original.
+    What can't be copied, such as a lock, an open file or a stored loss, is shared with the original. So are data that
+    the model holds: data sets, loaders, arrays of more than 16 MiB and containers of more than 10,000 items that are
+    neither parameters, buffers nor modules. The copy takes the memory of one set of weights.
 
     Example:
-        >>> import threading, torch
+        >>> import threading
+        >>> import torch
         >>> model = nn.Linear(2, 2)
         >>> model.lock = threading.Lock()
         >>> model.compile(backend="eager")
@@ -25,23 +42,75 @@ def dense_copy(model: nn.Module) -> nn.Module:
         >>> bool(dense(torch.ones(1, 2)).any())
         True
     """
+    shared = {id(value): value for value in data_in(model)}
+    for buffer in model.buffers():
+        if isinstance(buffer, UninitializedBuffer):  # torch copies a waiting parameter, but no waiting buffer
+            waiting = UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)  # type: ignore[call-arg]
+            shared[id(buffer)] = waiting
     try:
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model, memo=dict(shared))
     except (TypeError, RuntimeError, AttributeError):
-        copied = copy.deepcopy(model, memo={id(value): value for value in _uncopyable(model)})
+        copied = copy.deepcopy(model, memo=shared | {id(value): value for value in _uncopyable(model, shared)})
     for module in copied.modules():
         if inner_of_compiled(module) is None:  # what torch.compile returns for a module binds itself anew
             run_uncompiled(module)
     return copied
 
 
-def _uncopyable(model: nn.Module) -> list[Any]:
+def data_in(model: nn.Module) -> list[Any]:
+    """The data that a model holds beside its parameters and buffers, however deep: they are no part of the network.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(1, 1)
+        >>> model.train_set = [torch.zeros(2**23)]
+        >>> [tuple(value.shape) for value in data_in(model)]
+        [(8388608,)]
+    """
+    return [value for value in walk(model) if _is_data(value)]
+
+
+def walk(model: nn.Module) -> Iterator[Any]:
+    """What a model holds beside its parameters and buffers, however deep, but for what is within data."""
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    seen: set[int] = set()
+    waiting = [value for module in model.modules() for value in plain_attributes(module).values()]
+    while waiting and len(seen) < _WALKED:
+        value = waiting.pop()
+        if id(value) in seen or id(value) in own or isinstance(value, _PASSED_OVER):
+            continue
+        seen.add(id(value))
+        yield value
+        if not _is_data(value):
+            waiting += gc.get_referents(value)
+
+
+_PASSED_OVER = (nn.Module, type, types.ModuleType, types.FunctionType, types.MethodType, str, bytes, int, float)
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, (Dataset, DataLoader)):
+        return True
+    if isinstance(value, (list, tuple, dict, set)):
+        return len(value) > _LONGEST and not any(map(_is_module, _items(value)))
+    return (isinstance(value, Tensor) or hasattr(value, "__array_interface__")) and value.nbytes > _LARGEST
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, (nn.Module, nn.Parameter))
+
+
+def _uncopyable(model: nn.Module, shared: dict[int, Any]) -> list[Any]:
     """Attributes of the modules that are neither parameters, buffers nor modules, and can't be copied."""
     found = []
     for module in model.modules():
         for value in plain_attributes(module).values():
             try:
-                copy.deepcopy(value)
+                copy.deepcopy(value, memo=dict(shared))
             except Exception:  # whatever a class of the user's raises
                 found.append(value)
     return found

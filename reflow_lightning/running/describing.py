@@ -1,8 +1,9 @@
-"""An object as the call that makes it, for `repr`."""
+"""Objects and their arguments in words."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,3 +28,43 @@ def as_call(of: type, arguments: Mapping[str, Any]) -> str:
             word = "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"{name}="
             written.append(f"{word}{value!r}")
     return f"{of.__name__}({', '.join(written)})"
+
+
+def as_texts(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Arguments in words that are the same in the next process: without addresses.
+
+    Example:
+        >>> as_texts({"sparsity": 0.9, "criterion": as_call})
+        {'sparsity': '0.9', 'criterion': '<function as_call>'}
+    """
+    return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in arguments.items()}
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which of some arguments differ, in words; ``""`` if none does. What one side lacks does not count.
+
+    Example:
+        >>> changes({"sparsity": "0.8", "seed": "0"}, {"sparsity": "0.9", "seed": "0"})
+        'sparsity=0.9, not 0.8'
+    """
+    differing = (name for name in now if name in before and before[name] != now[name])
+    return ", ".join(f"{name}={now[name]}, not {before[name]}" for name in differing)
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Add a line to what an error says; Python 3.10, which knows no notes, has it in the message.
+
+    Args:
+        error: The error.
+        text: The line.
+
+    Example:
+        >>> error = ValueError("bad")
+        >>> add_note(error, "Try this.")
+        >>> getattr(error, "__notes__", error.args[0].splitlines()[1:])
+        ['Try this.']
+    """
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    elif len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]}\n{text}",)

@@ -13,13 +13,15 @@ from torch.utils.data.distributed import DistributedSampler
 
 from reflow_lightning.running.compat.lightning import wrapped_sampler
 from reflow_lightning.running.compat.torch import forget_iterator
+from reflow_lightning.running.detaching import Detaching
 from reflow_lightning.running.isolation import isolated_rng
 
 
 def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> Iterable[Any]:
     """A loader over the same data that shares no state with the given one, which may be running.
 
-    Iterating a running loader again is no way: with persistent workers that ends its epoch.
+    Iterating a running loader again is no way: with persistent workers that ends its epoch. Its samplers, data set and
+    collate function are copied with the state that they keep, but for large data; see `Detaching`.
 
     Args:
         loader: A DataLoader, or another iterable, which then must start anew when iterated.
@@ -38,26 +40,30 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
         >>> sorted(torch.cat(list(fresh(loader, shuffle=True, seed=0))).tolist())
         [0, 1, 2, 3]
     """
+    copies = Detaching()
     if not isinstance(loader, DataLoader):
+        if isinstance(loader, (list, tuple)):
+            return loader
+        given, loader = loader, copies.of(loader)
         if iter(loader) is loader:
             raise TypeError(
                 f"a {type(loader).__name__} is an iterator and can't be read afresh: "
                 "pass calibration_data=lambda: ... that makes one"
             )
-        if hasattr(loader, "load_state_dict"):  # it keeps its place, which may be that of the running training
+        if loader is given and hasattr(loader, "load_state_dict"):  # it keeps its place, which may be the training's
             loader = copy.copy(loader)
         return cast("Iterable[Any]", loader)
     generator = torch.Generator().manual_seed(seed)
     if type(loader).__iter__ is not DataLoader.__iter__:  # a loader that makes its batches in its own way
-        return _detached_loader(loader, generator)
-    dataset: Any = loader.dataset
+        return _detached_loader(loader, copies, generator)
+    dataset: Any = copies.of(loader.dataset)
     if isinstance(dataset, IterableDataset) and iter(dataset) is dataset:
         raise TypeError(
             f"dataset {type(dataset).__name__} is its own iterator and can't be read afresh: "
             "pass calibration_data=lambda: ... that makes another"
         )
     options: dict[str, Any] = {
-        "collate_fn": loader.collate_fn,
+        "collate_fn": copies.of(loader.collate_fn),
         "num_workers": loader.num_workers,
         "pin_memory": loader.pin_memory,
         "timeout": loader.timeout,
@@ -66,21 +72,21 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
         "prefetch_factor": loader.prefetch_factor,
         "generator": generator,
     }
-    if isinstance(loader.dataset, IterableDataset):
-        return DataLoader(loader.dataset, batch_size=loader.batch_size, drop_last=loader.drop_last, **options)
+    if isinstance(dataset, IterableDataset):
+        return DataLoader(dataset, batch_size=loader.batch_size, drop_last=loader.drop_last, **options)
     batching, batch_size, drop_last, sampler = loader.batch_sampler, loader.batch_size, loader.drop_last, loader.sampler
     if type(batching) is BatchSampler:  # the loader's own, or one that was passed in and hides the three
         batch_size, drop_last, sampler = batching.batch_size, batching.drop_last, batching.sampler
     elif batching is not None:
-        return DataLoader(loader.dataset, batch_sampler=_detached(batching, generator), **options)
-    alone = _of_one_process(sampler, shuffle, generator, seed)
+        return DataLoader(dataset, batch_sampler=_drawing(batching, copies, generator), **options)
+    alone = _of_one_process(sampler, shuffle, copies, generator, seed)
     if alone is None:  # the user's own sampler knows what to draw, on which rank
-        sampler = _detached(sampler, generator)
-        return DataLoader(loader.dataset, batch_size=batch_size, drop_last=drop_last, sampler=sampler, **options)
+        sampler = _drawing(sampler, copies, generator)
+        return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, sampler=sampler, **options)
     if batch_size is None:
-        return DataLoader(loader.dataset, batch_size=None, sampler=EveryNth(alone, rank, world_size), **options)
+        return DataLoader(dataset, batch_size=None, sampler=EveryNth(alone, rank, world_size), **options)
     shared = EveryNth(BatchSampler(alone, batch_size, drop_last), rank, world_size)
-    return DataLoader(loader.dataset, batch_sampler=shared, **options)
+    return DataLoader(dataset, batch_sampler=shared, **options)
 
 
 class EveryNth(Sampler[Any]):
@@ -122,35 +128,59 @@ class Seeded(Sampler[Any]):
         return len(self.draws)
 
 
-def _of_one_process(sampler: Any, shuffle: bool, generator: torch.Generator, seed: int) -> Any:
+def _of_one_process(sampler: Any, shuffle: bool, copies: Detaching, generator: torch.Generator, seed: int) -> Any:
     """What would draw if this process were alone; ``None`` if that is not known."""
     shared_out = wrapped_sampler(sampler)
     if shared_out is not None:
-        return Seeded(_detached(shared_out, generator), seed)
+        return Seeded(_drawing(shared_out, copies, generator), seed)
     if type(sampler) not in (SequentialSampler, RandomSampler, DistributedSampler):
         return None
     if isinstance(sampler, RandomSampler):
-        return _detached(sampler, generator)
+        return _drawing(sampler, copies, generator)
     data: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
     shuffle = shuffle or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
     return RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
 
 
-def _detached_loader(loader: DataLoader[Any], generator: torch.Generator) -> DataLoader[Any]:
+def live_parts(loader: Any) -> list[str]:
+    """What of a loader changes as it is read and can't be copied, by its type: reading it disturbs the running one.
+
+    Example:
+        >>> live_parts([1, 2]), live_parts(iter(x for x in [1, 2]))
+        ([], ['generator'])
+    """
+    copies = Detaching()
+    if not isinstance(loader, DataLoader):
+        copied = copies.of(loader)
+        return copies.live or ([type(loader).__name__] if iter(copied) is copied else [])
+    copies.of([loader.sampler, loader.batch_sampler])
+    if not loader.num_workers:  # or what is read lives in other processes
+        dataset: Any = copies.of([loader.dataset, loader.collate_fn])[0]
+        if isinstance(dataset, IterableDataset) and iter(dataset) is dataset:
+            copies.live.append(type(dataset).__name__)
+    return copies.live
+
+
+def _detached_loader(loader: DataLoader[Any], copies: Detaching, generator: torch.Generator) -> DataLoader[Any]:
     copied = copy.copy(loader)
     own: dict[str, Any] = {
-        name: _detached(vars(loader)[name], generator) for name in ("sampler", "batch_sampler") if name in vars(loader)
+        name: copies.of(vars(loader)[name]) for name in ("dataset", "collate_fn") if name in vars(loader)
     }
+    for name in ("sampler", "batch_sampler"):
+        if name in vars(loader):
+            own[name] = _drawing(vars(loader)[name], copies, generator)
     vars(copied).update(own, generator=generator, persistent_workers=False)  # past its own __setattr__
     forget_iterator(copied)
     return copied
 
 
-def _detached(sampler: Any, generator: torch.Generator) -> Any:
+def _drawing(sampler: Any, copies: Detaching, generator: torch.Generator) -> Any:
     """A copy of a sampler, and of the one within it, that draws from a generator of its own."""
-    copied = copy.copy(sampler)
+    copied = copies.of(sampler)
+    if copied is sampler:  # its state can't be copied, its generator can be replaced nevertheless
+        copied = copy.copy(sampler)
     if hasattr(copied, "generator"):
         copied.generator = generator
     if hasattr(copied, "sampler"):
-        copied.sampler = _detached(copied.sampler, generator)
+        copied.sampler = _drawing(copied.sampler, copies, generator)
     return copied

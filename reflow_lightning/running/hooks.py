@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from reflow_lightning.running.compat.torch import tree_map_only
+from reflow_lightning.running.compat.torch import is_traceable_wrapper_subclass, tree_leaves, tree_map_only
 
 
 class Call(NamedTuple):
@@ -47,6 +49,29 @@ def in_type(call: Call, dtype: torch.dtype) -> Call:
         return values.to(dtype) if values.is_floating_point() else values
 
     converted: Call = tree_map_only(Tensor, convert, call)
+    return converted
+
+
+def plain(values: Tensor) -> Tensor:
+    """A tensor of a subclass of one's own as an ordinary one, whose operators are torch's.
+
+    Example:
+        >>> class Named(Tensor):
+        ...     pass
+        >>> type(plain(torch.ones(2).as_subclass(Named))).__name__
+        'Tensor'
+    """
+    ordinary = type(values) in (Tensor, nn.Parameter) or is_traceable_wrapper_subclass(values)
+    return values if ordinary else values.as_subclass(Tensor)
+
+
+def _plain(call: Call) -> Call:
+    args, kwargs, output = call
+    if not kwargs and all(type(value) is Tensor for value in args) and (output is None or type(output) is Tensor):
+        return call  # most often, and sooner told
+    if all(type(leaf) is Tensor or not isinstance(leaf, Tensor) for leaf in tree_leaves(call)):
+        return call
+    converted: Call = tree_map_only(Tensor, plain, call)
     return converted
 
 
@@ -100,7 +125,7 @@ def watching(model: nn.Module, names: Iterable[str], listener: Listener) -> Iter
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
-        return lambda _, args, kwargs, output: listener(name, Call(args, kwargs, output))
+        return lambda _, args, kwargs, output: listener(name, _plain(Call(args, kwargs, output)))
 
     with ExitStack() as stack:
         stack.enter_context(eager())
@@ -132,7 +157,7 @@ def watching_inputs(model: nn.Module, names: Iterable[str], listener: InputListe
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda _, args, kwargs: listener(name, Call(args, kwargs))
+        return lambda _, args, kwargs: listener(name, _plain(Call(args, kwargs)))
 
     with ExitStack() as stack:
         stack.enter_context(eager())
@@ -140,3 +165,75 @@ def watching_inputs(model: nn.Module, names: Iterable[str], listener: InputListe
             module = model.get_submodule(name)
             stack.callback(module.register_forward_pre_hook(hook(name), with_kwargs=True).remove)
         yield
+
+
+@contextmanager
+def listening(model: nn.Module, names: Iterable[str], listener: Listener) -> Iterator[None]:
+    """Tell a listener of each call of the named modules before it; the model runs just as it would without.
+
+    Unlike `watching_inputs` it changes neither the arguments nor how compiled code and attention run, so that it may
+    stand around a step of a training.
+
+    Args:
+        model: Any module.
+        names: Names of modules within it.
+        listener: Takes the name and the call, whose output is ``None``.
+    """
+    with ExitStack() as stack:
+        for name in names:
+            telling = _Telling(name, listener)
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(telling, with_kwargs=True).remove)
+        yield
+
+
+class _Telling:
+    def __init__(self, name: str, listener: Listener) -> None:
+        self._name, self._listener = name, listener
+
+    def __call__(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        self._listener(self._name, _plain(Call(args, kwargs)))
+
+    def __reduce__(self) -> Any:
+        return _Nothing, ()
+
+
+def before_saving(module: nn.Module, act: Callable[[], None]) -> RemovableHandle:
+    """Call a method before each ``state_dict()`` of a module, whoever asks for it.
+
+    Args:
+        module: The module. A copy of it, or what is pickled of it, is not watched.
+        act: A bound method; its object is not held.
+
+    Example:
+        >>> class Counter:
+        ...     count = 0
+        ...     def add(self):
+        ...         self.count += 1
+        >>> counter, layer = Counter(), nn.Linear(1, 1)
+        >>> handle = before_saving(layer, counter.add)
+        >>> _ = layer.state_dict()
+        >>> handle.remove()
+        >>> counter.count
+        1
+    """
+    handle: RemovableHandle = module.register_state_dict_pre_hook(_BeforeSaving(act))  # type: ignore[no-untyped-call]
+    return handle
+
+
+class _BeforeSaving:
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = weakref.WeakMethod(act)
+
+    def __call__(self, *_: Any) -> None:
+        if (act := self._act()) is not None:
+            act()
+
+    def __reduce__(self) -> Any:
+        return _Nothing, ()
+
+
+class _Nothing:
+    """What is left of a hook in a copy of its module."""
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        pass

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from reflow_lightning.running.generators import RandomState, seed_generator
 from reflow_lightning.running.snapshot import TrainingFlags
+from reflow_lightning.running.traces import Traces
 
 
 @contextmanager
-def isolated_rng(seed: int | None = None) -> Iterator[None]:
+def isolated_rng(seed: int | None = None, generators: Sequence[Any] = ()) -> Iterator[None]:
     """Leave the random state of Python, NumPy and PyTorch as it was before the block.
 
     Args:
         seed: Seed for the block; ``None`` goes on from the present state.
+        generators: Generators of a model's own, of which the same holds; see `generators_in`.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -28,34 +32,43 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
         >>> torch.equal(state, torch.get_rng_state())
         True
     """
-    numpy = sys.modules.get("numpy")
-    python_state = random.getstate()
-    numpy_state = numpy.random.get_state() if numpy else None
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices):
-        try:
-            if seed is not None:
-                random.seed(seed)
-                torch.manual_seed(seed)
-                if numpy:
-                    numpy.random.seed(seed % 2**32)
-            yield
-        finally:
-            random.setstate(python_state)
-            if numpy:
-                numpy.random.set_state(numpy_state)
+    before = RandomState(generators)
+    try:
+        if seed is not None:
+            random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # else it would be seeded after the block
+                torch.cuda.manual_seed_all(seed)
+            if numpy := sys.modules.get("numpy"):
+                numpy.random.seed(seed % 2**32)
+            for generator in generators:
+                seed_generator(generator, seed)
+        yield
+    finally:
+        before.restore()
 
 
 @contextmanager
-def only_training(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Put the given layers in train mode and all others in eval mode; afterwards every flag is what it was."""
-    flags = TrainingFlags(model.modules())
+def only_training(
+    model: nn.Module, layers: Iterable[nn.Module], *, written: Iterable[nn.Module] = ()
+) -> Iterator[None]:
+    """Put the given layers in train mode and all others in eval mode, and leave no trace of running the model.
+
+    Afterwards every training flag, buffer and plain attribute is what it was; see `Traces` for how far that goes.
+
+    Args:
+        model: The model that is run within the block.
+        layers: Those of its layers that are in train mode.
+        written: Modules whose buffers the block itself writes, which stay as they are then.
+    """
+    flags, traces = TrainingFlags(model.modules()), Traces(model, but=written)
     training = {id(layer) for layer in layers}
     try:
         for module in model.modules():  # the attribute, not train(): a model may override train() to freeze its layers
             module.training = id(module) in training
         yield
     finally:
+        traces.restore()
         flags.restore()
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from reflow_lightning.running.hooks import plain
+
 _KEYS = ("y", "label", "labels", "target", "targets")
 
 
@@ -43,5 +45,6 @@ def batch_labels(batch: Any) -> Tensor | None:
     found = batch_targets(batch)
     if not isinstance(found, Tensor) or found.is_floating_point() or found.is_complex():
         return None
+    found = plain(found)
     labels = found.squeeze(1) if found.ndim == 2 and found.shape[1] == 1 else found
     return labels.long() if labels.ndim == 1 else None

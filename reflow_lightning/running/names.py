@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 Patterns = str | Iterable[str]
 
+_FEW = 3
+
 
 def as_patterns(patterns: Patterns) -> tuple[str, ...]:
     """One glob pattern or several, as a tuple.
@@ -38,3 +40,20 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(names), n=3)
     return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def few(texts: Iterable[str], separator: str = ", ", what: str = "") -> str:
+    """The first three of many texts, and how many there are besides.
+
+    Args:
+        texts: The texts.
+        separator: Between them.
+        what: What they are, if that needs to be said.
+
+    Example:
+        >>> few("abcde"), few("abcde", what="letters"), few("ab", separator="; ")
+        ('a, b, c and 2 more', 'a, b, c and 2 more letters', 'a; b')
+    """
+    listed = list(texts)
+    more = f" and {len(listed) - _FEW} more {what}".rstrip() if len(listed) > _FEW else ""
+    return separator.join(listed[:_FEW]) + more

@@ -21,10 +21,15 @@ from torch import Tensor
 
 from reflow_lightning.running.caller import users_level
 from reflow_lightning.running.errors import ReflowError
+from reflow_lightning.running.saying import unsaid
 
 
 class PeerError(ReflowError, RuntimeError):
     """Another process failed, so this one stops too."""
+
+
+class PeerEndedError(PeerError):
+    """Another process ends, as by Ctrl-C."""
 
 
 def world_size() -> int:
@@ -67,8 +72,9 @@ def together(task: str) -> Iterator[None]:
         except BaseException as error:
             if not _was_told(error):
                 _told.append(error)
+                text = f"{task} failed on rank {rank()} ({type(error).__name__}: {error})"
                 with _uninterrupted():
-                    _exchange(f"{task} failed on rank {rank()} ({type(error).__name__}: {error})")
+                    _exchange((text, not isinstance(error, Exception) or isinstance(error, PeerEndedError)))
             raise
         with in_step():
             pass
@@ -83,7 +89,8 @@ def in_step() -> Iterator[None]:
     """
     with _nested(), _uninterrupted() as interrupted:
         if failures := _exchange(None):
-            error = KeyboardInterrupt() if interrupted else PeerError("; ".join(failures))
+            kind = PeerEndedError if any(ends for _, ends in failures) else PeerError
+            error = KeyboardInterrupt() if interrupted else kind("; ".join(text for text, _ in failures))
             interrupted.clear()
             _told.append(error)
             raise error
@@ -155,8 +162,8 @@ def total(values: Tensor) -> Tensor:
 
 
 def warn(message: str) -> None:
-    """A warning on rank zero alone, which points at the user's line that led to it."""
-    if rank() == 0:
+    """A warning on rank zero alone, which points at the user's line that led to it; see `saying_once`."""
+    if rank() == 0 and unsaid([message]):
         warnings.warn(message, stacklevel=users_level())
 
 
@@ -201,15 +208,14 @@ def _uninterrupted() -> Iterator[list[int]]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _exchange(failure: str | None) -> list[str]:
-    """Tell the others, and hear from them, what failed."""
+def _exchange(failure: tuple[str, bool] | None) -> list[tuple[str, bool]]:
+    """Tell the others, and hear from them, what failed, and whether a process ends."""
     if world_size() == 1:
         return []
-    failed = torch.tensor([failure is not None], dtype=torch.int32, device=_device(None))
-    dist.all_reduce(failed)
+    dist.all_reduce(failed := torch.tensor([failure is not None], dtype=torch.int32, device=_device(None)))
     if not failed.item():
         return []
-    return [text for text in _gathered(failure) if text is not None]
+    return [told for told in _gathered(failure) if told is not None]
 
 
 def _all_gathered(values: Tensor) -> list[Tensor]:

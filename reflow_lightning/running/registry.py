@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.names import nearest
 
 T = TypeVar("T")
+
+
+class UnknownNameError(ReflowError, ValueError):
+    """Nothing was registered by a name."""
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -24,7 +29,7 @@ class Registry(Mapping[str, T], Generic[T]):
         'the absolute value'
         >>> criteria.named("magnitud")
         Traceback (most recent call last):
-        ValueError: criterion='magnitud' is unknown: use one of ['magnitude']; nearest: magnitude
+        reflow_lightning.running.registry.UnknownNameError: criterion='magnitud' is unknown: use one of [...]...
     """
 
     def __init__(self, kind: str, check: Callable[[str, T], None] = lambda name, value: None) -> None:
@@ -56,11 +61,11 @@ class Registry(Mapping[str, T], Generic[T]):
             otherwise: What may stand in the place of a name, for the message, such as ``", or a callable"``.
 
         Raises:
-            ValueError: If nothing was registered by that name; it lists the names that were.
+            UnknownNameError: If nothing was registered by that name; it lists the names that were.
         """
         if not isinstance(name, str) or name not in self._found:
             hint = f"{otherwise}{nearest(str(name), self._found)}"
-            raise ValueError(f"{self._kind}={name!r} is unknown: use one of {sorted(self._found)}{hint}")
+            raise UnknownNameError(f"{self._kind}={name!r} is unknown: use one of {sorted(self._found)}{hint}")
         return self._found[name]
 
     def __getitem__(self, name: str) -> T:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from reflow_lightning.running.inference import writing
+
 
 class Restorable(Protocol):
     """What can be put back."""
@@ -37,6 +39,28 @@ class Snapshot:
         """The buffers alone."""
         snapshot = cls(())
         snapshot._values = [(module, _copies(_writable(module.named_buffers()))) for module in modules]
+        return snapshot
+
+    @classmethod
+    def beside(cls, copied: nn.Module, model: nn.Module) -> Snapshot:
+        """The values of a model beside a deep copy of it. Nobody may write into the copy: its parameters are shared.
+
+        Example:
+            >>> import copy
+            >>> model = nn.Linear(2, 2)
+            >>> dense = copy.deepcopy(model)
+            >>> before = Snapshot.beside(dense, model)
+            >>> _ = nn.init.zeros_(model.weight)
+            >>> before.restore()
+            >>> torch.equal(model.weight, dense.weight)
+            True
+        """
+        snapshot = cls.of_buffers([model])
+        copies = dict(copied.named_parameters())
+        for name, parameter in _writable(model.named_parameters()):
+            other = copies.get(name, parameter)
+            is_shared = other.data_ptr() == parameter.data_ptr()  # what can't be copied is the same in both
+            snapshot._values[0][1][name] = other.detach().clone() if is_shared else other.detach()
         return snapshot
 
     def restore(self) -> None:
@@ -91,19 +115,22 @@ def write(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         module: The module.
         values: By name.
     """
-    for name, value in values.items():
-        parent, _, last = name.rpartition(".")
-        getattr(module.get_submodule(parent), last).copy_(value)
+    with writing(module):
+        for name, value in values.items():
+            parent, _, last = name.rpartition(".")
+            getattr(module.get_submodule(parent), last).copy_(value)
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in named}
 
 
+def can_be_written(tensor: Tensor) -> bool:
+    """Whether a tensor has values of its own; elements of an expanded tensor share memory."""
+    if is_lazy(tensor) or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+        return False
+    return not any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
 def _writable(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in named:
-        if is_lazy(tensor) or tensor.is_meta:
-            continue
-        repeated = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-        if not repeated:  # elements of an expanded tensor share memory
-            yield name, tensor
+    return ((name, tensor) for name, tensor in named if can_be_written(tensor))

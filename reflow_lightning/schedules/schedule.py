@@ -80,8 +80,8 @@ _METHODS = {
 }
 
 
-def check_schedule(schedule: Any, pattern: str | None) -> None:
-    """Check that an object is a whole schedule, and that the pattern can be reached with it.
+def check_schedule(schedule: Any, pattern: str | None, steps: int = 1) -> None:
+    """Check that an object is a whole schedule, and that the pattern can be reached with it, in so many steps.
 
     Raises:
         ValueError: If not; it says what to write, or what to use.
@@ -115,6 +115,11 @@ def check_schedule(schedule: Any, pattern: str | None) -> None:
             f"pattern={pattern!r} can't be reached gradually, as schedule={schedule!r} does: use "
             "schedule=OneShot(...), or let a schedule of your own that never prunes to less than the pattern does say "
             "allows_pattern = True"
+        )
+    if steps > 1 and not getattr(schedule, "allows_pattern", False):
+        raise ValueError(
+            f"steps={steps} prunes several times at one moment, but schedule={schedule!r} spreads prunings over the "
+            "training: use schedule=OneShot(...), or steps=1"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from statistics import fmean
 from typing import Any
@@ -14,24 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import AnyRepair, calibrate, resolve_repair
+from reflow_lightning.calibration.repair import between_prunings
 from reflow_lightning.pruning import (
-    Allocation,
-    Criterion,
-    DataAllocation,
-    DataCriterion,
+    AnyAllocation,
+    AnyCriterion,
     Masks,
     PruneSpec,
     check_model,
     choose,
 )
+from reflow_lightning.pruning.choose import Learned, learn
+from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
+from reflow_lightning.pruning.refilled import zero_again
+from reflow_lightning.pruning.stepwise import check_steps, stepwise
+from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.copying import dense_copy
-from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import Patterns
 from reflow_lightning.running.processes import gather, rank, together, warn, world_size
+from reflow_lightning.running.saying import saying_once
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import Snapshot
 from reflow_lightning.search.bisection import sparsest
@@ -42,6 +47,7 @@ COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
 _log = logging.getLogger(__name__)
 
 
+@outside_inference()
 def find_sparsity(
     model: nn.Module,
     batches: Iterable[Any],
@@ -50,42 +56,48 @@ def find_sparsity(
     max_drop: float = 0.01,
     tolerance: float = 0.005,
     coarse: Sequence[float] = COARSE,
-    criterion: str | Criterion | DataCriterion = "magnitude",
-    allocation: str | Allocation | DataAllocation = "global",
+    criterion: AnyCriterion = "magnitude",
+    allocation: AnyAllocation = "global",
     pattern: str | None = None,
     min_kept: float = 0.0,
     include: Patterns = ("*",),
     exclude: Patterns = (),
+    tied: Mapping[str, str] | None = None,
+    steps: int = 1,
     repair: AnyRepair = "auto",
     max_batches: Limit = 50,
-    forward: Forward | None = None,
+    forward: AnyForward | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Search:
     """Prune and repair a model in place, as sparsely as its score allows.
 
-    Every trial starts from the dense weights, prunes, repairs and evaluates. The coarse sparsities come first, all of
-    them, since a score need not fall steadily; then bisection goes on above the sparsest of them that was within
-    the drop (see `sparsest`). What the model is in the end was measured, to the bit, and is within the drop. The
-    choice is made by these scores, so let ``evaluate`` use validation data, and test once, afterwards.
+    Every trial starts from the dense weights, prunes, repairs and evaluates; criterion and allocation read the batches
+    once for all of them, and score once. The coarse sparsities come first, all of them, since a score need not fall
+    steadily; then bisection goes on above the sparsest of them that was within the drop (see `sparsest`). What the
+    model is in the end was measured, to the bit, and is within the drop. The choice is made by these scores, so let
+    ``evaluate`` use validation data, and test once, afterwards.
 
     If anything fails the model is as it was. Where processes run together (`torch.distributed`), call it on all of
     them, each with its own batches: a score is the mean over all, so that all take the same path. It takes the memory
-    of three copies of the model.
+    of three copies of the model, and of the scores but for those of ``"magnitude"`` and ``"random"``, which are made
+    in pieces.
 
     Args:
         model: Any module, on the device where it shall run. A model under `fully_shard` is refused.
-        batches: Drawn and transformed as in training, for criterion and repair; iterated anew in each trial.
+        batches: Drawn and transformed as in training, for criterion and repair; the repair iterates anew in each trial.
         evaluate: Gives the model, which is in eval mode, a score; higher is better.
         max_drop: By how much the score may be below the dense model's, in the score's own unit.
         tolerance: How close to its limit the sparsity shall come; never closer than one weight.
         coarse: Sparsities that are tried in any case.
-        criterion: See `reflow_lightning.prune`, as for the next five. One that needs data gets the batches.
+        criterion: See `reflow_lightning.prune`, as for the next six. One that needs data gets the batches.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``; nothing less sparse than the pattern is tried.
         min_kept: Least share of all weights that each layer keeps; nothing sparser than that is tried.
         include: Glob patterns on parameter names.
         exclude: Glob patterns on parameter names.
+        tied: Parameters or buffers that get the masks of others.
+        steps: So many prunings lead to each sparsity, each with the repair; see `reflow_lightning.Pruner`.
         repair: See `reflow_lightning.calibrate`, as for the next two. A copy of the dense model is its reference.
         max_batches: At most so many batches each time, or ``"auto"``.
         forward: ``(model, batch) -> anything`` for batches that the default does not understand.
@@ -118,11 +130,15 @@ def find_sparsity(
         min_kept=min_kept,
         include=include,
         exclude=exclude,
+        tied=tied,
     )
     reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
-    with together("preparing the search"):
+    said: set[str] = set()
+    with together("preparing the search"), saying_once(said):
         _check_arguments(batches, max_drop, tolerance, coarse)
-        resolve_repair(repair)
+        check_steps(steps)
+        last = resolve_repair(repair)
+        between = last if steps == 1 else between_prunings(last, model)
         least = 0.0 if pattern is None else Pattern.parse(pattern).sparsity
         selected = check_model(model, least, spec)
         if any(map(is_sharded, selected.values())):
@@ -137,6 +153,7 @@ def find_sparsity(
         reference = dense_copy(model)
 
     trials: list[Trial] = []
+    learned: list[Learned] = []
     found: dict[float, tuple[Trial, Masks, Snapshot]] = {}  # of the sparsest so far alone
 
     def score() -> float:
@@ -146,18 +163,32 @@ def find_sparsity(
 
     def repaired(sparsity: float) -> Masks:
         dense.restore()
+        if not learned:  # once, as every trial scores the dense weights
+            with together("scoring"), isolated_rng(seed):
+                learned.append(learn(model, sparsity, spec, Reading(batches=batches, **reading)))
+        masks = None
+        targets = stepwise(spec, sparsity, steps)
+        for number, (step, target) in enumerate(targets, 1):
+            masks = pruned(step, target, learned[0] if masks is None else None, masks)
+            after = last if number == len(targets) else between
+            with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
+                calibrate(model, batches, repair=after, reference=reference, **reading)
+            zero_again(model, masks, after)
+        assert masks is not None  # there is one target at least
+        return masks
+
+    def pruned(step: PruneSpec, target: float, learned: Learned | None, previous: Masks | None) -> Masks:
         with together("pruning"), isolated_rng(seed):  # the same on all processes, for a criterion that draws
-            choice = choose(model, sparsity, spec, batches=batches, **reading)
+            choice = choose(model, target, step, previous=previous, batches=batches, learned=learned, **reading)
             choice.apply(model)
         if world_size() > 1 and len(set(gather(choice.masks.state_dict()["checksum"]))) > 1:
             raise ValueError("the processes chose different weights: give all of them the same model and arguments")
-        with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
-            calibrate(model, batches, repair=repair, reference=reference, **reading)
         return choice.masks
 
     def within(sparsity: float) -> bool:
         start = time.perf_counter()
-        masks = repaired(sparsity)
+        with saying_once(said):
+            masks = repaired(sparsity)
         values = Snapshot([model])  # evaluate may change the model
         trial = Trial(masks.sparsity, score(), time.perf_counter() - start)
         trials.append(trial)

@@ -73,8 +73,10 @@ class LinearCKA(Statistic[Tensor]):
     ``norm(B'A)^2 / (norm(A'A) norm(B'B))``, in Frobenius norms. It is 1 if B is A turned and scaled, and 0 if
     nothing in one goes linearly with the other. With fewer samples than a few times C it comes out too high.
 
-    The state has ``(2 + 2 C) 2 C`` float64 values whatever the number of samples. To bound it for wide layers, 512
-    channels, spread evenly, stand for all of a wider one: the same in both networks, so that equal ones still give 1.
+    The state has at most ``(2 + 2 C) 2 C`` float64 values whatever the number of samples, and a quarter of that for
+    samples that wait until there are enough of them to be multiplied at once; few samples take little. To bound it for
+    wide layers, 512 channels, spread evenly, stand for all of a wider one: the same in both networks, so that equal
+    ones still give 1.
 
     Args:
         channels: Number of channels.
@@ -88,22 +90,34 @@ class LinearCKA(Statistic[Tensor]):
         1.0
     """
 
-    merges = MappingProxyType({"state": partial(reduce, merge_grams)})
+    merges = MappingProxyType({"state": partial(reduce, merge_grams), "rows": torch.cat})
     higher_is_better = True
     state: Tensor
+    rows: Tensor
 
     def __init__(self, channels: int, widest: int = _WIDEST) -> None:
         self.compared = torch.linspace(0, channels - 1, min(channels, widest)).round().long()
         width = 2 * len(self.compared)
-        super().__init__(channels, state=torch.zeros(2 + width, width, dtype=torch.float64))
+        empty = torch.zeros((), dtype=torch.float64)  # expanded, so that it takes no memory
+        super().__init__(channels, state=empty.expand(2 + width, width), rows=torch.zeros(0, width).double())
 
     def update(self, values: Tensor, reference: Tensor) -> None:
         """Take in the pooled activations of both networks, of shape (N, C)."""
         if self.channels > len(self.compared):
             chosen = self.compared.to(values.device)
             values, reference = values[:, chosen], reference[:, chosen]
-        self.state = merge_grams(self.state, gram(torch.cat([values, reference], dim=1)).to(self.state.device))
+        exact = torch.cat([values, reference], dim=1).detach().to(exact_device(values)).double()
+        self.rows = torch.cat([self.rows, exact.to(self.rows.device)])
+        self.work_off()
+
+    def work_off(self) -> None:
+        """Multiply the samples that wait, once there are enough."""
+        if len(self.rows) >= self.rows.shape[1] / 4:
+            self.state, self.rows = self._all(), self.rows[:0].clone()
 
     def value(self) -> Tensor:
         """The CKA, in [0, 1]."""
-        return linear_cka(self.state)
+        return linear_cka(self._all())
+
+    def _all(self) -> Tensor:
+        return merge_grams(self.state, gram(self.rows))

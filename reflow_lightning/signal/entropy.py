@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from reflow_lightning.layers.padding import Padding
+from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.processes import gather, together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.layer_entropy import LayerEntropy, RectifierStates
+from reflow_lightning.signal.leaving import warn_of_left_out
 from reflow_lightning.signal.report import format_table
 
 
@@ -52,13 +55,14 @@ class EntropyReport:
         return {"batches": self.batches, "layers": [asdict(row) for row in self.rows]}
 
 
+@outside_inference()
 @torch.no_grad()
 def measure_entropy(
     model: nn.Module,
     batches: Iterable[Any],
     *,
     max_batches: Limit = 50,
-    forward: Forward | None = None,
+    forward: AnyForward | None = None,
     progress: bool = True,
 ) -> EntropyReport:
     """Measure how often the rectifiers of a network switch in eval mode; nothing in it is changed.
@@ -67,7 +71,8 @@ def measure_entropy(
     taken once, of the counts over all data. A layer of entropy 0 is linear on these data, which may be too few to tell.
 
     Where processes run together, call it on all of them, each with its own batches or none: the report covers the
-    union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
+    union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile. Padding does not count
+    where it is known; see `measure_signal`.
 
     Args:
         model: Any module; see `watching_rectifiers` for the rectifiers that are known.
@@ -85,15 +90,18 @@ def measure_entropy(
         >>> measure_entropy(model, [torch.randn(256, 4)], max_batches=1).linear
         ('2',)
     """
-    run = forward or default_forward
+    given = as_forward(forward)
     states = RectifierStates(model)
     moved = Batches(batches, max_batches, device_of(model), task="entropy measurement", progress=progress)
+    run = moved.alike(given)
     with only_training(model, ()), whole(model), isolated_rng(), together("entropy measurement"):
+        padding = Padding(model)
         for batch in moved:
-            with states.counting(model):
+            with states.counting(model, padding.of(model, batch, run)):
                 run(model, batch)
     moved.check()
     counts = states.counts()
+    warn_of_left_out(states.left_out)
     if counts and not any(float(torch.stack(c).sum()) for _, c in counts.values()):
         raise ValueError("the batches hold no sample: pass some that do")
     rows = tuple(LayerEntropy.of(layer, kind, found) for layer, (kind, found) in counts.items())

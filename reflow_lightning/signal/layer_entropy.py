@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.layers.padding import Valid
+from reflow_lightning.running.compat.torch import Unwatched
 from reflow_lightning.running.exact import exact_device
+from reflow_lightning.signal.leaving import leaving_out, merge_reasons
 from reflow_lightning.signal.neurons import NeuronCounts, NeuronStates, layer_entropy, neuron_entropy, neuron_states
 from reflow_lightning.signal.rectifiers import Rectified, watching_rectifiers
 from reflow_lightning.signal.statistic import computed
@@ -73,7 +76,7 @@ class LayerEntropy:
 
 
 class RectifierStates:
-    """The states of the neurons before every rectifier that a network runs.
+    """The states of the neurons before every rectifier that a network runs, without padding where that is known.
 
     A layer whose output enters several rectifiers is counted once, with the values of all. Where these differ in the
     number of channels, as after a slice, the neurons of each number are neurons of their own. After a concatenation of
@@ -81,6 +84,9 @@ class RectifierStates:
 
     Args:
         model: The network.
+
+    Attributes:
+        left_out: Why layers can't be counted, by name; they have no row.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -93,19 +99,28 @@ class RectifierStates:
 
     def __init__(self, model: nn.Module) -> None:
         self.states: dict[tuple[str, str, int], NeuronStates] = {}
+        self.left_out: dict[str, str] = {}
         self._device = exact_device(next(model.parameters(), torch.zeros(0)))
 
     @contextmanager
-    def counting(self, model: nn.Module) -> Iterator[None]:
-        """Count the states during the block, which runs the model."""
-        with watching_rectifiers(model, self._take_in):
+    def counting(self, model: nn.Module, valid: Valid | None = None) -> Iterator[None]:
+        """Count the states during the block, which runs the model on a batch whose data are at the `Valid` places."""
+
+        def take_in(call: Rectified) -> None:
+            if call.layer not in self.left_out:
+                with Unwatched(), leaving_out(self.left_out, call.layer):
+                    self._take_in(call, valid or Valid())
+
+        with watching_rectifiers(model, take_in):
             yield
 
-    def _take_in(self, call: Rectified) -> None:
+    def _take_in(self, call: Rectified, valid: Valid) -> None:
         key = (call.layer, call.kind, channels := call.values.shape[call.dim])
+        rows = valid.rows(call.values, call.dim)
+        found = neuron_states(rows, call.dim if rows is call.values else -1, ceiling=call.ceiling)
         if key not in self.states:
             self.states[key] = self._empty(key, channels)
-        self.states[key].update(neuron_states(call.values, call.dim, ceiling=call.ceiling))
+        self.states[key].update(found)
 
     def _empty(self, key: tuple[str, str, int], channels: int) -> NeuronStates:
         return NeuronStates(channels).to(self._device)
@@ -115,9 +130,11 @@ class RectifierStates:
 
         Where processes run together, they cover the batches of all; each must call this, batches or not.
         """
+        merge_reasons(self.left_out)
+        counted = {key: states for key, states in self.states.items() if key[0] not in self.left_out}
         by_width: dict[str, dict[int, Tensor]] = {}
         kinds: dict[str, dict[str, None]] = {}
-        for (layer, kind, channels), counts in computed(self.states, self._empty).items():
+        for (layer, kind, channels), counts in computed(counted, self._empty).items():
             found, widths = torch.stack(counts), by_width.setdefault(layer, {})
             widths[channels] = widths[channels] + found if channels in widths else found
             kinds.setdefault(layer, {})[kind] = None

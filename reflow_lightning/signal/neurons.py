@@ -107,9 +107,9 @@ class _Counts(Statistic[Value]):
     def __init__(self, channels: int, kinds: int) -> None:
         super().__init__(channels, state=torch.zeros(kinds, channels, dtype=torch.float64))
 
-    def update(self, part: Tensor) -> None:
-        """Take in the numbers of a part, of shape (kinds, C)."""
-        self.state = self.state + part.to(self.state.device)
+    def update(self, *parts: Tensor) -> None:
+        """Take in the numbers of parts, each of shape (kinds, C)."""
+        self.state = torch.stack([self.state, *(part.to(self.state.device) for part in parts)]).sum(0)
 
 
 class Signs(_Counts[ChannelSigns]):

@@ -116,6 +116,8 @@ def moved_dim(dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
         return next((i for i in range(len(after)) if math.prod(after[: i + 1]) > start), max(0, len(after) - 1))
     if len(before) == len(after):
         return dim
+    if not before:  # a number, such as a mean, that is spread over a tensor
+        return max(0, len(after) - 1)
     places = (dim, dim - len(before) + len(after))  # counted from the first dimension, or from the last
     return next((i for i in places if 0 <= i < len(after) and after[i] == before[dim]), max(0, len(after) - 1))
 

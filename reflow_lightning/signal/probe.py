@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from reflow_lightning.layers import Layer, Order, layer_of
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
+from reflow_lightning.signal.leaving import NothingToMeasureError
 
 Listener = Callable[[str, Tensor], None]
 """``(layer name, output) -> None``."""
@@ -38,6 +40,11 @@ def is_time_first(layer: nn.Module) -> bool:
     return known is not None and known.time_first
 
 
+def candidates(known: Mapping[str, Layer]) -> list[str]:
+    """The layers that may be `signal_layers`, whatever follows what."""
+    return [name for name, layer in known.items() if isinstance(layer.module, BatchNorm) or layer.weights]
+
+
 def signal_layers(known: Mapping[str, Layer], order: Order) -> list[str]:
     """The layers whose output is the signal: BatchNorm layers, and weighted layers that no BatchNorm follows.
 
@@ -46,7 +53,7 @@ def signal_layers(known: Mapping[str, Layer], order: Order) -> list[str]:
         order: For each layer, the BatchNorm layers that get its outputs.
 
     Raises:
-        ValueError: If no layer is left.
+        NothingToMeasureError: If no layer is left.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
@@ -55,12 +62,12 @@ def signal_layers(known: Mapping[str, Layer], order: Order) -> list[str]:
         ['1', '4']
     """
     names = [
-        name
-        for name, layer in known.items()
-        if isinstance(layer.module, BatchNorm) or (layer.weights and name not in order.handed_on)
+        name for name in candidates(known) if isinstance(known[name].module, BatchNorm) or name not in order.handed_on
     ]
     if not names:
-        raise ValueError("the model has no layer to measure whose type is known: name modules with layers=('...',)")
+        raise NothingToMeasureError(
+            "the model has no layer to measure whose type is known: name modules with layers=('...',)"
+        )
     return names
 
 
@@ -85,6 +92,8 @@ def matching_modules(model: nn.Module, patterns: Patterns) -> list[str]:
 def listening(model: nn.Module, layers: Iterable[str], listener: Listener) -> Iterator[None]:
     """Call ``listener(name, output)`` after every call of the named layers; of several outputs the first tensor counts.
 
+    A packed sequence is handed over as a padded one, in the layout of the layer.
+
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(2, 3))
@@ -95,8 +104,10 @@ def listening(model: nn.Module, layers: Iterable[str], listener: Listener) -> It
 
     def hand_over(name: str, call: Call) -> None:
         output = call.output
-        while isinstance(output, (tuple, list)) and output:
+        while isinstance(output, (tuple, list)) and output and not isinstance(output, PackedSequence):
             output = output[0]
+        if isinstance(output, PackedSequence):
+            output, _ = pad_packed_sequence(output, batch_first=not is_time_first(model.get_submodule(name)))
         if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
             listener(name, output.detach())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ def _check(reports: Mapping[str, SignalReport]) -> list[str]:
         raise ValueError("reports is empty: pass at least one, such as {'repaired': report}")
     names = [row.name for row in next(iter(reports.values())).rows]
     for label, report in reports.items():
-        if any(row.cka is None or row.variance_ratio is None for row in report.rows):
+        if all(row.cka is None or row.variance_ratio is None for row in report.rows):
             raise ValueError(f"reports['{label}'] was measured without the dense network: pass reference=...")
         if [row.name for row in report.rows] != names:
             raise ValueError(f"reports['{label}'] has other layers than the first: measure the same ones")
@@ -133,7 +134,8 @@ def _draw(axes: Axes, reports: Mapping[str, SignalReport], field: str, marked: S
     axes.axhline(1, color=COLORS["dense"], linestyle="--", linewidth=1.2, label="dense", zorder=1)
     values: list[float] = []
     for label, report in reports.items():
-        values = [max(getattr(row, field), _FLOOR) for row in report.rows]
+        found = [getattr(row, field) for row in report.rows]  # none where rows can't be compared
+        values = [math.nan if value is None else max(value, _FLOOR) for value in found]
         axes.plot(
             range(1, len(values) + 1), values, "o-", markersize=4, linewidth=2, label=label, color=COLORS.get(label)
         )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from reflow_lightning.running.hooks import eager
+from reflow_lightning.layers.rows import tensors_in
+from reflow_lightning.running.compat.torch import FunctionMode
+from reflow_lightning.running.hooks import eager, plain
 from reflow_lightning.signal.origins import Origin, joined, moved_dim
 
 _RECTIFIERS = frozenset(
@@ -84,7 +85,7 @@ def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None])
         yield
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(FunctionMode):
     """Follows which layer each tensor comes from; a tensor that is gone is forgotten."""
 
     def __init__(self, model: nn.Module, listener: Callable[[Rectified], None]) -> None:
@@ -101,22 +102,32 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").rstrip("_")  # relu_ works in place
+        heard: list[Rectified] = []
         if name in _RECTIFIERS:
-            self._hear(name, args, kwargs)
+            with suppress(Exception):  # what can't be followed has no origin; the network's pass goes on
+                heard = self._heard(name, args, kwargs)
+        for call in heard:
+            self.listener(call)
         out = func(*args, **kwargs)
-        outputs = list(_tensors((out,)))
-        if outputs:
-            inputs = list(_tensors((*args, *kwargs.values())))
-            if name in _PRODUCTS and (layer := self._layer_of(inputs)) is not None:
-                depth = 1 + max((self.origins[x].deepest.depth for x in inputs if x in self.origins), default=0)
-                for output in outputs:
-                    dim = max(0, output.ndim - 1 - _CONVOLUTIONS.get(name, 0))
-                    self.origins[output] = Origin.of(layer, depth, dim, output.shape)
-            else:
-                self._hand_on(func, name, args, kwargs, inputs, outputs)
+        with suppress(Exception):
+            self._follow(func, name, args, kwargs, list(tensors_in((out,))))
         return out
 
-    def _hear(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _follow(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]
+    ) -> None:
+        if not outputs:
+            return
+        inputs = list(tensors_in((*args, *kwargs.values())))
+        if name in _PRODUCTS and (layer := self._layer_of(inputs)) is not None:
+            depth = 1 + max((self.origins[x].deepest.depth for x in inputs if x in self.origins), default=0)
+            for output in outputs:
+                dim = max(0, output.ndim - 1 - _CONVOLUTIONS.get(name, 0))
+                self.origins[output] = Origin.of(layer, depth, dim, output.shape)
+        else:
+            self._hand_on(func, name, args, kwargs, inputs, outputs)
+
+    def _heard(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Rectified]:
         values = args[0] if args else kwargs.get("input")
         lower, ceiling = 0.0, math.inf
         if name == "hardtanh":
@@ -124,14 +135,17 @@ class _Watch(TorchFunctionMode):
         if name == "relu6" or (lower, ceiling) == (0, 6):
             name, ceiling = "relu6", 6.0
         if lower != 0 or not isinstance(values, Tensor) or values.ndim == 0 or values not in self.origins:
-            return
+            return []
         pieces, dim, _ = self.origins[values].moved(values.shape)  # whose data may have been set anew
-        parts = [values.detach()]  # of any layout, such as a sparse one
+        found = plain(values.detach())
+        parts = [found]  # of any layout, such as a sparse one
         if len(pieces) > 1:
-            parts = list(values.detach().split_with_sizes([piece.size for piece in pieces], dim))
-        for piece, part in zip(pieces, parts, strict=True):
-            if piece.layer is not None:
-                self.listener(Rectified(piece.layer, name, part, dim, float(ceiling)))
+            parts = list(found.split_with_sizes([piece.size for piece in pieces], dim))
+        return [
+            Rectified(piece.layer, name, part, dim, float(ceiling))
+            for piece, part in zip(pieces, parts, strict=True)
+            if piece.layer is not None
+        ]
 
     def _layer_of(self, inputs: Iterable[Tensor]) -> str | None:
         """The layer that the last of the weights among the inputs belongs to; a query before it may be learned too."""
@@ -180,14 +194,6 @@ def owning_layer(parameter: str) -> str:
     """
     within = parameter.split("parametrizations.")[0]
     return within.rstrip(".") if within != parameter else parameter.rpartition(".")[0]
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _tensors(value)
 
 
 def _bounds(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> tuple[float, float]:  # noqa: A002

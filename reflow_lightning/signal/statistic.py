@@ -72,6 +72,9 @@ class Statistic(ABC, Generic[Value]):
     def update(self, *part: Any, **more: Any) -> None:
         """Take in a part of the data."""
 
+    def work_off(self) -> None:
+        """Work off what waits in the state, so that it does not grow; most statistics let nothing wait."""
+
     @abstractmethod
     def value(self) -> Value:
         """What the data that were taken in here tell."""
@@ -98,7 +101,7 @@ class Statistic(ABC, Generic[Value]):
     def reset(self) -> None:
         """Forget all data."""
         for name, tensor in self._empty.items():
-            setattr(self, name, tensor.clone())
+            setattr(self, name, tensor)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the tensors to a device, which must have their types; returns the statistic itself."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -59,9 +61,9 @@ def moments(values: Tensor, dim: int = 1) -> Tensor:
 
 
 def pieces(values: Tensor) -> tuple[Tensor, ...]:
-    """Activations of shape (N, C, positions), a few samples at a time."""
+    """Activations of shape (N, C, positions), or rows of a matrix, a few at a time."""
     size = _PIECE if values.device.type == "cpu" else _PIECE << 6  # other devices have no small cache, but slow starts
-    return torch.split(values, max(1, size // max(1, values.shape[1] * values.shape[2])))
+    return torch.split(values, max(1, size // max(1, math.prod(values.shape[1:]))))
 
 
 def position_moments(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,8 +116,11 @@ class _MomentState(Statistic[Value]):
         """Take in the activations of one call of a layer."""
         self._take_in(moments(values, self.dim))
 
-    def _take_in(self, part: Tensor) -> None:
-        self.state = merge_moments(torch.stack([self.state, part.to(self.state.device)]))
+    def _take_in(self, *parts: Tensor) -> None:
+        found = [part.to(self.state.device) for part in parts]
+        if self.state is not self._empty["state"]:
+            found.insert(0, self.state)
+        self.state = merge_moments(torch.stack(found)) if len(found) > 1 else found[0]
 
     def _channels(self) -> ChannelMoments:
         count, mean, squares = self.state.clone()  # the caller may write into what it gets
@@ -158,9 +163,30 @@ class MergedMoments(Moments):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
 
-    def update(self, part: Tensor) -> None:
-        """Take in the moments of a part, of shape (3, C)."""
-        self._take_in(part)
+    def update(self, *parts: Tensor) -> None:
+        """Take in the moments of parts, each of shape (3, C)."""
+        self._take_in(*parts)
+
+
+def update_all(statistics: Mapping[str, MergedMoments], parts: Mapping[str, Tensor]) -> None:
+    """Take in the moments of a part for each of many layers, in few operations for all layers of a device together.
+
+    Args:
+        statistics: By name of the layer.
+        parts: `moments`, by some of the names.
+
+    Example:
+        >>> statistics = {"a": MergedMoments(1), "b": MergedMoments(2)}
+        >>> update_all(statistics, {"b": moments(torch.tensor([[1.0, 3.0]])), "a": moments(torch.tensor([[5.0]]))})
+        >>> statistics["a"].compute().mean.item(), statistics["b"].compute().mean.tolist()
+        (5.0, [1.0, 3.0])
+    """
+    for device in {statistics[name].state.device for name in parts}:
+        names = [name for name in parts if statistics[name].state.device == device]
+        before = torch.cat([statistics[name].state for name in names], 1)
+        merged = merge_moments(torch.stack([before, torch.cat([parts[name].to(device) for name in names], 1)]))
+        for name, state in zip(names, torch.split(merged, [parts[name].shape[1] for name in names], 1), strict=True):
+            statistics[name].state = state
 
 
 class DeadChannels(_MomentState[Tensor]):

@@ -1,22 +1,17 @@
 """Rescaling channels before an exact re-estimation of BatchNorm changes nothing, as benchmarks/asr.py measures."""
 
 import copy
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
+from asr import ESTIMATORS, batch_moments, running_average
+from asr_repair import Rescaling, channel_factors, convolution_outputs, layer_factors, rescale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from reflow_lightning import calibrate, prune
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from asr import ESTIMATORS, batch_moments, running_average
-from asr_repair import Rescaling, channel_factors, convolution_outputs, layer_factors, rescale
 
 BATCHES = 5
 SMALL_EPS = 1e-14

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zoo.routed import Experts
 
 from reflow_lightning import calibrate
 
@@ -132,3 +133,11 @@ def test_a_batch_that_is_passed_over_counts_in_no_layer():
     wrapped.forward = lambda batch: wrapped["bn"](batch["a"])
     calibrate(wrapped, [{"a": part} for part in values[..., 0].split([4, 4, 1])], max_batches=3)
     check(wrapped["bn"], values[:8, :, 0])
+
+
+def test_an_expert_that_gets_no_row_of_a_batch_does_not_cost_the_batch():
+    model, x = Experts(norm=True), torch.randn(16, 8)
+    nn.init.constant_(model.gate.bias.detach()[:1], 100.0)
+    with pytest.warns(UserWarning, match=r"left alone experts\.1\.1: no batch reached them"):
+        result = calibrate(model, [x], repair="batchnorm", max_batches=1)
+    assert result.repaired == ("experts.0.1",)

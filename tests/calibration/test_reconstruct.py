@@ -9,10 +9,11 @@ from torch import nn
 from zoo import networks
 from zoo.convolutional import convolutions
 from zoo.linear import Repeated, mlp
+from zoo.routed import Experts
 
-from reflow_lightning import calibrate
+from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Reconstruct
-from reflow_lightning.calibration.reconstruct import calls_of
+from reflow_lightning.calibration.layer_calls import calls_of
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.hooks import watching
 
@@ -202,8 +203,8 @@ def test_a_forward_pass_ends_with_the_layer_that_is_looked_at():
     assert not model[2]._forward_hooks
 
 
-def most_alive(count):
-    """How many batches and activations are alive at most when a forward pass begins."""
+def most_alive(count, held_bytes=None):
+    """How many batches and activations are alive at most when a forward pass begins, and how many passes there are."""
     dense, seen, alive = convolutions(), [], []
     model = thinned(copy.deepcopy(dense))
     for module in (*model, *dense):
@@ -218,13 +219,17 @@ def most_alive(count):
         seen.append(weakref.ref(batch))
         return network(batch)
 
-    Reconstruct()(model, Fresh(), forward, dense)
-    assert len(alive) == 1 + 3 * 2 * count
-    return max(alive)
+    Reconstruct(held_bytes=held_bytes)(model, Fresh(), forward, dense)
+    return max(alive), len(alive)
 
 
-def test_the_memory_does_not_grow_with_the_number_of_batches():
-    assert most_alive(12) == most_alive(2) <= 10
+def test_the_memory_does_not_grow_with_the_number_of_batches_where_none_may_wait():
+    assert most_alive(12, held_bytes=0) == (most_alive(2, held_bytes=0)[0], 1 + 3 * 2 * 12)
+    assert most_alive(2, held_bytes=0)[0] <= 10
+
+
+def test_each_batch_runs_once_through_each_network_if_all_may_wait():
+    assert most_alive(12)[1] == 1 + 2 * 12
 
 
 def test_a_layer_that_only_some_batches_reach_and_one_that_none_does():
@@ -257,3 +262,38 @@ def test_a_strong_ridge_changes_little():
     for name, value in old.named_parameters():
         if value.ndim > 1:
             torch.testing.assert_close(model.get_parameter(name), value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+def test_experts_that_get_other_rows_have_their_moments_matched(balanced, norm):
+    torch.manual_seed(3)
+    model, batches = Experts(balanced, norm).eval(), [torch.randn(64, 8) for _ in range(3)]
+    dense = copy.deepcopy(model)
+    prune(model, 0.6)
+    with pytest.warns(UserWarning, match=r"'experts.0.0', 'experts.1.0' got other rows .*: moments, since") as caught:
+        result = calibrate(model, batches, repair="reconstruct", reference=dense, max_batches=3)
+    assert sum("other rows" in str(warning.message) for warning in caught) == 1
+    assert {name: how for name, how in result.how.items() if "BatchNorm" not in how} == {
+        "stem": "least squares",
+        "gate": "least squares",
+        "experts.0.0": "moments",
+        "experts.1.0": "moments",
+        "head": "least squares",
+    }
+
+
+def test_experts_that_get_the_same_rows_are_fitted():
+    torch.manual_seed(3)
+    model, batches = Experts().eval(), [torch.randn(64, 8) for _ in range(3)]
+    dense = copy.deepcopy(model)
+    prune(model, 0.6, include="experts*")
+    result = calibrate(model, batches, repair=Reconstruct(), reference=dense, max_batches=3)
+    assert set(result.how.values()) == {"least squares"}
+
+
+def test_a_forward_that_runs_the_model_in_the_place_of_the_reference_is_an_error():
+    model, dense, batches = make("mlp", 2)
+    for repair in (Reconstruct(), "moments"):
+        with pytest.raises(ValueError, match=r"let forward.model, batch. run the model that it is given"):
+            calibrate(model, batches, repair=repair, reference=dense, forward=lambda _, x: model(x), max_batches=2)

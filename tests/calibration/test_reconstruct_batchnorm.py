@@ -7,7 +7,7 @@ from torch import nn
 
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Reconstruct
-from reflow_lightning.calibration.reconstruct import by_batch
+from reflow_lightning.calibration.layer_calls import by_batch
 
 
 def of_input(model, name, batches):

@@ -88,3 +88,12 @@ def test_lightning_logs_them_over_an_epoch():
 def test_it_must_be_a_statistic():
     with pytest.raises(TypeError, match="statistic=3 must be a Statistic, such as"):
         as_metric(3)
+
+
+def test_samples_that_wait_do_not_pile_up_when_a_metric_is_called():
+    metric, at_once = as_metric(LinearCKA(4)), LinearCKA(4)
+    for values in torch.randn(20, 3, 4).unbind():
+        metric(values, values + 1)
+        at_once.update(values, values + 1)
+    assert sum(len(rows) for rows in metric.rows) < 4
+    torch.testing.assert_close(metric.compute(), at_once.compute())

@@ -9,10 +9,11 @@ import torch
 from helpers import Module, images, loader, selected_size, trainer, zeros
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning_utilities.core import rank_zero
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from reflow_lightning import Gradual, OneShot, Reflow, SignalMonitor, measure_signal
+from reflow_lightning import Gradual, Iterative, OneShot, Reflow, SignalMonitor, measure_signal
 from reflow_lightning.schedules import Progress
 
 SIZE = selected_size(Module())
@@ -160,10 +161,8 @@ def test_a_training_that_ends_early_says_what_was_not_reached():
 
 
 @pytest.mark.parametrize("schedule", [OneShot(), OneShot(fraction=1.0), Gradual()])
-@pytest.mark.parametrize(
-    "options", [{"fast_dev_run": True}, {"barebones": True}, {"limit_train_batches": 1, "limit_val_batches": 1}]
-)
-def test_trial_runs_and_limits(schedule, options):
+@pytest.mark.parametrize("options", [{"barebones": True}, {"limit_train_batches": 1, "limit_val_batches": 1}])
+def test_limits(schedule, options):
     callback = Reflow(0.5, schedule=schedule)
     module = Module()
     with warnings.catch_warnings(record=True) as caught:
@@ -175,9 +174,44 @@ def test_trial_runs_and_limits(schedule, options):
         assert callback.events[-1].calibration.batches == 1
 
 
-def test_fast_dev_run_says_what_it_did_not_reach():
-    with pytest.warns(UserWarning, match="before OneShot.*was completed"):
-        fit(reflow(schedule=OneShot(epoch=10)), fast_dev_run=True)
+@pytest.mark.parametrize("schedule", [OneShot(), OneShot(epoch=10), OneShot(fraction=1.0), Gradual(), Iterative()])
+@pytest.mark.parametrize("how", [{}, {"repair": "reconstruct"}, {"criterion": "taylor"}, {"sparsity": 0.9}])
+def test_fast_dev_run_tries_the_whole_event_and_undoes_it(schedule, how, caplog):
+    plain, module, stages = Module(), Module(), []
+    module.load_state_dict(plain.state_dict())
+    torch.manual_seed(0)
+    fit(pl.Callback(), plain, fast_dev_run=3)
+    callback = Reflow(**{"sparsity": 0.5, "schedule": schedule, **how})
+    callback.listeners.append(lambda stage, network: stages.append((stage, zeros(network))))
+    with warnings.catch_warnings(), caplog.at_level("INFO", rank_zero.log.name):
+        warnings.simplefilter("error", UserWarning)  # such as that the schedule was not completed
+        warnings.filterwarnings(
+            "ignore", ".*(all there were|fewer samples|leaves no weight|hardly any|does not have many).*"
+        )
+        torch.manual_seed(0)
+        fit(callback, module, fast_dev_run=3)
+    goal = round(callback.sparsity * SIZE)
+    assert stages == [("dense", 0), ("pruned", goal), ("repaired", goal)]
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert (callback.masks, callback.events, callback.completed) == (None, [], False)
+    assert "tried a pruning, and took it back" in caplog.text
+    fit(callback, module, max_epochs=11)
+    assert zeros(module) == goal
+
+
+def test_fast_dev_run_meets_the_errors_of_an_event_that_comes_later():
+    def broken(name, weight):
+        raise RuntimeError("no scores")
+
+    with pytest.raises(RuntimeError, match="no scores"):
+        fit(reflow(schedule=OneShot(epoch=10), criterion=broken), fast_dev_run=True)
+
+
+def test_fast_dev_run_under_masks_prunes_nothing_more():
+    callback, module = reflow(), Module()
+    fit(callback, module)
+    fit(callback, module, fast_dev_run=True)
+    assert (zeros(module), len(callback.events), callback.completed) == (round(0.5 * SIZE), 1, True)
 
 
 def test_without_any_validation():
@@ -448,7 +482,7 @@ def test_arguments_that_do_not_fit_the_model_are_errors_before_training(options,
     assert equal(before, state(module))
 
 
-def test_a_training_step_without_forward_is_an_error_that_names_forward():
+def test_a_module_without_forward_is_calibrated_by_its_training_step():
     class Headless(pl.LightningModule):
         def __init__(self):
             super().__init__()
@@ -460,7 +494,7 @@ def test_a_training_step_without_forward_is_an_error_that_names_forward():
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    with pytest.raises(TypeError, match="pass forward="):
+    with pytest.warns(UserWarning, match="calibrates with forward='training_step'"):
         trainer(reflow()).fit(Headless(), loader())
     module = Headless()
     trainer(reflow(forward=lambda module, batch: module.net(batch[0]))).fit(module, loader())
@@ -719,3 +753,19 @@ def test_the_seed_chooses_the_calibration_batches():
         variances.append(copied.net[1].running_var)
     assert torch.equal(variances[0], variances[1])
     assert not torch.equal(variances[0], variances[2])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "between"),
+    [(True, {"variance"}), (SignalMonitor(metrics=["entropy"]), {"variance", "entropy", "saturated"})],
+)
+def test_all_metrics_are_measured_at_the_last_pruning_and_before_it_what_is_asked_for(tmp_path, monitor, between):
+    callback = reflow(schedule=Gradual(every_n_steps=3), monitor=monitor)
+    fit(callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
+    with (tmp_path / "metrics.csv").open() as file:
+        columns = csv.DictReader(file).fieldnames
+    assert {c.partition("_profile")[0] for c in columns if c.endswith("_profile/pruned@3")} == between
+    assert {"variance", "cka", "entropy", "rectifier_entropy"} <= {
+        c.partition("_profile")[0] for c in columns if c.endswith("_profile/pruned")
+    }
+    assert ("dead/net.1" in columns, "rectifier_entropy/net.0" in columns) == (False, False)

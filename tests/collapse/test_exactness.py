@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from reflow_lightning.collapse import collapse, collapse_report
 from reflow_lightning.collapse.exactness import Expected, random_like
 from reflow_lightning.collapse.graph.running import undisturbed
+from reflow_lightning.collapse.work import Work
 
 X = torch.ones(4, 2)
 
@@ -73,3 +75,18 @@ def test_buffers_are_put_back_after_an_error():
 def test_outputs_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match="can't be compared"):
         Expected(nn.Linear(2, 1), [(X,)]).deviation(nn.Linear(2, 3))
+
+
+def test_no_network_is_measured_twice(monkeypatch):
+    """Once as it was traced, and once after each step that changes it; the last of these serves the report."""
+    measured, rows = [], []
+    deviation, attempt = Expected.deviation, Work.attempt
+    monkeypatch.setattr(Expected, "deviation", lambda self, other: measured.append(1) or deviation(self, other))
+    monkeypatch.setattr(Work, "attempt", lambda *args: rows.append(attempt(*args)) or rows[-1])
+    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+    collapsed = collapse(model, X)
+    assert sum(rows) == 2  # the norm is folded, channels go
+    assert len(measured) == 1 + sum(rows)
+    assert collapse_report(collapsed).deviation == pytest.approx(0, abs=1e-6)

@@ -7,16 +7,23 @@ from torch import nn
 from reflow_lightning.cost.latency import LEAST_SECONDS, measure_latency, paired_latency
 
 
+class Notes:
+    """What is noted of passes; it lies outside of the modules, whose attributes are put back."""
+
+    def __init__(self):
+        self.passes, self.states = [], None
+
+
 class Sleeping(nn.Module):
     """Notes each of its passes, and takes at least so long."""
 
-    def __init__(self, seconds=0.0, name="", passes=None):
+    def __init__(self, seconds=0.0, name="", notes=None):
         super().__init__()
-        self.seconds, self.name, self.passes = seconds, name, [] if passes is None else passes
+        self.seconds, self.name, self.notes = seconds, name, notes or Notes()
 
     def forward(self, x):
-        self.passes.append(self.name)
-        self.states = self.training, torch.is_grad_enabled(), torch.get_num_threads()
+        self.notes.passes.append(self.name)
+        self.notes.states = self.training, torch.is_grad_enabled(), torch.get_num_threads()
         time.sleep(self.seconds)
         return x
 
@@ -40,16 +47,16 @@ def test_the_speedup_is_the_median_of_the_ratios_of_the_same_round(monkeypatch):
 
 
 def test_the_order_is_turned_round_every_time():
-    passes = []
-    models = {name: Sleeping(1.5 * LEAST_SECONDS, name, passes) for name in "ab"}
+    notes = Notes()
+    models = {name: Sleeping(1.5 * LEAST_SECONDS, name, notes) for name in "ab"}
     paired_latency(models, torch.zeros(1), rounds=3, warmup=1)
-    assert "".join(passes[-6:]) == "abbaab"
+    assert "".join(notes.passes[-6:]) == "abbaab"
 
 
 def test_short_passes_are_repeated_until_the_clock_sees_them():
     model = Sleeping(LEAST_SECONDS / 10)
     [seconds] = paired_latency({"a": model}, torch.zeros(1), rounds=1).values()
-    assert len(model.passes) > 8
+    assert len(model.notes.passes) > 8
     assert seconds[0] == pytest.approx(LEAST_SECONDS / 10, rel=0.7)
 
 
@@ -58,7 +65,7 @@ def test_networks_run_in_eval_mode_without_gradients_and_are_as_before():
     model[1].eval()
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     measure_latency(model, model, torch.zeros(1, 2), rounds=2, threads=1)
-    assert model[0].states == (False, False, 1)
+    assert model[0].notes.states == (False, False, 1)
     assert [module.training for module in model.modules()] == [True, True, False, True]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.equal(state, torch.get_rng_state())

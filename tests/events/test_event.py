@@ -10,6 +10,7 @@ from reflow_lightning.events.event import prune_and_repair
 from reflow_lightning.events.plan import Plan
 from reflow_lightning.pruning import PruneSpec
 from reflow_lightning.running.forward import default_forward
+from reflow_lightning.signal import measurement
 
 BATCHES = list(images(32).split(16))
 
@@ -75,4 +76,27 @@ def test_the_stages_come_in_order():
     assert seen == [("dense", False, False), ("pruned", True, False), ("repaired", True, True)]
     assert event.step == 7
     assert event.sparsity == masks.sparsity
-    assert set(event.seconds) == {"prune", "repair"}
+    assert set(event.seconds) == {"prune", "repair", "total"}
+    assert event.seconds["total"] > event.seconds["prune"] + event.seconds["repair"]
+
+
+@pytest.mark.parametrize("stage", ["dense", "pruned"])
+def test_an_event_that_cannot_measure_still_prunes_and_repairs(stage, monkeypatch):
+    model, passes = small_net(), []
+
+    def fails(*_):
+        passes.append(1)
+        raise ValueError("too odd")
+
+    def listener(now, _):
+        if now == stage:
+            monkeypatch.setattr(measurement, "read", fails)
+
+    if stage == "dense":
+        monkeypatch.setattr(measurement, "read", fails)
+    with pytest.warns(UserWarning, match="can't be measured|not measured") as caught:
+        event, masks = prune_and_repair(model, 0.5, plan(profile=1, listeners=[listener]))
+    assert zeros(model) == sum(int((~mask).sum()) for mask in masks.values()) > 0
+    assert set(event.calibration.repaired) == {"1", "5", "9"}
+    assert set(event.signal) == (set() if stage == "dense" else {"dense", "pruned"})
+    assert len([w for w in caught if "can't be measured" in str(w.message)]) == 1

@@ -11,7 +11,7 @@ import torch
 from helpers import zeros
 from scenarios.commands import application
 
-from reflow_lightning import Masks
+from reflow_lightning import Masks, __version__
 from reflow_lightning.experiments.classifier import Classifier
 from reflow_lightning.experiments.models.resnet import ResNet
 
@@ -182,3 +182,8 @@ def test_help_shows_groups_keys_and_examples(tmp_path):
     schedules = "schedule: after_training, gradual, iterative, one_shot"
     for part in (schedules, "sparsity: 0.9", "reflow-lightning -m sparsity"):
         assert part in text
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("search", "--version")])
+def test_the_version_is_that_of_the_package(arguments, tmp_path):
+    assert run(tmp_path, *arguments) == f"reflow-lightning {__version__}\n"

@@ -13,6 +13,9 @@ from reflow_lightning.experiments.overrides import complaints, config_groups
         ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "~module.scheduler"],
         ["trainer.max_epochs=3", "model.blocks=1"],
         ["--config-dir", "elsewhere", "data=mine"],
+        ["--config-dir=elsewhere", "data=mine"],
+        ["--config-d", "elsewhere", "data=mine"],
+        ["-cd=elsewhere", "data=mine"],
         ["-m", "schedule=glob(*)"],
         ["-sc", "install=bash"],
         ["sparsity=["],  # Hydra explains it better
@@ -20,6 +23,11 @@ from reflow_lightning.experiments.overrides import complaints, config_groups
 )
 def test_valid_arguments_are_passed_on(arguments):
     assert complaints(arguments) == []
+
+
+@pytest.mark.parametrize("option", ["-c", "--cfg", "--resolve", "-m", "--multirun"])
+def test_other_options_leave_the_check_as_it_is(option):
+    assert len(complaints([option, "a=1"])) == 1
 
 
 def test_every_fault_is_named():
@@ -61,3 +69,36 @@ def test_the_groups_are_those_of_the_folder():
 def test_a_number_of_batches_may_be_left_to_the_data():
     assert complaints(["reflow.calibration_batches=auto"]) == []
     assert complaints(["reflow.calibration_batches=many"]) != []
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "near"),
+    [
+        ("criterion=magnitud", "magnitud", "magnitude"),
+        ("reflow.allocation=globl", "globl", "global"),
+        ("repair=[batchnorm,moment]", "moment", "moments"),
+        ("criterion='wand'", "wand", "wanda"),
+        ("criterion=magnitude,'wand'", "wand", "wanda"),
+        ("repair=choice([moment],auto)", "moment", "moments"),
+    ],
+)
+def test_a_name_that_nobody_registered_is_named(argument, name, near):
+    [complaint] = complaints([argument])
+    assert complaint.startswith(f"{argument.partition('=')[0]}={name} is unknown; nearest: {near}")
+    assert complaint.endswith("one of your own is known if extensions=[mine.py] names its file")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["criterion=of_mine", "extensions=[mine.py]"],  # it may register the name
+        ["criterion=of_mine", "++extensions=[mine.py]"],
+        ["criterion=of_mine", "reflow._target_=mine.Reflow"],  # so may any module that is imported
+        ["criterion={_target_: reflow_lightning.pruning.PerOutput, criterion: of_mine}"],
+        ["criterion=${oc.env:CRITERION}"],
+        ["repair=null"],
+        ["repair=[batchnorm,moments]", "allocation=erk", "-m", "criterion=random,wanda"],
+    ],
+)
+def test_names_that_may_be_registered_later_are_left_to_the_run(arguments):
+    assert complaints(arguments) == []

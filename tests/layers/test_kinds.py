@@ -226,3 +226,19 @@ def test_what_a_layer_of_the_user_says_is_checked_before_anything_is_done():
     layer_of.register(Lonely, Wrong)
     with pytest.raises(ValueError, match=r"layer '0' \(Lonely\) has no weight 'kernel', as Wrong says: mend"):
         prune(nn.Sequential(Lonely(2, 2)), 0.5)
+
+
+def test_the_linear_layer_of_torch_geometric_is_known_by_its_name():
+    """The package is not installed: a class of the same name stands for it."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight, self.bias)
+
+    Linear.__module__, Linear.__qualname__ = "torch_geometric.nn.dense.linear", "Linear"
+    layer = layer_of(Linear(), "lin")
+    assert [m.channels for m in layer.maps] == [3]

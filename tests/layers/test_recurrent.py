@@ -165,9 +165,39 @@ def test_what_is_not_supported_says_so():
         layer_of(nn.LSTM(3, 4, proj_size=2), "")
     with pytest.raises(NotSupportedError, match="a FastGRNN cell with factored matrices"):
         layer_of(FastGRNNCell(3, 4, rank_w=2), "")
-    packed = pack_sequence([torch.randn(3, 3), torch.randn(2, 3)])
-    with pytest.raises(ValueError, match="got a PackedSequence: calibrate with padded sequences"):
-        layer_of(nn.GRU(3, 4), "").outputs(Call((packed,), {}, None))
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("how", [{}, {"bidirectional": True, "num_layers": 2}])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_of_a_packed_sequence_it_sees_what_it_sees_of_each_sequence_alone(kind, how, in_order):
+    module, lengths = kind(3, 4, **how), [5, 3, 3, 1] if in_order else [3, 5, 1, 3]
+    sequences = [torch.randn(length, 3) for length in lengths]
+    states = torch.randn(2, len(module.all_weights), 4, 4)  # of each cell and sequence
+
+    def seen(given, h, c):
+        state = [h, c] if kind is nn.LSTM else h
+        return layer_of(module, "").states(Call((given, state), {}, None))
+
+    with torch.no_grad():
+        packed = seen(pack_sequence(sequences, enforce_sorted=in_order), *states)
+        alone = [seen(x[:, None], *states[:, :, i : i + 1]) for i, x in enumerate(sequences)]
+    for cell, found in enumerate(packed):
+        for part in (0, 1):
+            expected = torch.cat([of_one[cell][part] for of_one in alone])
+            assert found[part].shape == expected.shape
+            order, other = (values[:, 0].argsort() for values in (found[part], expected))
+            torch.testing.assert_close(found[part].sum(0), expected.sum(0), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found[part][order], expected[other], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [tuple, list])
+def test_an_lstm_takes_its_state_as_a_list_too(given):
+    module, x, state = nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3), torch.randn(2, 1, 2, 4)
+    with torch.no_grad():
+        _, h = layer_of(module, "").states(Call((x,), {"hx": given(state)}, None))[0]
+        assert torch.equal(h[:2], state[0, 0])
+        torch.testing.assert_close(h[2:4], module(x[:, :1], tuple(state))[0][:, 0])
 
 
 def test_a_cell_of_another_kind_has_to_be_registered():

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reflow_lightning.pruning import bits
 from reflow_lightning.pruning.bits import pack, unpack, zero_where_pruned
 
 HARD = [float("nan"), float("inf"), -float("inf"), -0.0, -1.0, 1e-45, 65504.0]
@@ -58,3 +59,22 @@ def test_several_tensors_of_several_types_at_once():
     tensors = [torch.ones(2, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
     zero_where_pruned(tensors, [torch.tensor([True, False])] * 3)
     assert [t.tolist() for t in tensors] == [[1.0, 0.0]] * 3
+
+
+def test_no_more_than_a_piece_is_multiplied_at_once(monkeypatch):
+    """torch copies the mask of each into the type of the values: of a large tensor that would be memory of its size."""
+    pieces, multiply = [], bits.multiply_each
+    monkeypatch.setattr(bits, "_PIECE", 100)
+    monkeypatch.setattr(bits, "multiply_each", lambda a, b: pieces.extend(p.numel() for p in a) or multiply(a, b))
+    for values in (
+        torch.randn(30, 9),
+        torch.randn(9, 30).t(),
+        torch.randn(6, 2, 5, 5),
+        torch.randn(101),
+        torch.ones(()),
+    ):
+        mask = torch.rand(values.shape) > 0.5
+        expected = values.masked_fill(~mask, 0)
+        zero_where_pruned([values], [mask])
+        assert torch.equal(values, expected)
+    assert max(pieces) <= 100

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from helpers import images, zeros
-from torch import nn
+from torch import nn, optim
 from zoo.convolutional import small_net
 
 from reflow_lightning import Masks, prune
@@ -33,7 +33,7 @@ def test_zeros_survive_every_kind_of_step(kind, options):
     step(model, optimizer)  # momentum from before the pruning
     keeper = ZeroKeeper()
     keeper.bind(model, prune(model, 0.5))
-    keeper.watch([optimizer])
+    keeper.watch()
     expected = zeros(model)
     for _ in range(5):
         step(model, optimizer)
@@ -79,3 +79,56 @@ def test_moments_of_a_byte_each_are_forgotten():
     keeper.bind(model, Masks({"weight": torch.tensor([[True, False]])}))
     keeper.forget_moments(optimizer)
     assert moment.float().tolist() == [[1.0, 0.0]]
+
+
+def test_an_optimizer_that_copies_what_it_stepped_into_the_weights_is_kept_up_with():
+    model = nn.Linear(4, 2, bias=False)
+    master = nn.Parameter(model.weight.detach().double())
+    masks = prune(model, 0.5)
+
+    class Master(optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            model.weight.detach().copy_(master.detach())
+
+    optimizer, keeper = Master([master], lr=0.1), ZeroKeeper()
+    keeper.bind(model, masks)
+    keeper.watch()
+    for _ in range(3):
+        master.grad = torch.ones_like(master)
+        optimizer.step()
+        assert torch.equal(model.weight == 0, ~masks["weight"])
+    keeper.release()
+
+
+def test_a_step_leaves_the_weights_of_other_optimizers_alone():
+    critic, generator = nn.Linear(4, 1), nn.Linear(4, 4)
+    both = nn.ModuleDict({"critic": critic, "generator": generator})
+    keeper = ZeroKeeper()
+    keeper.bind(both, prune(both, 0.5))
+    keeper.watch()
+    optimizer = optim.SGD(generator.parameters(), 0.1)
+    with torch.no_grad():
+        critic.weight.clamp_(-0.1, 0.1)
+    loss = critic(generator(torch.randn(2, 4))).sum()
+    generator.zero_grad()
+    optimizer.step()  # before the backward pass, which needs the critic's weights as they were
+    loss.backward()
+    keeper.release()
+
+
+def test_one_optimizer_for_each_parameter_takes_no_look_at_the_others(monkeypatch):
+    layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(20))
+    keeper = ZeroKeeper()
+    keeper.bind(layers, prune(layers, 0.5))
+    keeper.watch()
+    each = [optim.SGD([parameter], 0.1) for parameter in layers.parameters()]
+    for parameter in layers.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for _ in range(5):
+        [optimizer.step() for optimizer in each]  # those of the biases are known from now on
+    looks = []
+    monkeypatch.setattr(keeper._written, "since", lambda: looks.append(1) or [])
+    [optimizer.step() for optimizer in each]
+    assert looks == []
+    keeper.release()

@@ -141,3 +141,16 @@ def test_a_sparse_layout_is_named():
     model.weight = nn.Parameter(torch.eye(4).to_sparse_coo())
     with pytest.raises(ValueError, match=r"'weight' is a torch.sparse_coo, whose values can't be set one by one"):
         prune(model, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_named(layout):
+    model = nn.Linear(4, 4)
+    nested = torch.nested.nested_tensor(list(torch.eye(4).split(2)), layout=layout)
+    model.weight = nn.Parameter(nested, requires_grad=False)
+    with pytest.raises(ValueError, match=r"'weight' is a nested tensor, whose values can't be set one by one"):
+        prune(model, 0.5)
+    beside = nn.Sequential(nn.Linear(4, 4))
+    beside.register_parameter("nested", model.weight)
+    assert list(prune(beside, 0.5)) == ["0.weight"]

@@ -42,6 +42,7 @@ KINDS = {
     "L1Unstructured": (pruned_by_torch, lambda layer: torch_prune.remove(layer, "weight")),
     "PruningContainer": (pruned_twice_by_torch, lambda layer: torch_prune.remove(layer, "weight")),
 }
+UNKNOWN = ("Symmetric", "L1Unstructured", "PruningContainer")  # of the norms see test_norms
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated.*")
 
 
@@ -58,7 +59,7 @@ def names_of(model, **how):
         return list(select(model, **how))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNKNOWN)
 def test_a_weight_that_is_computed_anew_stays_dense_which_a_warning_says(kind):
     model = model_of(kind)
     before = {name: value.clone() for name, value in model[0].state_dict().items()}
@@ -70,7 +71,7 @@ def test_a_weight_that_is_computed_anew_stays_dense_which_a_warning_says(kind):
     assert names_of(model, exclude="0.*") == names_of(model, exclude="0.weight") == ["1.weight"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNKNOWN)
 def test_named_in_include_it_is_an_error(kind):
     with pytest.raises(ValueError, match=rf"pattern '0.weight' matches no .* '0.weight' is computed by {kind} in"):
         select(model_of(kind), include="0.weight")
@@ -101,8 +102,15 @@ def test_what_it_is_computed_from_can_be_named_in_full():
 def test_the_parts_of_a_recurrent_weight_are_no_weights(norm):
     """The norms of the rows in particular: without one, its row is gone."""
     model = norm(nn.GRU(3, 4), "weight_hh_l0")
-    with pytest.warns(UserWarning, match="left dense: 'weight_hh_l0' is computed by"):
-        assert list(select(model)) == ["weight_ih_l0"]
+    assert not any(name.endswith(("_g", "original0")) for name in names_of(model))
+    assert len(names_of(model)) == 2
+
+
+def test_a_weight_under_two_norms_stays_dense_which_a_warning_says():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    parametrizations.spectral_norm(parametrizations.orthogonal(model[0]))
+    with pytest.warns(UserWarning, match="'0.weight' is computed by _Orthogonal, _SpectralNorm in each forward pass"):
+        assert list(select(model)) == ["1.weight"]
 
 
 def test_looking_at_a_model_does_not_compute_its_weights():
@@ -112,11 +120,20 @@ def test_looking_at_a_model_does_not_compute_its_weights():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+NOT_FLOATING = {
+    torch.int8: "not floating point: prune before you quantize",
+    torch.int64: "not floating point: prune before you quantize",
+    torch.bool: "which has no magnitude to be pruned by",
+    torch.complex64: "and complex weights are not supported: hold real and imaginary parts as a parameter each",
+    torch.complex128: "and complex weights are not supported",
+}
+
+
+@pytest.mark.parametrize("dtype", NOT_FLOATING)
 def test_a_weight_that_is_not_floating_point_stays_as_it_is_which_a_warning_says(dtype):
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[0].weight = nn.Parameter(torch.ones(4, 4).to(dtype), requires_grad=False)
-    with pytest.warns(UserWarning, match=rf"left dense: '0.weight' is {dtype}, not floating point: prune before you"):
+    with pytest.warns(UserWarning, match=rf"left dense: '0.weight' is {dtype}, {NOT_FLOATING[dtype]}"):
         assert list(prune(model, 0.5)) == ["1.weight"]
     assert bool((model[0].weight == 1).all())
     assert names_of(model, exclude="0.*") == ["1.weight"]

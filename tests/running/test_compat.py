@@ -15,8 +15,11 @@ from helpers import Module, loader, trainer
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
-from torch import fx, nn
+from torch import fx, nn, overrides
 from torch.nn import functional
+from torch.nn.utils import parametrizations
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -92,6 +95,27 @@ def test_operators_are_seen_by_a_mode():
         with Mode():
             torch.ones(2, 2) @ torch.ones(2, 2)
         assert torch.ops.aten.mm in seen
+
+
+def test_a_mode_leaves_the_modes_as_it_found_them_whatever_torch_had_taken_off():
+    with relies_on(
+        "torch.overrides._get_current_function_mode_stack",
+        "torch.overrides._pop_mode",
+        "torch.overrides._push_mode",
+    ):
+
+        class Passing(of_torch.FunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                return func(*args, **(kwargs or {}))
+
+        outer, inner = Passing(), Passing()
+        for taken_off in range(3):
+            with outer:
+                with inner:
+                    for _ in range(taken_off):
+                        overrides._pop_mode()  # and Ctrl-C strikes before it is put back
+                assert overrides._get_current_function_mode_stack() == [outer]
+            assert overrides._get_current_function_mode_stack() == []
 
 
 def test_tensors_that_wrap_others():
@@ -175,6 +199,33 @@ def test_hooks_that_compute_a_parameter():
         ]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_norms_of_weights():
+    with relies_on("torch.nn.utils.parametrizations._WeightNorm", "torch.nn.utils.parametrizations._SpectralNorm"):
+        new = [getattr(parametrizations, name)(nn.Linear(2, 2)) for name in ("weight_norm", "spectral_norm")]
+        assert [type(layer.parametrizations.weight[0]) for layer in new] == [of_torch.WeightNorm, of_torch.SpectralNorm]
+    with relies_on("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm"):
+        old = [getattr(nn.utils, name)(nn.Linear(2, 2)) for name in ("weight_norm", "spectral_norm")]
+        kinds = [type(of_torch.pre_hooks(layer)[0]) for layer in old]
+        assert kinds == [of_torch.OldWeightNorm, of_torch.OldSpectralNorm]
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_the_power_method_of_a_spectral_norm(norm):
+    with relies_on(
+        "torch.nn.utils.parametrizations._SpectralNorm._power_method",
+        "torch.nn.utils.parametrizations._SpectralNorm._reshape_weight_to_matrix",
+    ):
+        layer = norm(nn.Conv1d(3, 4, 2)).eval()
+        is_new = norm is parametrizations.spectral_norm
+        stored = layer.parametrizations.weight.original if is_new else layer.weight_orig
+        stored.data[:, 0] = 0
+        found = layer.parametrizations.weight[0] if is_new else of_torch.pre_hooks(layer)[0]
+        of_torch.iterate_power(found, layer, stored.detach(), 50)
+        layer(torch.ones(1, 3, 2))
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-3)
+
+
 def test_weights_of_recurrent_layers():
     with relies_on("torch.nn.RNNBase._flat_weights_names"):
         gru = nn.GRU(2, 3, bidirectional=True)
@@ -198,6 +249,20 @@ def test_a_convolution_by_another_weight():
         assert callable(getattr(nn.Conv1d, of_torch.CONVOLVE))
 
 
+def test_checks_in_a_graph():
+    with relies_on("torch._assert", "torch.nn.BatchNorm2d._check_input_dim"):
+
+        class Checks(nn.BatchNorm2d):
+            def forward(self, x):
+                torch._assert(x.ndim == 4, "no images")
+                return super().forward(x)
+
+        norm = Checks(2).eval()
+        vars(norm)[of_torch.CHECK_DIMENSIONS] = lambda given: None
+        traced = fx.symbolic_trace(norm)
+        assert [node.target for node in traced.graph.nodes if node.target is of_torch.ASSERT] == [torch._assert]
+
+
 def test_writes_into_a_tensor():
     with relies_on("torch.Tensor._version"):
         values = torch.zeros(2)
@@ -206,6 +271,35 @@ def test_writes_into_a_tensor():
         assert of_torch.times_written(values) == before + 1
     with relies_on("torch.Tensor._version"), torch.inference_mode():
         assert of_torch.times_written(torch.zeros(2)) is None
+
+
+def test_hooks_of_an_optimizer():
+    with relies_on(
+        "torch.optim.Optimizer._optimizer_step_pre_hooks",
+        "torch.optim.Optimizer._optimizer_step_post_hooks",
+        "torch.optim.optimizer._global_optimizer_pre_hooks",
+    ):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
+        hooked = (optimizer.register_step_pre_hook, optimizer.register_step_post_hook, register_optimizer_step_pre_hook)
+        for register in hooked:
+            assert not of_torch.has_step_hooks(optimizer)
+            handle = register(lambda *_: None)
+            assert of_torch.has_step_hooks(optimizer)
+            handle.remove()
+
+
+def test_sums_of_batchnorm_in_float64():
+    """What `takes_exact_statistics` says of the kernel for the CPU; a million values, and two."""
+    for shape in ((256, 2, 64, 64), (1, 2, 2), (3, 2, 1, 5)):
+        values = torch.randn(shape) + 3
+        assert of_torch.takes_exact_statistics(values)
+        layer = (nn.BatchNorm1d if values.ndim == 3 else nn.BatchNorm2d)(2, momentum=1.0)
+        layer(values)
+        exact = values.double().movedim(1, 0).flatten(1).var(1)
+        assert ((layer.running_var - exact).abs() <= 3e-7 * exact).all()
+    assert not of_torch.takes_exact_statistics(values.bfloat16())
+    assert not of_torch.takes_exact_statistics(torch.randn(8, 2))
+    assert not of_torch.takes_exact_statistics(torch.randn(8, 2, 4, 4).contiguous(memory_format=torch.channels_last))
 
 
 def test_products_in_place():
@@ -380,3 +474,19 @@ def test_lightning_is_not_imported():
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))
         ]
         assert not any("lightning" in ast.unparse(node).replace("reflow_lightning", "") for node in imported)
+
+
+def test_statistics_are_computed_unseen_by_modes():
+    class Seen(TorchFunctionMode):
+        names = ()
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.names = (*self.names, func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with relies_on("torch._C.DisableTorchFunction"), Seen() as seen:
+        with of_torch.Unwatched():
+            torch.ones(1).sum()
+        assert seen.names == ()
+        torch.ones(1).sum()
+    assert seen.names == ("ones", "sum")

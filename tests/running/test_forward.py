@@ -165,7 +165,7 @@ def test_an_argument_that_is_missing_is_an_error_that_names_forward():
 def test_an_error_of_a_model_that_is_given_names_is_passed_on():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
         default_forward(nn.Linear(2, 2), {"input": torch.ones(3, 3)})
-    assert "model(input=...)" in "".join(getattr(error.value, "__notes__", ["model(input=...)"]))
+    assert "model(input=...)" in "".join(getattr(error.value, "__notes__", [str(error.value)]))
 
 
 def test_models_of_transformers():

@@ -177,3 +177,19 @@ def test_compiled_modules_call_their_listeners(watch, whole):
 def test_no_other_file_puts_on_forward_hooks_or_turns_the_switches(name):
     users = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if name in path.read_text()}
     assert users <= {"running/hooks.py"}
+
+
+def test_listeners_get_tensors_of_subclasses_as_ordinary_ones_and_the_network_its_own():
+    class Named(torch.Tensor):
+        pass
+
+    given, inputs, outputs = [], [], []
+    model = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+    model[1].register_forward_pre_hook(lambda _, args: given.append(type(args[0])))
+    with (
+        watching(model, ["0"], lambda _, call: outputs.append(type(call.output))),
+        watching_inputs(model, ["1"], lambda _, call: inputs.append(type(call.args[0]))),
+    ):
+        model(torch.ones(1, 2).as_subclass(Named))
+    assert given == [Named]
+    assert inputs == outputs == [torch.Tensor]

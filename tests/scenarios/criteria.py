@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from zoo.unreached import Parted, batches_of
 
 from reflow_lightning.pruning import prune
 from scenarios.gradients import make, split
@@ -62,6 +63,18 @@ def no_batches_on_any(_: Path) -> None:
     prune(parts()[0], 0.5, criterion="fisher", batches=[], max_batches=0)
 
 
+def a_part_that_one_process_reaches(_: Path) -> dict[str, Any]:
+    """With the larger batches alone, which the last process has, and at last with smaller ones on all."""
+    found = {}
+    for criterion in CRITERIA:
+        model = Parted("for some batches")
+        how = {"criterion": criterion, "max_batches": 1}
+        masks = prune(model, 0.5, batches=batches_of(4 if dist.get_rank() else 2), **how)
+        error = error_of(prune, Parted("for some batches"), 0.5, batches=batches_of(2), **how)
+        found[criterion] = {"masks": masks.state_dict(), "error": error}
+    return found
+
+
 def spread_over_processes(_: Path) -> dict[str, str]:
     from torch.distributed.fsdp import fully_shard
 
@@ -82,5 +95,6 @@ SCENARIOS = named(
     all_batches_on_the_last,
     a_batch_that_breaks_on_one,
     no_batches_on_any,
+    a_part_that_one_process_reaches,
     spread_over_processes,
 )

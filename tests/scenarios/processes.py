@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-IMPORTED = ["reflow_lightning.experiments.app"]
+IMPORTED = ["reflow_lightning.experiments.experiment"]
 """What a process of a test finds imported when it starts."""
 
 Scenario = Callable[[Path], Any]

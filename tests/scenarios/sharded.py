@@ -124,7 +124,7 @@ def training_keeps_zeros(folder: Path) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     keeper = ZeroKeeper()
     keeper.bind(model, masks)
-    keeper.watch([optimizer])
+    keeper.watch()
     for batch in BATCHES[:3]:
         optimizer.zero_grad()
         model(batch).square().sum().backward()

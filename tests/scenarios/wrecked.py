@@ -9,7 +9,7 @@ import torch
 import zoo
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 from zoo.blocks import Chain
 
@@ -17,6 +17,7 @@ from reflow_lightning.collapse import collapse_report
 from reflow_lightning.collapse.edits import Row
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.graph.tracing import trace
+from reflow_lightning.collapse.operators.affine import width
 from reflow_lightning.collapse.passes.merging import fold_batchnorm
 from reflow_lightning.running.difference import relative_difference
 
@@ -54,7 +55,7 @@ def wreck(model: nn.Module, pruning: str, seed: int = 0) -> nn.Module:
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, _ConvNd)) and "weight" in m._parameters]
     with torch.no_grad():
         for layer in layers:
-            weight = layer.weight
+            weight = rows_of(layer)
             if pruning == "rows":
                 weight[torch.rand(len(weight)) < 0.5] = 0
             elif pruning == "columns":
@@ -68,6 +69,11 @@ def wreck(model: nn.Module, pruning: str, seed: int = 0) -> nn.Module:
             if layer.bias is not None and torch.rand(()) < 0.3:
                 layer.bias.zero_()
     return model
+
+
+def rows_of(layer: nn.Module) -> torch.Tensor:
+    """A view of the weight with the output channels in dimension 0; of one group, if a convolution is transposed."""
+    return layer.weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else layer.weight
 
 
 def same(model: nn.Module, collapsed: nn.Module, inputs: Inputs) -> float:
@@ -96,7 +102,7 @@ def folded(model: nn.Module, inputs: Inputs) -> nn.Module:
 
 def widths(model: nn.Module) -> dict[str, int]:
     """The number of output channels by layer."""
-    return {name: len(m.weight) for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
+    return {name: width(m) for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
 
 
 def chain(kinds: list[str], flat: bool, pruning: str, seed: int) -> nn.Module:

@@ -1,4 +1,5 @@
 import copy
+import importlib
 import logging
 import math
 import random
@@ -16,6 +17,7 @@ from reflow_lightning import calibrate, find_sparsity, prune
 from reflow_lightning.search.bisection import sparsest
 from reflow_lightning.search.find import COARSE
 
+choose_module = importlib.import_module("reflow_lightning.pruning.choose")  # the package has a function of that name
 BATCHES = list(images(64).split(16))
 QUICK = {"max_batches": 2, "coarse": (0.5, 0.9), "tolerance": 0.05, "progress": False}
 
@@ -371,3 +373,37 @@ def test_the_default_takes_a_dozen_trials_at_most():
     search = find_sparsity(network(), BATCHES, falling, max_drop=0.45, max_batches=1, progress=False)
     assert len(search.trials) <= len(COARSE) + 7
     assert 0.445 <= search.sparsity <= 0.45
+
+
+# -- what is done once for all trials
+
+
+def test_a_function_scores_each_weight_once():
+    asked = []
+    model = network()
+    search = find_sparsity(
+        model, BATCHES, falling, max_drop=0.6, criterion=lambda name, w: asked.append(name) or w.abs(), **QUICK
+    )
+    assert len(search.trials) > 2
+    assert asked == list(search.masks)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"criterion": "fisher"}, {"criterion": "woodfisher"}, {"criterion": "wanda"}, {"allocation": "entropy"}]
+)
+def test_data_are_read_once_for_criterion_and_allocation(spec, monkeypatch):
+    estimated = []
+    learn = choose_module._learned
+    monkeypatch.setattr(choose_module, "_learned", lambda *args: estimated.append(1) or learn(*args))
+    batches = [(images, torch.randint(3, (len(images),))) for images in BATCHES]
+    search = find_sparsity(network(), batches, falling, max_drop=0.6, **spec, **QUICK)
+    assert len(search.trials) > 2
+    assert len(estimated) == 1
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "magnitude", "random", "woodfisher"])
+def test_the_masks_are_those_of_pruning_the_dense_model(criterion):
+    batches = [(images, torch.randint(3, (len(images),))) for images in BATCHES]
+    search = find_sparsity(network(), batches, falling, max_drop=0.6, criterion=criterion, **QUICK)
+    masks = prune(network(), search.sparsity, criterion=criterion, batches=batches, max_batches=QUICK["max_batches"])
+    assert search.masks == masks

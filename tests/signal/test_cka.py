@@ -84,4 +84,8 @@ def test_of_a_wide_layer_channels_spread_evenly_are_compared():
     a, b = torch.randn(2, 50, 9)
     chosen = [0, 4, 8]
     assert cka(a, b, widest=3) == pytest.approx(float(cka(a[:, chosen], b[:, chosen])))
-    assert LinearCKA(100_000).state.numel() < 2**21
+    statistic = LinearCKA(100_000)
+    for _ in range(5):
+        statistic.update(torch.randn(200, 100_000), torch.randn(200, 100_000))
+        assert statistic.state.numel() < 2**21
+        assert statistic.rows.numel() < 2**18

@@ -6,6 +6,7 @@ import torch
 from helpers import images
 from torch import nn
 from zoo.convolutional import small_net
+from zoo.routed import Experts
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.running.forward import default_forward
@@ -139,3 +140,29 @@ def test_a_profile_compares_states_of_one_network_like_a_reference_would():
         assert row.cka == pytest.approx(other.cka)
         assert row.entropy == pytest.approx(other.entropy)
         assert row.variance_ratio == pytest.approx(other.variance_ratio)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_layers_that_get_other_rows_are_not_compared_row_by_row_and_named_once(balanced):
+    torch.manual_seed(3)
+    model, batches = Experts(balanced), [torch.randn(64, 8) for _ in range(3)]
+    dense = copy.deepcopy(model)
+    prune(model, 0.6)
+    with pytest.warns(UserWarning, match=r"'experts.0.0', 'experts.1.0' got other rows") as caught:
+        rows = {row.name: row for row in measure_signal(model, batches, reference=dense, max_batches=3).rows}
+    assert len(caught) == 1
+    for name, row in rows.items():
+        assert (row.cosine is None) == (row.cka is None) == name.startswith("experts")
+        assert row.variance_ratio is not None
+    report = measure_signal(dense, batches, reference=copy.deepcopy(dense), max_batches=3)
+    assert all(row.cosine == pytest.approx(1) for row in report.rows)
+
+
+def test_a_row_without_cosine_leaves_a_gap_in_the_figure():
+    torch.manual_seed(3)
+    model, batches = Experts(), [torch.randn(64, 8) for _ in range(3)]
+    dense = copy.deepcopy(model)
+    prune(model, 0.6)
+    with pytest.warns(UserWarning, match="got other rows"):
+        figure = measure_signal(model, batches, reference=dense, max_batches=3).quality_figure()
+    assert sum(math.isnan(value) for value in figure.axes[1].lines[1].get_ydata()) == 2

@@ -107,3 +107,7 @@ def test_neighbours_of_one_layer_are_one_piece():
 def test_an_operand_with_other_channels_is_its_deepest_layers():
     a, b = Origin.of("a", 1, 2, (3, 7, 5)), Origin(TWO, 1, (3, 6, 5))
     assert sizes(joined([((3, 6, 5), b), ((3, 7, 5), a)], 1, (3, 13, 5))) == [("a", 2), ("b", 4), ("a", 7)]
+
+
+def test_a_number_that_is_spread_over_a_tensor_has_its_last_dimension():
+    assert moved_dim(0, (), (2, 8, 3)) == 2

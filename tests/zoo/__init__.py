@@ -9,10 +9,12 @@ a class and one call of `register`; the tests of its tags then run on it too.
 | `linear` | linear layers, one after the other |
 | `convolutional` | convolutions without shortcuts |
 | `residual` | shortcuts and branches |
+| `decoders` | transposed convolutions, and norms that are written in a forward pass |
 | `transformers` | attention, and mixing over tokens |
 | `recurrent` | recurrent layers and cells |
 | `odd` | what is hard to trace: layers called twice, sizes written out, several inputs |
 | `blocks`, `layers` | no networks but parts of random ones: `blocks.Chain`, `layers.Network` |
+| `trainings` | no networks but whole trainings: a LightningModule, its data and what its Trainer is given |
 
 | tag | the network |
 |---|---|
@@ -25,7 +27,7 @@ a class and one call of `register`; the tests of its tags then run on it too.
 A network that a single test needs stays beside that test.
 """
 
-from zoo import convolutional, linear, odd, recurrent, residual, transformers
+from zoo import convolutional, decoders, linear, odd, recurrent, residual, transformers
 from zoo.registry import IMAGES, ROWS, SEQUENCES, Entry, network, networks, register
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "SEQUENCES",
     "Entry",
     "convolutional",
+    "decoders",
     "linear",
     "network",
     "networks",

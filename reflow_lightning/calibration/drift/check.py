@@ -7,8 +7,9 @@ they saw in training, so that this can be told beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,17 +17,18 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.calibration.batchnorm import Population
-from reflow_lightning.calibration.drift.causes import likely_causes
-from reflow_lightning.calibration.drift.distance import LayerDrift, batches_are_sorted, compare, layer_row
-from reflow_lightning.calibration.drift.observing import observe
-from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.calibration.drift.causes import examine
+from reflow_lightning.calibration.drift.distance import SEEN, LayerDrift, batches_are_sorted, judged, layer_row
+from reflow_lightning.calibration.drift.observing import both, observe
+from reflow_lightning.calibration.drift.trials import Trials
+from reflow_lightning.layers.statistics import batchnorm_layers
+from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, device_of
-from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import gather, in_step, together, warn
 from reflow_lightning.running.sharding import whole
 
-_SEEN = 100  # batches after which a running average has forgotten where it began
 _TRIED = 2  # batches on which possible causes are tried
 
 
@@ -58,25 +60,33 @@ class DriftReport:
         if not self.layers:
             return "no BatchNorm statistics are stored, so nothing tells what the training data looked like"
         if not self.drifted:
-            return "; ".join(
-                (f"the batches look like the training data (largest distance {self._largest()})", *self.causes)
-            )
+            first = self.layers[0]
+            alike = f"the batches look like the training data (distance {first.distance:.2g} in '{first.name}')"
+            return "; ".join((alike, *self.causes))
         where = (str(self.worst),) if any(layer.drifted for layer in self.layers) else ()
         return "calibration data do not look like the training data: " + "; ".join((*where, *self.causes))
 
-    def _largest(self) -> str:
-        worst = self.worst
-        return f"{worst.distance:.2g} in '{worst.name}'" if worst else "none"
 
-
+@outside_inference()
 def check_drift(
-    model: nn.Module, batches: Iterable[Any], forward: Forward | None = None, max_batches: int = 10
+    model: nn.Module, batches: Iterable[Any], forward: AnyForward | None = None, max_batches: int = 10
 ) -> DriftReport:
     """Compare the stored BatchNorm statistics of a dense network with those of a loader, and name likely causes.
 
-    The statistics are those in evaluation mode, in which a difference goes on from layer to layer instead of being
-    normalised away. It takes a forward pass a batch, and up to ten more to find the cause of a drift. The model is left
-    unchanged. Where processes run together, call it on all of them; the report is the same on all.
+    The stored statistics are a running average over the last batches of a training, in train mode, while the weights
+    moved; and what it began with may not be forgotten. None of that is a drift of the data:
+
+    - What the average still holds of its initial values, 0 and 1, is taken off: the share that the momentum and the
+      number of batches tell, or, as averaged buffers do not tell it, the one that explains most of a distance.
+    - What dropout or a dropped path adds in train mode is measured on the same samples in both modes, and taken off.
+    - The weights that have moved since show in the later layers, which depend on all of them, and hardly in the first,
+      where other data enter. So the first layer alone tells of a drift: from a distance that weights do not explain, or
+      from a smaller one if a cause is found. The later ones count only if labels or order tell a cause too.
+
+    So a drift that shows in later layers alone, such as a choice of classes without labels, is not reported.
+
+    It takes a forward pass a batch, in evaluation mode, and up to ten more to find the cause of a drift. The model is
+    left unchanged. Where processes run together, call it on all of them; the report is the same on all.
 
     Args:
         model: The dense network, before it is pruned.
@@ -100,15 +110,16 @@ def check_drift(
     """
     if not batchnorm_layers(model):
         return DriftReport(())
-    forward = forward or default_forward
-    kept: list[Any] = []
     moved = Batches(batches, max_batches, device_of(model), task="drift check")
+    run = moved.alike(as_forward(forward))
     with isolated_rng(), whole(model), together("drift check"):
-        seen = observe(model, _keeping(moved, kept), forward)
+        each = iter(moved)
+        kept = list(islice(each, _TRIED))
+        trials = Trials(model, kept, run, observe(model, kept, run))
+        seen = both(trials.seen, observe(model, each, run))
         moved.exhausted = False  # fewer batches will do
         moved.check()
-        rows = gather(compare(model, seen))[0]  # running statistics of ranks differ: one judgement for all
-        causes = likely_causes(model, kept, forward, seen, rows)
+        rows, causes = gather(examine(trials, seen))[0]  # running statistics of ranks differ: one judgement for all
     return DriftReport(rows, causes, seen.batches)
 
 
@@ -120,6 +131,7 @@ def population_drift(model: nn.Module, population: Population) -> DriftReport:
 
     Example:
         >>> from reflow_lightning.calibration.batchnorm import population_statistics
+        >>> from reflow_lightning.running.forward import default_forward
         >>> model = nn.Sequential(nn.BatchNorm1d(4))
         >>> population = population_statistics(model, [torch.randn(999, 4) + 9], default_forward)
         >>> population_drift(model, population).drifted
@@ -133,7 +145,7 @@ def population_drift(model: nn.Module, population: Population) -> DriftReport:
         if bool((found.values > 0).any()):
             still = torch.zeros_like(found.mean).cpu()
             rows.append(layer_row(name, layer, found.mean.cpu(), found.variance.cpu(), (still, still), 0.0))
-    return DriftReport(tuple(rows), (), population.batches)
+    return DriftReport(judged(rows, explained=False, skewed=False), (), population.batches)
 
 
 def is_trained(model: nn.Module) -> bool:
@@ -149,7 +161,7 @@ def is_trained(model: nn.Module) -> bool:
     layers = [layer for layer in batchnorm_layers(model).values() if not is_lazy(layer.get_buffer("running_mean"))]
     seen = max((int(n) for layer in layers if (n := layer.num_batches_tracked) is not None), default=0)
     if seen:
-        return seen >= _SEEN
+        return seen >= SEEN
     return any(bool(layer.get_buffer("running_mean").any()) for layer in layers)
 
 
@@ -161,10 +173,3 @@ def warn_of_drift(report: DriftReport) -> None:
 
 def _badness(row: LayerDrift) -> float:
     return math.inf if math.isnan(row.distance) else row.distance
-
-
-def _keeping(batches: Iterable[Any], kept: list[Any]) -> Iterator[Any]:
-    for batch in batches:
-        if len(kept) < _TRIED:
-            kept.append(batch)
-        yield batch

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.layers.norms import batchnorm_layers
+from reflow_lightning.layers.statistics import batchnorm_layers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.isolation import only_training
@@ -75,7 +75,13 @@ def sample_moments(values: Tensor, centre: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: Change | None = None) -> Observation:
+def observe(
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Forward,
+    change: Change | None = None,
+    training: Sequence[nn.Module] = (),
+) -> Observation:
     """Run the model in evaluation mode and watch; on all processes together. The model is left unchanged.
 
     Args:
@@ -83,6 +89,7 @@ def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: 
         batches: Batches on the model's device.
         forward: Runs the model on a batch.
         change: Changes the input of the first layer with weights.
+        training: Modules in train mode, such as dropout.
 
     Returns:
         What all processes saw.
@@ -109,7 +116,7 @@ def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: 
         here.layers.setdefault(name, []).append(sample_moments(call.argument(0, "input"), centre))
 
     with (
-        only_training(model, ()),
+        only_training(model, training),
         watching_inputs(model, entrances, enter),
         watching_inputs(model, layers, take_in),
         together("drift check"),
@@ -123,10 +130,11 @@ def observe(model: nn.Module, batches: Iterable[Any], forward: Forward, change: 
                 here.labels.append(labels.cpu())
                 if isinstance(output, Tensor) and output.ndim == 2:
                     here.classes = output.shape[1]
-    return _merged(gather(here))
+    return both(*gather(here))
 
 
-def _merged(parts: list[Observation]) -> Observation:
+def both(*parts: Observation) -> Observation:
+    """What several observations saw, as one."""
     whole = Observation()
     for part in parts:
         for name, found in part.layers.items():

@@ -58,8 +58,9 @@ class Analysis:
         """What each step puts out for one sample, if the graph does the same on one; else for the whole example."""
         example = self.inputs[0]
         values = record(self.traced, example)
+        one = first_sample(example)
         with contextlib.suppress(StepFailedError):  # one that can't do with one sample
-            of_one = record(self.traced, first_sample(example))
+            of_one = values if _shapes(one) == _shapes(example) else record(self.traced, one)
             values = of_one if all(_is_alike(values[node], of_one[node]) for node in values) else values
         for node, value in values.items():
             node.meta["ndim"] = value.ndim if isinstance(value, Tensor) else None
@@ -91,6 +92,10 @@ class Analysis:
             told = operator_of(self.steps, given).channel_dim(value.ndim) if isinstance(given, fx.Node) else None
             found[node] = told if told is not None else 1 if value.ndim in (2, 4, 5) else value.ndim - 1
         return found
+
+
+def _shapes(inputs: Inputs) -> list[Any]:
+    return [leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(inputs)]
 
 
 def _is_alike(some: Any, one: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.facts.groups import Axis, Channels, Groups, along, labels_of, spread
+from reflow_lightning.collapse.facts.groups import Axis, Channels, Groups, along, labels_of, rows, spread
 from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.steps import Steps, after_inputs
 from reflow_lightning.running.compat.torch import tree_map_only
@@ -55,7 +55,7 @@ class Following:
     def axis(self, numbers: Tensor, dim: int, reason: str) -> Tensor | None:
         """The numbers along a dimension, if that is the channel dimension; if not, they stay."""
         numbers = self.groups.find_all(numbers)
-        first = numbers.movedim(dim, 0).reshape(numbers.shape[dim], -1)
+        first = rows(numbers, dim)
         if bool((first == first[:, :1]).all()):
             return first[:, 0]
         self.groups.pin(numbers, reason)

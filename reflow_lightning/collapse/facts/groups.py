@@ -40,22 +40,25 @@ class Groups:
 
     def find_all(self, numbers: Tensor) -> Tensor:
         """`find` for each."""
-        return self._parents[numbers]
+        return self._parents[thin(numbers)].expand(numbers.shape)
 
     def unite(self, some: Tensor, others: Tensor) -> None:
         """Make each number and the other at its place the same."""
-        first, second = self.find_all(some.reshape(-1)), self.find_all(others.reshape(-1))
+        first, second = (self._parents[numbers.reshape(-1)] for numbers in thinned(some, others))
         differ = first != second
         if not bool(differ.any()):
             return
         codes = distinct(first[differ] * self._count + second[differ])  # each pair once
+        least = self._count
         for a, b in torch.stack([codes // self._count, codes % self._count], dim=1).tolist():
             low, high = sorted((self._root(a), self._root(b)))
+            least = min(least, high)
             self._parents[high] = low
             if not self._pins[low]:
                 self._pins[low] = self._pins[high]
-        while bool((self._parents != (roots := self._parents[self._parents])).any()):
-            self._parents = roots  # so that every number points to the one that stands for it
+        parents = self._parents[least : self._count]  # a number stands for itself or for later ones
+        while bool((parents != (roots := self._parents[parents])).any()):
+            parents.copy_(roots)  # so that every number points to the one that stands for it
 
     def _root(self, number: int) -> int:
         while (parent := int(self._parents[number])) != number:
@@ -65,13 +68,13 @@ class Groups:
     def pin(self, numbers: Tensor, reason: str) -> None:
         """Let these channels never be removed."""
         self._reasons.append(reason)
-        roots = self.find_all(numbers.reshape(-1))
+        roots = self.find_all(thin(numbers)).reshape(-1)
         pins = self._pins[roots]
         self._pins[roots] = pins.where(pins > 0, len(self._reasons))
 
     def is_pinned(self, numbers: Tensor) -> Tensor:
         """Which of these channels are never removed."""
-        return self._pins[self.find_all(numbers)] > 0
+        return (self._pins[self.find_all(thin(numbers))] > 0).expand(numbers.shape)
 
     def reason(self, number: int) -> str | None:
         """Why a channel is never removed; the first reason that was given, if there is any."""
@@ -87,6 +90,35 @@ class Axis:
     numbers: Tensor
 
 
+def thin(numbers: Tensor) -> Tensor:
+    """The part of numbers that tells all of them: dimensions along which a view repeats them shrink to one.
+
+    Example:
+        >>> thin(torch.arange(2)[:, None].expand(2, 1000)).shape
+        torch.Size([2, 1])
+    """
+    return thinned(numbers)[0]
+
+
+def thinned(*several: Tensor) -> list[Tensor]:
+    """`thin` of tensors of one shape, where all of them repeat themselves."""
+    repeated = [d for d, size in enumerate(several[0].shape) if size and not any(x.stride(d) for x in several)]
+    where = tuple(slice(1) if d in repeated else slice(None) for d in range(several[0].ndim))
+    return [numbers[where] for numbers in several]
+
+
+def rows(numbers: Tensor, dim: int) -> Tensor:
+    """A row for each index along a dimension; of what repeats itself along the others only one element.
+
+    Example:
+        >>> rows(torch.arange(2)[:, None].expand(2, 1000), 0).tolist()
+        [[0], [1]]
+    """
+    moved = numbers.movedim(dim, 0)
+    shape = [len(moved), *thin(moved).shape[1:]]
+    return thin(moved).expand(shape).reshape(len(moved), -1)
+
+
 def along(numbers: Tensor) -> Axis | None:
     """The one dimension along which numbers vary.
 
@@ -96,11 +128,12 @@ def along(numbers: Tensor) -> Axis | None:
     """
     if not numbers.numel():
         return None
-    varies = [d for d in range(numbers.ndim) if bool((numbers != numbers.narrow(d, 0, 1)).any())]
+    few = thin(numbers)
+    varies = [d for d in range(few.ndim) if bool((few != few.narrow(d, 0, 1)).any())]
     if len(varies) != 1:
         return None
     (dim,) = varies
-    return Axis(dim, numbers.movedim(dim, 0).reshape(numbers.shape[dim], -1)[:, 0])
+    return Axis(dim, rows(numbers, dim)[:, 0])
 
 
 def spread(axis: Axis, shape: Sequence[int]) -> Tensor:

@@ -52,8 +52,7 @@ class Removal:
 
     def keeps(self, numbers: Tensor) -> Tensor:
         """Which of these channels stay."""
-        gone = torch.tensor(sorted(self.numbers), dtype=torch.int64)
-        return ~torch.isin(numbers, gone)
+        return torch.tensor([number not in self.numbers for number in numbers.tolist()], dtype=torch.bool)
 
 
 @dataclass

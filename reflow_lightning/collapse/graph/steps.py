@@ -6,6 +6,7 @@ import builtins
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -90,8 +91,11 @@ class Steps:
 
     def is_shared(self, node: fx.Node) -> bool:
         """Whether other steps call the same module or get the same attribute, by this name or another."""
-        held_twice = node.op == "get_attr" and self._holders[id(self.value(node))] > 2  # here, and where it belongs
-        return self._calls[node.target] > 1 or held_twice
+        if node.op != "get_attr":
+            return self._calls[node.target] > 1
+        held_twice = self._holders[id(self.value(node))] > 2  # here, and where it belongs
+        *holders, target = accumulate(str(node.target).split("."), "{}.{}".format)
+        return self._calls[target] > 1 or held_twice or any(self._calls[holder] for holder in holders)
 
     def _of_module(self, module: Any, node: fx.Node) -> str:
         """The name of a module of torch that is called with one argument, and whose parameters are its own."""

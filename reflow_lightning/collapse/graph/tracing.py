@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
@@ -10,6 +12,8 @@ from torch.nn.utils import parametrize, prune
 from reflow_lightning.collapse.graph.freezing import freeze, frozen_arguments, traceable
 from reflow_lightning.collapse.graph.writing import out_of_place
 from reflow_lightning.running.compat.torch import (
+    CHECK_DIMENSIONS,
+    BatchNorm,
     computed_by,
     inner_of_compiled,
     load_with_torch_alone,
@@ -67,7 +71,8 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
         frozen = frozen_arguments(copy, arguments)
         buffers, tracer = _versions(copy), _Tracer(opaque)
         try:
-            graph = tracer.trace(copy, concrete_args=traceable(frozen))
+            with _unchecked(copy):
+                graph = tracer.trace(copy, concrete_args=traceable(frozen))
         except Exception as error:
             if tracer.failed is None or tracer.failed in opaque:
                 raise NotTraceableError(
@@ -88,6 +93,19 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
                 f"show: {_REMEDY}"
             )
         opaque |= written
+
+
+@contextmanager
+def _unchecked(model: nn.Module) -> Iterator[None]:
+    """Have BatchNorm layers take any number of dimensions: tracing can't go on where one is checked."""
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    for layer in layers:
+        vars(layer)[CHECK_DIMENSIONS] = lambda given: None
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)[CHECK_DIMENSIONS]
 
 
 _REMEDY = (

@@ -3,7 +3,7 @@
 from reflow_lightning.collapse.graph.kind import register
 from reflow_lightning.collapse.operators.activations import Activation, Identity, PReLU
 from reflow_lightning.collapse.operators.batchnorm import BatchNorm
-from reflow_lightning.collapse.operators.convolution import Convolution
+from reflow_lightning.collapse.operators.convolution import Convolution, TransposedConvolution
 from reflow_lightning.collapse.operators.ends import Attribute, Opaque, Output
 from reflow_lightning.collapse.operators.linear import Linear
 from reflow_lightning.collapse.operators.moves import Move, Pad, View
@@ -14,7 +14,7 @@ from reflow_lightning.collapse.operators.shapes import Shape
 
 for _family in (
     *(Opaque(), Output(), Attribute()),
-    *(Linear(), Convolution(), BatchNorm()),
+    *(Linear(), Convolution(), TransposedConvolution(), BatchNorm()),
     *(Activation(), PReLU(), Identity()),
     *(Move(), View(), Pad(), Pool(), Reduction(), Shape()),
     *(Pair(), Add(), Extreme(), IndexAdd()),

@@ -17,18 +17,29 @@ from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Removal, Shrinking
 from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import MODULES
-from reflow_lightning.layers import ConvLayer, layer_of
+from reflow_lightning.layers import ConvLayer, TransposedConvLayer, layer_of
 from reflow_lightning.layers.linear import TorchLinearLayer
 
 
 def is_weighted(module: Any) -> bool:
     """Whether a module multiplies by weights: convolution or linear."""
-    return isinstance(layer_of.known(module), (TorchLinearLayer, ConvLayer))
+    return isinstance(layer_of.known(module), (TorchLinearLayer, ConvLayer, TransposedConvLayer))
+
+
+def width(module: Any) -> int:
+    """The number of output channels of a module that multiplies by weights.
+
+    Example:
+        >>> width(nn.Linear(2, 3)), width(nn.ConvTranspose2d(2, 4, 3, groups=2))
+        (3, 4)
+    """
+    transposed = isinstance(layer_of.known(module), TransposedConvLayer)
+    return int(module.weight.shape[1]) * module.groups if transposed else len(module.weight)
 
 
 def affine(module: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float64; a bias of zeros where there is none."""
-    weight: Tensor = module.weight.detach().double()
+    """Weight, its rows the output channels, and bias in float64; a bias of zeros where there is none."""
+    weight = affine_of(module).rows(module.weight.detach(), module).double()
     bias: Tensor | None = module.bias
     return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
 
@@ -65,13 +76,21 @@ class Affine(Operator):
         """In how many groups the channels are."""
         return 1
 
-    def pads_zeros(self, module: Any) -> bool:
-        """Whether the layer sees zeros beside its input."""
+    def is_uneven(self, module: Any) -> bool:
+        """Whether a constant input may give something else at some positions, as where zeros are seen beside it."""
         return False
+
+    def rows(self, weight: Tensor, module: Any) -> Tensor:
+        """The weight of a layer with its output channels along dimension 0, and what each of them reads along 1."""
+        return weight
+
+    def laid_out(self, rows: Tensor, module: Any) -> Tensor:
+        """The inverse of `rows`: a weight as the layer holds it."""
+        return rows
 
     def of(self, module: Any, given: Bounds) -> Bounds:
         """Of ``W x + b``: what the positive and what the negative weights make of both ends."""
-        weight = module.weight.double().cpu()
+        weight = affine(module)[0].cpu()
         positive, negative = weight.clamp(min=0), weight.clamp(max=0)
         bias = 0.0 if module.bias is None else self._along(module.bias.double().cpu(), given.low.ndim)
         low, high = given
@@ -119,7 +138,7 @@ class Affine(Operator):
 
     def reading(self, module: Any) -> Tensor:
         """Which output channel reads which input channel; of shape (outputs, inputs)."""
-        return _reading(module.weight).cpu()
+        return _reading(self.rows(module.weight, module)).cpu()
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Leave rows and columns out, and let the bias, or other columns, take over what constants contribute."""
@@ -140,12 +159,12 @@ class Affine(Operator):
 
     @torch.no_grad()
     def set(self, module: Any, weight: Tensor, bias: Tensor) -> None:
-        """Give a layer other values, in its own type; its sizes follow.
+        """Give a layer other values, in its own type; its sizes follow. The weight has its output channels as rows.
 
         One without a bias gets none if that would be zero.
         """
         like: Tensor = module.weight
-        module.weight = parameter_like(weight, like)
+        module.weight = parameter_like(self.laid_out(weight, module), like)
         if module.bias is not None or bool(bias.any()):
             module.bias = parameter_like(bias, like)
         self.resize(module)

@@ -1,4 +1,4 @@
-"""Convolutions of one to three dimensions."""
+"""Convolutions of one to three dimensions, and transposed ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Convolution(Affine):
         """See `Affine`."""
         return int(module.groups)
 
-    def pads_zeros(self, module: Any) -> bool:
+    def is_uneven(self, module: Any) -> bool:
         """See `Affine`."""
         padding = module.padding
         pads = padding != "valid" if isinstance(padding, str) else any(padding)
@@ -90,6 +90,49 @@ class Convolution(Affine):
         layer.bias = parameter_like(total, one.weight) if total.any() else None
         merged_layer: nn.Module = layer.eval()
         return merged_layer
+
+
+class TransposedConvolution(Convolution):
+    """A transposed convolution with any stride, padding, dilation and groups; its weight has the input channels first.
+
+    The taps that reach a position differ from one to the next, at the border and by the stride.
+    """
+
+    modules: Mapping[str, str] = {f"ConvTranspose{n}d": "conv_transpose" for n in (1, 2, 3)}
+
+    def is_uneven(self, module: Any) -> bool:
+        """See `Affine`."""
+        return {*module.kernel_size, *module.stride} != {1} or any((*module.padding, *module.output_padding))
+
+    def rows(self, weight: Tensor, module: Any) -> Tensor:
+        """See `Affine`."""
+        return _turned(weight, module.groups)
+
+    def laid_out(self, rows: Tensor, module: Any) -> Tensor:
+        """See `Affine`."""
+        return _turned(rows, module.groups)
+
+    def resize(self, module: Any) -> None:
+        """See `Affine`."""
+        module.in_channels = module.weight.shape[0]
+        module.out_channels = module.weight.shape[1] * module.groups
+
+    def applied(self, module: Any, values: Tensor, weight: Tensor) -> Tensor:
+        """See `Affine`."""
+        _, transposed = _CONVOLUTIONS[weight.ndim - 2]
+        options = {name: getattr(module, name) for name in ("stride", "padding", "output_padding", "dilation")}
+        found: Tensor = transposed(values, _turned(weight, module.groups), groups=module.groups, **options)
+        return found
+
+    def merge(self, one: Any, two: Any) -> nn.Module | str:
+        """None."""
+        return "transposed convolutions are not merged"
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """A weight with the input and the output channels of each group exchanged."""
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
+    return by_group.transpose(1, 2).reshape(-1, by_group.shape[1], *weight.shape[2:])
 
 
 _CONVOLUTIONS: Mapping[int, tuple[type[nn.Module], Any]] = {

@@ -89,7 +89,7 @@ class Pair(Operator):
         """The numbers of a result in which the channels of both operands lie."""
         first, second = broadcast(*both)
         follow.groups.unite(first, second)
-        return first.contiguous()
+        return first
 
 
 class Extreme(Pair):
@@ -118,7 +118,7 @@ class Add(Pair):
         follow.found.apart[step.node] = (part,)
         together = ~spread(channels, both[0].shape)
         follow.groups.unite(both[0][together], both[1][together])
-        return (both[1] if part is step.node.args[0] else both[0]).contiguous()
+        return both[1] if part is step.node.args[0] else both[0]
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Add the operand that lost channels at the places of the channels that it still has.

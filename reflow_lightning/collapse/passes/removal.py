@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.facts.groups import Channels, distinct, is_numbers
+from reflow_lightning.collapse.facts.groups import Channels, distinct, is_numbers, rows, thin
 from reflow_lightning.collapse.facts.intervals import Bounds, uniform
 from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.facts.removal import Read, Removal
@@ -26,13 +26,15 @@ def find_reads(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]) 
         given = node.args[0]
         numbers = channels.groups.find_all(channels.labels[given])
         dim = operator.channel_dim(numbers.ndim)
-        rows = numbers.movedim(dim, 0).reshape(numbers.shape[dim], -1)
-        if not bool((rows == rows[:, :1]).all()):
+        by_channel = rows(numbers, dim)
+        if not bool((by_channel == by_channel[:, :1]).all()):
             continue
         known = isinstance(bounds[given], Bounds)
-        values = uniform(bounds[given], dim) if known else torch.full((len(rows),), torch.nan, dtype=torch.float64)
-        anywhere = torch.full_like(values, fill_value=not operator.pads_zeros(module), dtype=torch.bool)
-        found[node] = Read(node, rows[:, 0], values, ~values.isnan() & (anywhere | (values == 0)))
+        values = (
+            uniform(bounds[given], dim) if known else torch.full((len(by_channel),), torch.nan, dtype=torch.float64)
+        )
+        anywhere = torch.full_like(values, fill_value=not operator.is_uneven(module), dtype=torch.bool)
+        found[node] = Read(node, by_channel[:, 0], values, ~values.isnan() & (anywhere | (values == 0)))
     return found
 
 
@@ -48,7 +50,9 @@ def find_removal(steps: Steps, channels: Channels, bounds: Mapping[fx.Node, Any]
     removal = Removal(reads=find_reads(steps, channels, bounds))
     axes = {node: axis.numbers for node in steps.traced.graph.nodes if (axis := channels.axis(node)) is not None}
     groups = channels.groups
-    activations = [x for x in channels.labels.values() if is_numbers(x) and not bool(groups.is_pinned(x).any())]
+    activations = [
+        x for x in map(thin, filter(is_numbers, channels.labels.values())) if not bool(groups.is_pinned(x).any())
+    ]
     everything = [set(distinct(groups.find_all(x)).tolist()) for x in activations]
     numbers = {n for found in axes.values() for n in found[~groups.is_pinned(found)].tolist()}
     if only is not None:
@@ -92,8 +96,8 @@ def _needed(reading: Mapping[fx.Node, Tensor], axes: Mapping[fx.Node, Tensor], r
     """The places where a channel is read and no bias can take its place, by number."""
     needed: _Needed = {}
     for node, read in removal.reads.items():
-        rows = reading[node][removal.keeps(axes[node])] if node in axes else reading[node]
-        for place in (rows.any(0) & ~read.folds).nonzero().flatten().tolist():
+        left = reading[node][removal.keeps(axes[node])] if node in axes else reading[node]
+        for place in (left.any(0) & ~read.folds).nonzero().flatten().tolist():
             needed.setdefault(int(read.numbers[place]), []).append((node, place))
     return needed
 

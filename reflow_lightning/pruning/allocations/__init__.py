@@ -5,12 +5,13 @@ from reflow_lightning.pruning.allocations.erk import erk
 from reflow_lightning.pruning.allocations.global_ranking import global_ranking
 from reflow_lightning.pruning.allocations.kept_columns import KeptColumns
 from reflow_lightning.pruning.allocations.lamp import Lamp, lamp
-from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.protocols import Allocation, AnyAllocation, DataAllocation
 from reflow_lightning.pruning.allocations.registry import register_allocation
 from reflow_lightning.pruning.allocations.uniform import uniform
 
 __all__ = [
     "Allocation",
+    "AnyAllocation",
     "DataAllocation",
     "EntropyBudget",
     "EntropyShares",

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.layers.padding import Padding
 from reflow_lightning.pruning.allocations.apportion import apportion
+from reflow_lightning.pruning.allocations.protocols import Allocation
 from reflow_lightning.pruning.allocations.registry import register_allocation
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather
 from reflow_lightning.signal.layer_entropy import RectifierStates
+from reflow_lightning.signal.leaving import warn_of_left_out
 from reflow_lightning.signal.neurons import Zeros, check_zeros, layer_entropy
 from reflow_lightning.signal.rectifiers import owning_layer
 
@@ -57,22 +60,23 @@ class EntropyBudget:
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> EntropyShares:
+    ) -> Allocation:
         """See `DataAllocation`.
 
         Raises:
             ValueError: If none of the weights belongs to a layer that a rectifier follows, or one puts out NaN.
         """
-        states, read = RectifierStates(model), 0
+        states, padding, read = RectifierStates(model), Padding(model), 0
         with only_training(model, ()), torch.no_grad():
             for batch in batches:
-                with states.counting(model):
+                with states.counting(model, padding.of(model, batch, forward)):
                     forward(model, batch)
                 read += 1
         layers = {
             layer: layer_entropy(counts, zeros=self.zeros, saturated=self.saturated)
             for layer, (_, counts) in states.counts().items()
         }
+        warn_of_left_out(states.left_out)
         entropies = {name: layers[layer] for name in weights if (layer := owning_layer(name)) in layers}
         unknown = [name for name, entropy in entropies.items() if math.isnan(entropy)]
         if unknown:

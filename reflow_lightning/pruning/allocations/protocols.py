@@ -26,3 +26,7 @@ class DataAllocation(Protocol):
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
     ) -> Allocation:
         """Read the batches once and leave the model as it is; see `DataCriterion.estimate`."""
+
+
+AnyAllocation = DataAllocation | Allocation | Callable[..., Any] | str
+"""An allocation or its name, in the order of `AnyCriterion`."""

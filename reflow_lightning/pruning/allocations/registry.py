@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reflow_lightning.pruning.allocations.protocols import Allocation, DataAllocation
+from reflow_lightning.pruning.allocations.protocols import Allocation, AnyAllocation, DataAllocation
 from reflow_lightning.pruning.kinds import check_kind
 from reflow_lightning.running.registry import Registry
 
@@ -35,7 +35,7 @@ def register_allocation(name: str, allocation: Allocation | DataAllocation) -> N
     ALLOCATIONS.register(name, allocation)
 
 
-def resolve_allocation(allocation: str | Allocation | DataAllocation) -> Allocation | DataAllocation:
+def resolve_allocation(allocation: AnyAllocation) -> Allocation | DataAllocation:
     """Look an allocation up by name; any other is returned as it is.
 
     Raises:

@@ -33,7 +33,11 @@ class GradientCriterion(ABC):
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
     ) -> Criterion:
-        """See `DataCriterion`."""
+        """See `DataCriterion`.
+
+        Raises:
+            ValueError: If no gradient reaches a weight; see `Reach`.
+        """
         with differentiable(model, weights) as parameters:
             totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
             for samples, gradients in self.gradients(model, parameters, batches, forward):

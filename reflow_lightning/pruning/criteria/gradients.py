@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.criteria.losses import Loss
+from reflow_lightning.pruning.criteria.reach import GRADIENT, Reach
 from reflow_lightning.pruning.criteria.samples import count_samples
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import eager
@@ -69,19 +70,16 @@ class LossOf(nn.Module):
 
 
 def gradients_of(step: LossOf, parameters: Mapping[str, nn.Parameter], batch: Any) -> Gradients:
-    """The gradients of the loss of one batch, by name.
+    """The gradients of the loss of one batch, by name; of a weight that the loss does not depend on there is none.
 
     Raises:
-        ValueError: If the loss is no scalar, or has no gradient.
+        ValueError: If the loss is no scalar.
     """
     value = step(batch)
     if not value.requires_grad:
-        raise ValueError(
-            "the loss does not depend on the selected weights, or was computed without gradients: "
-            "let neither the model nor forward run under torch.no_grad, nor detach the output"
-        )
-    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, (gradient.detach() for gradient in found), strict=True))
+        return {}
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    return {name: gradient.detach() for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
 
 
 def batch_gradients(
@@ -89,10 +87,15 @@ def batch_gradients(
 ) -> Iterator[tuple[int, Gradients]]:
     """The number of samples and the gradients of the loss of every batch. Stands in a `differentiable` block.
 
+    Where processes run together, all must read it to the end, each with its own batches or none.
+
     Raises:
-        ValueError: If the loss is no scalar, or has no gradient.
+        ValueError: If the loss is no scalar, or at the end, if it depends on a weight in no batch; see `Reach`.
     """
-    step = LossOf(model, forward, loss)
+    step, reach = LossOf(model, forward, loss), Reach(parameters)
     for batch in batches:
         if samples := count_samples(batch):
-            yield samples, gradients_of(step, parameters, batch)
+            found = gradients_of(step, parameters, batch)
+            reach.note(found)
+            yield samples, found
+    reach.check(GRADIENT)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from reflow_lightning.running.labels import batch_targets
 
-Loss = Callable[[Any, Any], Tensor]
+Loss = Callable[[Any, Any], Any]
 """``(output, batch) -> scalar``: what the model gave for a batch, and the batch; a mean over its samples."""
 
 

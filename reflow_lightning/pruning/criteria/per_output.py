@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.layers import Inventory
-from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, DataCriterion
+from reflow_lightning.layers import Inventory, Weight
+from reflow_lightning.pruning.criteria.protocols import AnyCriterion, Compensating, Criterion, DataCriterion
 from reflow_lightning.pruning.criteria.registry import resolve_criterion
+from reflow_lightning.pruning.criteria.scoring import scores_of
+from reflow_lightning.pruning.kinds import check_found
 from reflow_lightning.running.forward import Forward
 
 
@@ -23,7 +25,7 @@ class PerOutput:
     of *Wanda* (arXiv 2306.11695). Of equal scores the first by position is the lower.
 
     A row is what makes one output: a first index of the weight, but the second one where the outputs lie along the
-    second dimension, as in a transposed convolution.
+    second dimension, as in a transposed convolution, and both in a stack of matrices.
 
     Attributes:
         criterion: A name or a criterion. It needs batches only if that does.
@@ -35,7 +37,7 @@ class PerOutput:
         tensor([2, 2])
     """
 
-    criterion: str | Criterion | DataCriterion = "wanda"
+    criterion: AnyCriterion = "wanda"
 
     def __post_init__(self) -> None:
         resolve_criterion(self.criterion)
@@ -46,12 +48,12 @@ class PerOutput:
         """See `DataCriterion`."""
         criterion = resolve_criterion(self.criterion)
         if isinstance(criterion, DataCriterion):
-            criterion = criterion.estimate(model, weights, batches, forward)
+            found = criterion.estimate(model, weights, batches, forward)
+            check_found("criterion", criterion, found, "(name, weight) -> scores")
+            criterion = found
         named = dict(model.named_parameters(remove_duplicate=False))
-        groups = {
-            id(o.parameter): o.weight.groups for o in Inventory.of(model).weights.values() if o.weight.outputs == 1
-        }
-        return Places(criterion, {name: groups[id(named[name])] for name in weights if id(named[name]) in groups})
+        known = {id(owned.parameter): owned.weight for owned in Inventory.of(model).weights.values()}
+        return Places(criterion, {name: known[id(named[name])] for name in weights if id(named[name]) in known})
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,22 @@ class Places:
 
     Attributes:
         criterion: Gives the scores.
-        groups: Of the weights whose outputs lie along the second dimension, how often those repeat what stands there.
+        known: What is known of the weights; of others the outputs lie along the first dimension.
     """
 
     criterion: Criterion
-    groups: Mapping[str, int] = field(default_factory=dict)
+    known: Mapping[str, Weight] = field(default_factory=dict)
 
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``."""
-        scores = self.criterion(name, weight)
-        if name not in self.groups:
+        scores = scores_of(self.criterion, name, weight)
+        kind = self.known.get(name, Weight(name))
+        if kind.stacked:
+            rows = scores.movedim(kind.inputs, -1)
+            return _places(rows.flatten(0, 1)).view(rows.shape).movedim(-1, kind.inputs)
+        if kind.outputs == 0:
             return _places(scores if scores.ndim > 1 else scores[None]).view(scores.shape)
-        by_group = scores.reshape(self.groups[name], -1, *scores.shape[1:])  # (groups, inputs, outputs, ...)
+        by_group = scores.reshape(kind.groups, -1, *scores.shape[1:])  # (groups, inputs, outputs, ...)
         by_output = by_group.transpose(1, 2)
         return _places(by_output.flatten(0, 1)).view(by_output.shape).transpose(1, 2).reshape(scores.shape)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -49,6 +49,13 @@ class DataCriterion(Protocol):
             batches: Batches.
             forward: Runs the model on one.
         """
+
+
+AnyCriterion = DataCriterion | Criterion | Callable[..., Any] | str
+"""A criterion, also one that is called and has no annotations, or its name.
+
+The name comes last, since readers of YAML such as jsonargparse try the types in this order, and everything is a name.
+"""
 
 
 @runtime_checkable

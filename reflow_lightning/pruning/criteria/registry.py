@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reflow_lightning.pruning.criteria.protocols import Criterion, DataCriterion
+from reflow_lightning.pruning.criteria.protocols import AnyCriterion, Criterion, DataCriterion
 from reflow_lightning.pruning.kinds import check_kind
 from reflow_lightning.running.registry import Registry
 
@@ -37,7 +37,7 @@ def register_criterion(name: str, criterion: Criterion | DataCriterion) -> None:
     CRITERIA.register(name, criterion)
 
 
-def resolve_criterion(criterion: str | Criterion | DataCriterion) -> Criterion | DataCriterion:
+def resolve_criterion(criterion: AnyCriterion) -> Criterion | DataCriterion:
     """Look a criterion up by name; any other is returned as it is.
 
     Raises:

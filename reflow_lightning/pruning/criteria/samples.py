@@ -2,41 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from torch import Tensor
-
-
-def tensors(batch: Any) -> Iterator[Tensor]:
-    """All tensors of a nested batch."""
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, (tuple, list, Mapping)):
-        for value in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from tensors(value)
-
-
-def mapped(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """The same nested batch with another tensor in the place of each.
-
-    Example:
-        >>> import torch
-        >>> mapped(lambda x: x + 1, {"x": [torch.zeros(1), "name"]})
-        {'x': [tensor([1.]), 'name']}
-    """
-    if isinstance(batch, Tensor):
-        return function(batch)
-    if isinstance(batch, MutableMapping):
-        changed = copy.copy(batch)  # keeps its type
-        changed.update({key: mapped(function, value) for key, value in batch.items()})
-        return changed
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(mapped(function, value) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(mapped(function, value) for value in batch)
-    return batch
+from reflow_lightning.running.nested import mapped, tensors
 
 
 def count_samples(batch: Any) -> int:

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers import Call, Inventory, Layer, NotSupportedError
 from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.protocols import Criterion
+from reflow_lightning.pruning.criteria.reach import INPUT, Reach
 from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.totals import Totals
+from reflow_lightning.pruning.norms import effective
+from reflow_lightning.running.arguments import tensors_of
 from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import watching_inputs
@@ -40,21 +44,24 @@ class Wanda:
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> Estimated:
+    ) -> Criterion:
         """See `DataCriterion`.
 
         Raises:
-            ValueError: If a weight belongs to no layer whose inputs are known.
+            ValueError: If a weight belongs to no layer whose inputs are known, or no input reaches it; see `Reach`.
         """
         owners = _owners(model, weights)
-        totals = Totals({name: weight.shape for name, weight in weights.items()}, like=weights)
+        totals, reach = Totals({name: weight.shape for name, weight in weights.items()}, like=weights), Reach(weights)
 
         def take_in(name: str, call: Call) -> None:
             layer, names = owners[name]
+            if not any(tensor.numel() for tensor in tensors_of((call.args, call.kwargs))):
+                return  # no sample, as of an expert to which none was sent
             try:
                 for weight, energy in layer.energies(call):
                     if weight in names:
-                        totals.add({names[weight]: energy})
+                        totals.add(found := {names[weight]: energy})
+                        reach.note(found)
             except (NotSupportedError, ValueError) as error:
                 first = next(iter(names.values()))
                 raise ValueError(
@@ -65,8 +72,11 @@ class Wanda:
             for batch in batches:
                 with torch.no_grad():
                     forward(model, batch)
+                reach.note({})
+        reach.check(INPUT)
         energies = totals.everywhere()
-        return Estimated(self, {n: energy.sqrt_().mul_(exact(weights[n]).abs_()) for n, energy in energies.items()})
+        values = effective(model, weights)
+        return Estimated(self, {n: energy.sqrt_().mul_(exact(values[n]).abs_()) for n, energy in energies.items()})
 
 
 def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, tuple[Layer, dict[str, str]]]:

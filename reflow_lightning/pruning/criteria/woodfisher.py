@@ -13,6 +13,7 @@ from reflow_lightning.pruning.criteria.blocks import blocks, constrained_steps, 
 from reflow_lightning.pruning.criteria.estimated import Estimated
 from reflow_lightning.pruning.criteria.gradients import Gradients, batch_gradients, differentiable
 from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
+from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.sample_gradients import sample_gradients
 from reflow_lightning.pruning.criteria.totals import Totals
@@ -71,11 +72,11 @@ class WoodFisher:
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
-    ) -> EstimatedWoodFisher:
+    ) -> Criterion:
         """See `DataCriterion`.
 
         Raises:
-            ValueError: If gradients are NaN or infinite.
+            ValueError: If gradients are NaN or infinite, or none reaches a weight; see `Reach`.
         """
         sizes = {name: min(self.block, max(1, weight.numel())) for name, weight in weights.items()}
         shapes = {n: (*blocks(w.flatten(), sizes[n]).shape, sizes[n]) for n, w in weights.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeGuard
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -43,3 +45,49 @@ def state_key(callback: Any, **arguments: Any) -> str:
 def wrapped_sampler(sampler: Any) -> Any:
     """What Lightning's distributed sampler shares out among processes; ``None`` if the sampler is of another kind."""
     return getattr(getattr(sampler, "dataset", None), "_sampler", None)
+
+
+def send_with_results(trainer: Any, name: str, result: Any) -> None:
+    """Have a process that Lightning started to train in send something along with its results.
+
+    Args:
+        trainer: The trainer in that process; in any other nothing is done.
+        name: The main process finds it by this name, beside the metrics, and ignores it.
+        result: A function that is called when the training is over.
+    """
+    launcher = trainer.strategy.launcher
+    collect = getattr(launcher, "get_extra_results", None)
+    if collect is not None:
+        launcher.get_extra_results = lambda trainer: {**collect(trainer), (name, id(result)): result()}
+
+
+def is_one(value: object, name: str) -> TypeGuard[Any]:
+    """Whether an object is of a class of Lightning, be it of ``lightning`` or of its twin ``pytorch_lightning``.
+
+    Both packages have all classes, and neither is a subclass of the other's.
+
+    Args:
+        value: Anything.
+        name: Name of the class, such as ``"LightningDataModule"``.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> is_one(pl.LightningDataModule(), "LightningDataModule"), is_one(3, "LightningDataModule")
+        (True, False)
+    """
+    return any(kind.__name__ == name and _is_lightning(kind) for kind in type(value).__mro__)
+
+
+def _is_lightning(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_fabric")
+
+
+@contextmanager
+def shown_trainer(module: Any, trainer: Any) -> Iterator[None]:
+    """Have a LightningModule see an object as its trainer within the block."""
+    before = module._trainer
+    module._trainer = trainer
+    try:
+        yield
+    finally:
+        module._trainer = before

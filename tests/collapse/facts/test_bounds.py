@@ -106,6 +106,9 @@ def test_an_activation_function_stays_within_its_bounds_and_reaches_them(name, e
             nn.Conv2d(4, 6, 2, groups=2, stride=2),
             nn.Conv2d(4, 3, 3, padding="same", padding_mode="reflect", bias=False),
             nn.Conv1d(4, 3, 3, padding=2, dilation=2),
+            nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1),
+            nn.ConvTranspose1d(4, 6, 2, stride=3, groups=2),
+            nn.ConvTranspose3d(4, 4, 2, dilation=2, groups=4, bias=False),
         ]
     ),
     seed=st.integers(0, 1000),

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflow_lightning.collapse.facts.groups import Axis, Groups, along, spread
+from reflow_lightning.collapse.facts.groups import Axis, Groups, along, rows, spread, thin
 
 NUMBERS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=15)
 
@@ -65,3 +65,24 @@ def test_a_pinned_number_pins_all_that_are_the_same():
     groups.unite(torch.tensor([3]), torch.tensor([0]))
     assert groups.reason(1) == "a reason"
     assert groups.reason(int(groups.new(1))) is None
+
+
+def test_what_repeats_itself_is_looked_at_once():
+    numbers = spread(Axis(1, torch.arange(3)), (2, 3, 1000))
+    assert thin(numbers).shape == (1, 3, 1)
+    assert rows(numbers, 1).tolist() == [[0], [1], [2]]
+    assert rows(numbers, 0).tolist() == [[0, 1, 2]] * 2
+    assert rows(numbers.contiguous(), 1).shape == (3, 2000)
+    groups = Groups()
+    groups.new(3)
+    found = groups.find_all(numbers)
+    assert torch.equal(found, numbers)
+    assert found.untyped_storage().nbytes() == 3 * 8
+
+
+def test_uniting_views_unites_all_that_they_show():
+    groups = Groups()
+    channels, positions = groups.new(3), groups.new(4)
+    groups.unite(spread(Axis(0, channels), (3, 4)), spread(Axis(1, positions), (3, 4)))
+    assert groups.find_all(torch.arange(7)).tolist() == [0] * 7
+    assert groups.is_pinned(spread(Axis(0, channels), (3, 4))).shape == (3, 4)

@@ -131,10 +131,3 @@ def test_gradients_are_taken_where_they_are_switched_off():
         with context():
             found = Fisher().estimate(model, weights, [batch], forward)
         assert all(torch.equal(found(n, w), expected(n, w)) for n, w in weights.items())
-
-
-def test_a_weight_that_the_loss_does_not_reach_scores_nothing():
-    model = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.Linear(3, 2)})
-    batch = (torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
-    masks = prune(model, 0.5, criterion="fisher", batches=[batch], forward=lambda m, b: m["used"](b[0]), max_batches=1)
-    assert masks.sparsities == {"used.weight": 0.0, "unused.weight": 1.0}

@@ -179,10 +179,15 @@ def test_weights_whose_input_is_unknown_are_errors_that_name_them():
 
     with pytest.raises(ValueError, match=r"knows no input of 'matrix'.*exclude"):
         prune(Own(), 0.5, criterion="wanda", include="matrix", batches=[x(2, 3).float()], max_batches=1)
-    packed = nn.utils.rnn.pack_sequence([x(3, 3).float(), x(2, 3).float()])
-    for layer, values in ((nn.GRU(3, 4), packed), (nn.LSTM(3, 4, proj_size=2), x(5, 2, 3).float())):
-        with pytest.raises(ValueError, match="can't see what 'weight_ih_l0' multiplies"):
-            prune(layer, 0.5, criterion="wanda", batches=[values], max_batches=1, forward=nn.Module.__call__)
+    layer, values = nn.LSTM(3, 4, proj_size=2), x(5, 2, 3).float()
+    with pytest.raises(ValueError, match="can't see what 'weight_ih_l0' multiplies"):
+        prune(layer, 0.5, criterion="wanda", batches=[values], max_batches=1, forward=nn.Module.__call__)
+
+
+def test_of_a_packed_sequence_the_steps_that_it_holds_count():
+    layer, sequences = nn.GRU(3, 4).double(), [x(3, 3), x(2, 3)]
+    found = norms(layer, (nn.utils.rnn.pack_sequence(sequences),), names=["weight_ih_l0"])
+    same(found[0], torch.cat(sequences).norm(dim=0))
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda"])

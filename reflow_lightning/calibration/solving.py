@@ -1,0 +1,80 @@
+"""The equations of a layer's maps: gathered call by call, solved, and what follows for the BatchNorm layer after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.calibration.least_squares import Normals, ridge
+from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.layers.layer import Layer
+from reflow_lightning.layers.padding import Valid
+from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.hooks import Call
+
+
+def by_group(values: Tensor, affine: AffineMap) -> Tensor:
+    """Outputs with channels in dimension 1 as (groups, samples, channels of a group)."""
+    rows = values.movedim(1, -1).reshape(-1, affine.groups, affine.channels // affine.groups)
+    return rows.transpose(0, 1)
+
+
+def normals_of(affine: AffineMap) -> Normals:
+    """The equations of a map, without data."""
+    inputs = sum(weight[0].numel() for weight in affine.weights)
+    return Normals(affine.groups, inputs, affine.channels // affine.groups, exact_device(affine.weights[0]))
+
+
+def take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs: list[Tensor], valid: Valid) -> None:
+    """Take in the inputs of a call, and what the maps of the stage shall put out for them, without padding."""
+    for index, normals in zip(stage.maps, sums, strict=True):
+        held = valid.of(outputs[index].shape[0], outputs[index].shape[2]) if outputs[index].ndim == 3 else None
+        products = layer.products(index, call, outputs[index]) if held is None else None
+        if products is not None:
+            normals.add(products)
+            continue
+        wanted = by_group(outputs[index], layer.maps[index])
+        start = 0
+        for x in layer.inputs(index, call):
+            rows = slice(start, start + x.shape[1])
+            y = wanted[:, rows]
+            if held is not None:
+                x, y = (values[:, held.flatten()[rows].to(values.device)] for values in (x, y))
+            normals.update(x, y)
+            start = rows.stop
+
+
+@torch.no_grad()
+def solve(affine: AffineMap, normals: Normals, strength: float, free_shift: bool = False) -> None:
+    """Change the weights of a map that are not zero, and its biases, so that it fits best.
+
+    Args:
+        affine: The map.
+        normals: Its inputs, and what it shall put out.
+        strength: Of the ridge.
+        free_shift: A shift of the output does not matter, as where a BatchNorm layer takes the mean off.
+    """
+    weights = affine.matrix().view(affine.groups, -1, normals.inputs)
+    sums = normals.compute(centred=affine.can_shift or free_shift)
+    old = weights.to(sums.gram)
+    products = sums.products - sums.gram @ old.transpose(1, 2)  # with what the old weights leave to explain
+    change = torch.stack([ridge(sums.gram[g], products[g], old[g] != 0, strength) for g in range(affine.groups)])
+    shift = None
+    if affine.can_shift:
+        shift = (sums.mean_y - sums.mean_x @ (old + change).transpose(1, 2)).flatten()
+        for bias in affine.biases:
+            shift = shift - bias.to(shift)
+    affine.add(change.flatten(0, 1), shift)
+
+
+@torch.no_grad()
+def renormalise(norm: nn.Module, affine: AffineMap, normals: Normals) -> None:
+    """Give the BatchNorm layer after a map the statistics of what the map puts out now: the next layers see them."""
+    sums = normals.compute(centred=True)
+    weights = affine.matrix().view(affine.groups, -1, normals.inputs).to(sums.gram)
+    mean = (sums.mean_x @ weights.transpose(1, 2)).flatten()
+    for bias in affine.biases:
+        mean = mean + bias.to(mean)
+    variance = ((weights @ sums.gram) * weights).sum(2) / normals.sums[:, 0, :1].clamp(min=1.0)
+    norm.get_buffer("running_mean").copy_(mean)
+    norm.get_buffer("running_var").copy_(variance.flatten().clamp(min=0.0))

@@ -1,0 +1,99 @@
+"""What a callback knows of a training, in its checkpoints and in the process that began it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from reflow_lightning.callbacks.course import Course
+from reflow_lightning.callbacks.home import ComesHome
+from reflow_lightning.events.pruner import Pruner
+from reflow_lightning.events.record import PruneEvent
+from reflow_lightning.pruning import Masks
+from reflow_lightning.rounds import Round
+from reflow_lightning.running.compat.lightning import state_key
+from reflow_lightning.running.describing import as_texts, changes
+from reflow_lightning.running.formats import check_format
+from reflow_lightning.running.processes import warn
+from reflow_lightning.schedules import Schedule
+
+FORMAT = 1
+"""Number of the format of a callback's state in a checkpoint; version 0.1 wrote none."""
+
+
+class KeepsState(ComesHome):
+    """The part of a callback that knows where it is in its schedule, and saves that and its masks.
+
+    Attributes:
+        pruner: Has the masks.
+        schedule: What the course follows.
+    """
+
+    pruner: Pruner
+    schedule: Schedule
+    _course: Course
+
+    @property
+    def completed(self) -> bool:
+        """Whether all pruning is done, by the schedule or since a round was not good enough."""
+        return self._course.is_completed
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds of an `Iterative` schedule so far, the dense network first; of other schedules none."""
+        return self._course.judge.rounds.rows
+
+    @property
+    def returned(self) -> Round | None:
+        """The round whose network a training with ``stop_on_drop`` ended with."""
+        return self._course.judge.rounds.returned
+
+    @property
+    def state_key(self) -> str:
+        """Tells two instances apart that prune different parameters."""
+        return state_key(self, include=self.pruner.spec.include, exclude=self.pruner.spec.exclude)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types only, so that torch loads it with ``weights_only=True``."""
+        masks = None if self.pruner.masks is None else self.pruner.masks.state_dict()
+        return {"format": FORMAT, "masks": masks, "arguments": self._arguments(), **self._course.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was: what was pruned stays so, and no prune event happens twice.
+
+        Raises:
+            ValueError: If it was saved by a newer version, or its masks are damaged; nothing is changed then.
+        """
+        check_format(state_dict, FORMAT, "states of Reflow")
+        course = self._course.resumed(state_dict)
+        masks = None if state_dict["masks"] is None else Masks.from_state_dict(state_dict["masks"])
+        self.pruner.bound.load(masks)
+        self._course = course
+        if told := changes(state_dict.get("arguments", {}), self._arguments()):
+            warn(f"Reflow goes on from a checkpoint with other arguments than it was saved with: {told}")
+
+    def _return(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End with the last good round, if the last one was not."""
+        masks = self._course.judge.end(trainer, pl_module, self.pruner.masks)
+        if masks is not self.pruner.masks:
+            self.pruner.settle()  # what the last event did is gone
+            self.pruner.masks = masks
+            self.pruner.bound.bind(pl_module)
+            trainer.callback_metrics["sparsity/global"] = torch.tensor(self.pruner.reached)
+
+    def _arguments(self) -> dict[str, str]:
+        """What decides what is pruned, when, and how it is repaired."""
+        pruner = {name: getattr(self.pruner, name) for name in ("sparsity", "repair", "calibration_batches", "seed")}
+        return as_texts({**vars(self.pruner.spec), **pruner, "schedule": self.schedule})
+
+    def bring_home(self, trainer: pl.Trainer) -> None:
+        """Have the main process know what is done, if Lightning started this one to train in, as by ``ddp_spawn``."""
+        self.write_home(trainer, lambda: (self.state_dict(), self.pruner.settled_events()))
+
+    def come_home(self, state: tuple[dict[str, Any], list[PruneEvent]]) -> None:
+        """Take over the state and the events of the process that trained."""
+        there, self.pruner.events = state
+        self.load_state_dict({name: value for name, value in there.items() if name != "arguments"})
+        self.pruner.bound.bring(self.pruner.masks)

@@ -1,0 +1,78 @@
+"""The prunings that an event consists of: how each chooses its weights, and what repairs them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+from torch import nn
+
+from reflow_lightning.calibration import Repair, resolve_repair
+from reflow_lightning.calibration.repair import between_prunings
+from reflow_lightning.calibration.repairable import leaving
+from reflow_lightning.events.plan import Again, Plan
+from reflow_lightning.pruning import Choice, Masks, choose
+from reflow_lightning.pruning.spec import PruneSpec
+from reflow_lightning.pruning.stepwise import stepwise
+from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.processes import gather, world_size
+from reflow_lightning.running.sharding import is_sharded
+
+
+class Step(NamedTuple):
+    """One pruning.
+
+    Attributes:
+        spec: How its weights are chosen.
+        sparsity: What it reaches.
+        repair: What follows it.
+        is_last: Whether it is the last of the event.
+    """
+
+    spec: PruneSpec
+    sparsity: float
+    repair: Repair
+    is_last: bool
+
+
+def steps_of(model: nn.Module, sparsity: float, plan: Plan, reached: float) -> list[Step]:
+    """The prunings; between them stands what a repair has for that."""
+    repair = resolve_repair(plan.repair)
+    targets = stepwise(plan.spec, sparsity, plan.steps, reached)
+    between = repair
+    if len(targets) > 1 or not plan.is_last:
+        with leaving(plan.untouched):
+            between = between_prunings(repair, model)
+    repairs = [between] * (len(targets) - 1) + [repair if plan.is_last else between]
+    ends = [False] * (len(targets) - 1) + [True]
+    return [Step(*target, after, end) for target, after, end in zip(targets, repairs, ends, strict=True)]
+
+
+def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None) -> Choice:
+    """Choose the weights of one pruning, the same on all ranks, for a criterion that draws."""
+    with isolated_rng(seed=plan.step), warnings.catch_warnings():
+        if not step.is_last:
+            warnings.filterwarnings("ignore", message=".*leaves no weight in")  # the last pruning tells it
+        choice = choose(
+            model,
+            step.sparsity,
+            step.spec,
+            previous=previous,
+            batches=Again(plan.drawn),
+            max_batches=plan.limit,
+            forward=plan.forward,
+            progress=plan.progress,
+        )
+    _check_agreement(choice.masks)
+    return choice
+
+
+def _check_agreement(masks: Masks) -> None:
+    """Check that all processes chose the same weights; those that are spread over them are chosen together anyway."""
+    if world_size() == 1 or any(map(is_sharded, masks.values())):
+        return
+    if len(set(gather(masks.state_dict()["checksum"]))) > 1:
+        raise ValueError(
+            "the processes chose different weights: give all of them the same arguments and weights, and let a "
+            "criterion of your own return the same scores on all"
+        )

@@ -1,0 +1,69 @@
+"""What a criterion gives for a weight, checked: whole, or piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from reflow_lightning.pruning.criteria.protocols import Criterion
+
+
+def scores_of(criterion: Criterion, name: str, weight: Tensor) -> Tensor:
+    """The scores of a weight.
+
+    Raises:
+        ValueError: If they are no floating-point tensor of its shape, or not all are finite.
+
+    Example:
+        >>> scores_of(lambda name, weight: None, "w", torch.ones(2))
+        Traceback (most recent call last):
+        ValueError: criterion <function ...> gave NoneType for 'w': it must return one floating-point score a weight...
+    """
+    scores: object = criterion(name, weight)
+    if not _are_scores(scores, weight.shape):
+        raise ValueError(
+            f"criterion {criterion} gave {_shown(scores)} for '{name}': "
+            f"it must return one floating-point score a weight, shape {tuple(weight.shape)}"
+        )
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"criterion {criterion} gave NaN or infinite scores for '{name}': it must return finite ones")
+    return scores
+
+
+def checked_pieces(criterion: object, name: str, pieces: Iterable[Tensor], like: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The pieces that a criterion gives; see `StreamedCriterion`.
+
+    Args:
+        criterion: The criterion, for messages.
+        name: Name of the weight.
+        pieces: Its pieces.
+        like: Tensors of the shapes that they must have.
+
+    Raises:
+        ValueError: If one has not, or is no floating-point tensor.
+
+    Example:
+        >>> list(checked_pieces("mine", "w", [], like=[torch.ones(2)]))
+        Traceback (most recent call last):
+        ValueError: criterion mine gave a piece NoneType for 'w': it must give floating-point scores that are split ...
+    """
+    given = iter(pieces)
+    for own in like:
+        piece: object = next(given, None)
+        if not _are_scores(piece, own.shape):
+            raise ValueError(
+                f"criterion {criterion} gave a piece {_shown(piece)} for '{name}': it must give floating-point scores "
+                f"that are split like flat_chunks, here {tuple(own.shape)}"
+            )
+        yield piece
+
+
+def _are_scores(value: object, shape: torch.Size) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.shape == shape and value.is_floating_point()
+
+
+def _shown(value: object) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,37 @@
+"""What a repair has put where weights were pruned: it is taken back."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from reflow_lightning.pruning.masks import Masks
+from reflow_lightning.running.processes import gather, warn
+
+
+@torch.no_grad()
+def zero_again(model: nn.Module, masks: Masks, repair: object) -> None:
+    """Set pruned weights to zero that a repair has filled, and warn of it, since it counted on them.
+
+    Where processes run together, all must call it.
+
+    Args:
+        model: The repaired model.
+        masks: What was pruned.
+        repair: For the message.
+
+    Example:
+        >>> layer, masks = nn.Linear(2, 1), Masks({"weight": torch.tensor([[True, False]])})
+        >>> masks.apply(layer)
+        >>> zero_again(layer, masks, "none")
+    """
+    found = zip(masks, masks.local(model), strict=True)
+    filled = gather({name for name, (values, mask) in found if bool(((values != 0) & ~mask).any())})
+    names = [name for name in masks if any(name in here for here in filled)]
+    if names:
+        masks.apply(model)
+        warn(
+            f"repair {repair} filled weights that are pruned, in '{names[0]}'"
+            f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: they are zero again, so the network is not as "
+            "the repair left it; let it keep zeros"
+        )

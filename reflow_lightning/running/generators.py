@@ -1,0 +1,104 @@
+"""Generators of random numbers that a model holds, beside those of Python, NumPy and PyTorch themselves."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from reflow_lightning.running.copying import walk
+
+
+def generators_in(model: nn.Module) -> list[Any]:
+    """The generators of Python, NumPy and PyTorch that a model holds beside its parameters and buffers, however deep.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> model.noise = {"draws": torch.Generator()}
+        >>> len(generators_in(model))
+        1
+    """
+    return [value for value in walk(model) if isinstance(value, generator_types())]
+
+
+def generator_types() -> tuple[type, ...]:
+    """The types of generators that are known; those of NumPy once it is loaded."""
+    numpy = sys.modules.get("numpy")
+    ours: tuple[type, ...] = (torch.Generator, random.Random)
+    return (*ours, numpy.random.Generator, numpy.random.RandomState) if numpy else ours
+
+
+def state_of(generator: Any) -> Any:
+    """The state that `set_state` puts back."""
+    if isinstance(generator, random.SystemRandom):
+        return None
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state if hasattr(generator, "bit_generator") else generator.get_state()
+
+
+def set_state(generator: Any, state: Any) -> None:
+    """Put back a state of before."""
+    if isinstance(generator, random.Random):
+        if state is not None:
+            generator.setstate(state)
+    elif hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+class RandomState:
+    """The random states of Python, NumPy and PyTorch, on all devices that are in use, and of other generators.
+
+    Args:
+        generators: The others.
+
+    Example:
+        >>> before = RandomState()
+        >>> first = torch.rand(1)
+        >>> before.restore()
+        >>> torch.equal(torch.rand(1), first)
+        True
+    """
+
+    def __init__(self, generators: Sequence[Any] = ()) -> None:
+        numpy = sys.modules.get("numpy")
+        self._python = random.getstate()
+        self._numpy = numpy.random.get_state() if numpy else None
+        self._torch = torch.default_generator.get_state()
+        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._cuda = torch.cuda.get_rng_state_all() if in_use else []
+        self._others = [(generator, state_of(generator)) for generator in generators]
+
+    def restore(self) -> None:
+        """Put them back."""
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        torch.default_generator.set_state(self._torch)
+        for device, state in enumerate(self._cuda):
+            torch.cuda.set_rng_state(state, device)
+        for generator, state in self._others:
+            set_state(generator, state)
+
+
+def seed_generator(generator: Any, seed: int) -> None:
+    """Begin anew from a seed.
+
+    Example:
+        >>> draws = random.Random(3)
+        >>> seed_generator(draws, 3)
+        >>> draws.random() == random.Random(3).random()
+        True
+    """
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(seed if isinstance(generator, random.Random) else seed % 2**32)

@@ -1,0 +1,48 @@
+"""The dense copy is a network of its own, and takes the memory of one set of weights."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reflow_lightning.running.copying import dense_copy
+
+
+class Holds(torch.utils.data.Dataset):
+    def __init__(self, values):
+        self.values = values
+
+
+class Wrapper:
+    def __init__(self, value):
+        self.inner = {"deep": [value]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Holds(torch.zeros(2)), torch.zeros(2**23), np.zeros(2**22), list(range(20_000)), {i: i for i in range(20_000)}],
+    ids=["a data set", "a tensor", "an array", "a list", "a dict"],
+)
+@pytest.mark.parametrize("hold", [lambda v: v, lambda v: [v], Wrapper], ids=["itself", "in a list", "in an object"])
+def test_data_are_shared_however_deep(value, hold):
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].held = hold(value)
+    copied = dense_copy(model)[0].held
+    found = copied.inner["deep"][0] if isinstance(copied, Wrapper) else copied
+    assert (found[0] if hold(0) == [0] else found) is value
+
+
+def test_modules_that_a_plain_list_holds_are_copied():
+    model = nn.Linear(2, 2)
+    model.others = [nn.Linear(1, 1) for _ in range(10_001)]
+    assert dense_copy(model).others[0] is not model.others[0]
+
+
+def test_large_parameters_and_buffers_are_copied():
+    model = nn.Linear(4096, 2048, bias=False)
+    model.register_buffer("table", torch.zeros(2**23))
+    model.same = [model.table]
+    copied = dense_copy(model)
+    assert copied.weight is not model.weight
+    assert copied.table is not model.table
+    assert copied.same[0] is copied.table
