@@ -10,6 +10,17 @@ os.environ.setdefault("REFLOW_STRICT", "1")  # an error in the analysis of a col
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Each test draws the same numbers in every run, whatever ran before it."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def names_as_before():
     """What a test file registers is known to no other file."""

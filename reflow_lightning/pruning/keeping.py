@@ -64,7 +64,9 @@ class ZeroKeeper:
         Raises:
             ValueError: If they do not fit the model. What was bound before still is.
         """
-        self._hold(list(masks), tensors_of(model, masks), [mask for _, mask in held_here(model, masks)])
+        tensors, held = tensors_of(model, masks), [mask for _, mask in held_here(model, masks)]
+        self.forget_let_moments()  # of what was bound before: the new masks may keep some of those weights
+        self._hold(list(masks), tensors, held)
 
     def is_bound(self, model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
         """Whether the model still has the parameters that were bound, as they were, and no others by their names.

@@ -10,7 +10,7 @@ from reflow_lightning import OneShot, Reflow
 
 
 def moved(module, *callbacks):
-    reflow = Reflow(0.5, schedule=OneShot(), repair="none", monitor=False)
+    reflow = Reflow(0.5, allocation="uniform", schedule=OneShot(), repair="none", monitor=False)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         trainer(reflow, *callbacks).fit(module, loader(), loader())
