@@ -135,7 +135,7 @@ def test_the_report_of_a_network_in_half_precision_is_about_what_is_returned(dty
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     model(100 * torch.randn(64, 6))  # so that the fold is not by one
     model.eval().to(dtype)
-    x = torch.randn(16, 6, dtype=dtype)
+    x = torch.randn(256, 6, dtype=dtype)
     collapsed = collapse(model, x)
     assert collapse_report(collapsed).deviation >= relative_difference(model(x), collapsed(x)) > 1e-6
 
