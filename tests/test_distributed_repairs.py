@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from scenarios.processes import results, run
-from scenarios.repairs import NAMES, REPAIRS, SCENARIOS, parts, repaired
+from scenarios.repairs import ALIGN, NAMES, REPAIRS, SCENARIOS, parts, repaired
+from scenarios.thinned import plain
+
+from reflow_lightning.calibration.states import Compared
 
 pytestmark = [
     pytest.mark.distributed,
@@ -42,6 +45,19 @@ def test_weights_are_the_same_on_all_processes_and_close_to_those_of_the_union(n
         assert distance(rank["state"], alone["state"]) < 0.15 * distance(pruned, alone["state"])
 
 
+@pytest.mark.parametrize("scenario", ["uneven_batches", "all_batches_on_the_last"])
+@pytest.mark.parametrize("name", NAMES)
+def test_alignment_steps_by_the_mean_gradient_of_all_processes(name, scenario, together):
+    model, dense, batches = parts(name)
+    compared = Compared(model, dense, plain, logits=1.0)
+    before, found = compared.mean_loss(batches), [rank[f"{name} {ALIGN}"] for rank in results(scenario, together)]
+    for rank in found:
+        assert rank["undone"]
+        assert all(torch.equal(rank["state"][key], value) for key, value in found[0]["state"].items())
+        model.load_state_dict(rank["state"])
+        assert compared.mean_loss(batches) < 0.8 * before
+
+
 def test_as_many_batches_as_needed_write_the_same_on_all_processes(together):
     first, second = results("as_many_as_needed", together)
     for repair, found in first.items():
@@ -62,7 +78,9 @@ def test_a_process_that_fails_raises_on_all_and_all_are_as_before(together):
 
 def test_a_value_that_is_not_finite_is_an_error_on_all(together):
     for raised in results("a_value_that_is_not_finite_on_one", together):
-        assert all(text.startswith("ValueError: ") and "NaN" in text for text in raised.values())
+        assert all("NaN" in text for text in raised.values())
+        assert "ValueError: " in raised.pop(str(ALIGN))  # of the process that has the batch; the others are told
+        assert all(text.startswith("ValueError: ") for text in raised.values())
 
 
 def test_no_batch_on_any_process_is_an_error_on_all(together):

@@ -1,5 +1,6 @@
 """The signal restored. Plain PyTorch, for any training loop."""
 
+from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, check_repair, register_repair, resolve_repair
 from reflow_lightning.calibration.drift.check import DriftReport, check_drift, warn_of_drift
@@ -16,6 +17,7 @@ from reflow_lightning.running.snapshot import Snapshot
 
 __all__ = [
     "AffineMap",
+    "Align",
     "AnyRepair",
     "Auto",
     "BatchNormStatistics",

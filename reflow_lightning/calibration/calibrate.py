@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
@@ -53,6 +54,7 @@ register_repair("auto", Auto())
 register_repair("batchnorm", BatchNormStatistics())
 register_repair("moments", Moments())
 register_repair("reconstruct", ThenBatchNorm(Reconstruct()))
+register_repair("align", Align())
 register_repair("none", NoRepair())
 
 AnyRepair = Repair | Sequence[Repair | Callable[..., Any] | str] | Callable[..., Any] | str
@@ -117,8 +119,10 @@ def calibrate(
         repair: ``"batchnorm"``: population statistics for BatchNorm layers (REFLOW), no weight is touched.
             ``"moments"``: match each channel's mean and standard deviation to the dense network's, see `Moments`.
             ``"reconstruct"``: fit the surviving weights to the dense network, see `Reconstruct`, then the first.
-            ``"auto"``: the first for BatchNorm layers, the second for layers that none follows. ``"none"``. Or a
-            callable, such as `Reconstruct(ridge=0.1)` or your own `Repair`. Or a list, one after the other.
+            ``"align"``: gradient descent towards the dense network, without labels, see `Align`; it takes as long as
+            some training. ``"auto"``: the first for BatchNorm layers, the second for layers that none follows.
+            ``"none"``. Or a callable, such as `Reconstruct(ridge=0.1)` or your own `Repair`. Or a list, one after the
+            other.
         reference: The dense network, a copy from before the pruning. Without it ``"auto"`` is ``"batchnorm"``.
         max_batches: At most so many batches; ``"auto"``: as many as their statistics need, at most 200.
         forward: ``(model, batch) -> anything`` for batches that the default does not understand. Default: the model on

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Valid
-from reflow_lightning.running.hooks import Call, in_type
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.processes import in_step
 from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, merge_moments, moments
 
@@ -64,3 +67,12 @@ class Collector:
         """The moments over all processes."""
         with in_step():
             return {name: statistic.compute() for name, statistic in self._found.items()}
+
+
+def moments_of(model: nn.Module, layers: Iterable[str], batch: Any, forward: Forward) -> dict[str, Tensor]:
+    """Moments of what some layers put out for a batch, by which it is judged how many batches there must be."""
+    known = find_layers(model).known
+    found = Collector({name: known[name] for name in layers}, torch.device("cpu"))
+    with watching(model, found.layers, found.take_in):
+        forward(model, batch)
+    return found.latest

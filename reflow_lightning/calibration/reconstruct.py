@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reflow_lightning.calibration.batchnorm import not_calibrated
 from reflow_lightning.calibration.changing import changing, check_reference
-from reflow_lightning.calibration.collecting import Collector
+from reflow_lightning.calibration.collecting import moments_of
 from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.least_squares import Normals
 from reflow_lightning.calibration.lockstep import Arrival, LockStep, RunAnewError
@@ -27,7 +27,6 @@ from reflow_lightning.layers.padding import Padding
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.free import free_bytes
-from reflow_lightning.running.hooks import watching
 from reflow_lightning.running.live import LiveTensors
 from reflow_lightning.running.processes import gather, together, warn
 
@@ -103,7 +102,7 @@ class Reconstruct:
         skipped |= not_calibrated(model)
         dense = check_reference(model, layers, reference, DONE)
         with changing(model, [*layers, *norms_to_repair(model)], dense, DONE) as change:
-            enough = sufficient(batches, lambda batch: _moments(dense, layers, batch, forward))
+            enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
             solved = reconstruct(model, layers, enough, forward, dense, self.ridge, self.held_bytes)
             change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
             return change.calibration(batches, layers, skipped)
@@ -247,11 +246,3 @@ class _Measured:
     def batches_within(self, held_bytes: int) -> int:
         """How many batches may be under way in two networks; one holds no more than the peak of a whole pass."""
         return min(_MOST, held_bytes // max(1, 2 * self._peak))
-
-
-def _moments(model: nn.Module, layers: Iterable[str], batch: Any, forward: Forward) -> dict[str, Tensor]:
-    """Moments of what the layers put out for a batch, by which it is judged how many batches there must be."""
-    dense = Collector(find_layers(model).known, torch.device("cpu"))
-    with watching(model, layers, dense.take_in):
-        forward(model, batch)
-    return dense.latest

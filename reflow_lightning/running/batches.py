@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -83,6 +84,19 @@ def at_most(limit: Limit, number: int) -> int:
         (3, 4)
     """
     return number if limit == "auto" else min(limit, number)
+
+
+@contextmanager
+def without_bar(batches: Iterable[Any]) -> Iterator[bool]:
+    """A block whose passes over `Batches` show no bar, since it has one of its own; gives whether it shall show one."""
+    shown = isinstance(batches, Batches) and batches.progress
+    if isinstance(batches, Batches):
+        batches.progress = False
+    try:
+        yield shown
+    finally:
+        if isinstance(batches, Batches):
+            batches.progress = shown
 
 
 class Batches:

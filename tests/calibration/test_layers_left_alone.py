@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reflow_lightning import calibrate
-from reflow_lightning.calibration import NotSupportedError, layer_of
+from reflow_lightning.calibration import Align, NotSupportedError, layer_of
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.linear import LinearLayer
 
@@ -123,7 +123,7 @@ class Own(nn.Module):
         return x @ self.weight.T + self.bias
 
 
-@pytest.mark.parametrize("repair", ["moments", "reconstruct", "auto"])
+@pytest.mark.parametrize("repair", ["moments", "reconstruct", "auto", Align(lr=0.02)], ids=str)
 def test_layer_types_of_users_are_repaired_once_registered(repair):
     class Mine(Own):
         pass

@@ -11,7 +11,7 @@ from zoo.recurrent import Recurrent
 from reflow_lightning import calibrate
 from reflow_lightning.calibration import BatchNormStatistics, Calibration, InTurn, Moments, NoRepair, needs_reference
 
-WRITING = ["moments", "reconstruct", "auto"]
+WRITING = ["moments", "reconstruct", "auto", "align"]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no BatchNorm layer", "ignore:calibrate left alone")
@@ -131,7 +131,7 @@ def test_repairs_of_users_compose_with_others_in_a_list():
     assert bits(model) == before
 
 
-@pytest.mark.parametrize("first", ["moments", "reconstruct", "auto"])
+@pytest.mark.parametrize("first", ["moments", "reconstruct", "auto", "align"])
 def test_if_a_later_repair_fails_those_before_it_are_undone(first):
     model, dense, batches = make("batchnorm", 2)
     before, changed = everything(model), []

@@ -9,7 +9,7 @@ from torch import nn
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration.repairable import layers_to_repair, leaving, norms_to_repair
 
-REPAIRS = ["auto", "batchnorm", "moments", "reconstruct"]
+REPAIRS = ["auto", "batchnorm", "moments", "reconstruct", "align"]
 
 
 def network():

@@ -11,10 +11,10 @@ from zoo.linear import mlp
 
 from reflow_lightning import calibrate
 
-REPAIRS = ["batchnorm", "moments", "reconstruct", "auto", ["moments", "batchnorm"], ["reconstruct", "moments"]]
+REPAIRS = ["batchnorm", "moments", "reconstruct", "auto", "align", ["moments", "batchnorm"], ["reconstruct", "moments"]]
 
 
-WRITING = ["moments", "reconstruct", "auto"]
+WRITING = ["moments", "reconstruct", "auto", "align"]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no BatchNorm layer", "ignore:calibrate left alone")
@@ -139,7 +139,7 @@ def test_a_dense_network_that_does_not_fit_is_an_error_before_anything_is_read(r
     assert everything(model) == before
 
 
-@pytest.mark.parametrize("repair", ["moments", "reconstruct"])
+@pytest.mark.parametrize("repair", ["moments", "reconstruct", "align"])
 def test_without_the_dense_network_the_error_says_how_to_get_one(repair):
     with pytest.raises(ValueError, match=r"reference=None, but repair by .* reference=copy.deepcopy\(model\)"):
         calibrate(mlp(), [torch.randn(4, 8)], repair=repair, max_batches=1)
@@ -151,7 +151,7 @@ def test_warnings_that_are_errors_leave_the_model_as_it_was():
         network.add_module("unused", nn.Linear(2, 2))
         network.forward = lambda x, layers=tuple(network)[:-1]: nn.Sequential(*layers)(x)
     before = bits(model)
-    for repair in ("moments", "reconstruct"):
+    for repair in ("moments", "reconstruct"):  # a copy, as "align" makes, would run the layers of the original
         with pytest.warns(UserWarning, match="left alone 'unused': no batch reached it"):
             calibrate(model, batches, repair=repair, reference=dense, max_batches=2).undo()
         with pytest.MonkeyPatch.context() as patch:

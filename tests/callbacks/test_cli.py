@@ -41,7 +41,7 @@ CASES = {
     "allocation: reflow_lightning.pruning.uniform": p.uniform,
     f"allocation: {{{MINE}.Called}}": mine.Called(),
     **{f"repair: {{{CALIBRATION}.{kind.__name__}}}": kind() for kind in REPAIRS},
-    **{f"repair: {name}": name for name in ("auto", "reconstruct", "none")},
+    **{f"repair: {name}": name for name in ("auto", "reconstruct", "align", "none")},
     "repair: [batchnorm, moments]": ["batchnorm", "moments"],
     f"repair: [moments, {{{CALIBRATION}.Reconstruct, init_args: {{ridge: 0.1}}}}]": ["moments", c.Reconstruct(0.1)],
     f"repair: {{{CALIBRATION}.ThenBatchNorm, init_args: {{first: {{{CALIBRATION}.Moments}}}}}}": (

@@ -259,7 +259,7 @@ class Judged(Module):
         return torch.optim.SGD(self.net.parameters(), 0.1)
 
 
-@pytest.mark.parametrize("repair", ["auto", "batchnorm", "moments", "reconstruct"])
+@pytest.mark.parametrize("repair", ["auto", "batchnorm", "moments", "reconstruct", "align"])
 def test_no_repair_changes_what_is_left_out(repair):
     module = Judged()
     before = {name: value.clone() for name, value in module.judge.state_dict().items()}

@@ -132,7 +132,7 @@ def test_the_linear_layer_of_gpt2_is_pruned_along_its_inputs():
     assert (mask.view(2, 4, 4).sum(1) == 2).all()
 
 
-@pytest.mark.parametrize("repair", ["moments", "reconstruct"])
+@pytest.mark.parametrize("repair", ["moments", "reconstruct", "align"])
 def test_the_linear_layer_of_gpt2_is_repaired_like_one_of_torch(repair):
     dense, batch = nn.Sequential(conv1d(6, 8), nn.Tanh(), nn.Linear(6, 3)), torch.randn(64, 8)
     same = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))

@@ -53,7 +53,7 @@ def test_a_registered_type_is_pruned_scored_measured_and_repaired(kind):
     dense, batch = nn.Sequential(kind(8, 6), nn.Tanh(), nn.Linear(6, 3)), torch.randn(64, 8)
     assert list(select(dense)) == ["0.kernel", "2.weight"]
     for criterion in ("magnitude", "wanda"):
-        for repair in ("auto", "moments", "reconstruct"):
+        for repair in ("auto", "moments", "reconstruct", "align"):
             model = copy.deepcopy(dense)
             prune(model, 0.5, criterion=criterion, batches=[batch], max_batches=1, progress=False)
             off = (model(batch) - dense(batch)).square().mean()

@@ -94,7 +94,7 @@ def test_pruned_further_they_keep_their_zeros(norm):
 
 
 @each_norm
-@pytest.mark.parametrize("repair", ["auto", "batchnorm", "moments", "reconstruct"])
+@pytest.mark.parametrize("repair", ["auto", "batchnorm", "moments", "reconstruct", "align"])
 @pytest.mark.filterwarnings("ignore")
 def test_a_repair_keeps_the_zeros(norm, repair):
     (model, reference), (x, _) = (network(norm), network(norm)), batch()

@@ -65,7 +65,7 @@ def test_in_a_search():
     assert len([warning for warning in found if "filled" in str(warning.message)]) == 1
 
 
-@pytest.mark.parametrize("repair", ["none", "batchnorm", "moments", "reconstruct"])
+@pytest.mark.parametrize("repair", ["none", "batchnorm", "moments", "reconstruct", "align"])
 def test_a_repair_that_keeps_zeros_is_not_warned_of(repair):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -10,11 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from reflow_lightning import calibrate
+from reflow_lightning.calibration import Align, Repair
 from scenarios.processes import error_of, mine, named, on_the_last
 from scenarios.thinned import bits, make
 
 NAMES = ("batchnorm", "layernorm", "attention", "gru")
 REPAIRS = ("moments", "reconstruct", "auto")
+ALIGN = Align(steps=30, lr=0.01)
+ALL = (*REPAIRS, ALIGN)
 SIZES = (20, 7, 30, 13, 26)
 
 
@@ -24,7 +27,7 @@ def parts(name: str) -> tuple[nn.Module, nn.Module, list[Tensor]]:
     return model, dense, list(batch.split(SIZES))
 
 
-def repaired(name: str, repair: str, batches: list[Any]) -> dict[str, Any]:
+def repaired(name: str, repair: Repair | str, batches: list[Any]) -> dict[str, Any]:
     model, dense, _ = parts(name)
     result = calibrate(model, batches, repair=repair, reference=dense, max_batches=len(batches))
     state, before = dict(model.state_dict()), bits(parts(name)[0])
@@ -34,7 +37,7 @@ def repaired(name: str, repair: str, batches: list[Any]) -> dict[str, Any]:
 
 
 def _by_each(own: Any) -> dict[str, Any]:
-    return {f"{name} {repair}": repaired(name, repair, own(parts(name)[2])) for name in NAMES for repair in REPAIRS}
+    return {f"{name} {repair}": repaired(name, repair, own(parts(name)[2])) for name in NAMES for repair in ALL}
 
 
 def uneven_batches(_: Path) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def a_forward_pass_that_breaks_on_one(_: Path) -> dict[str, str]:
     """In the first pass, and in a later one."""
     raised = {}
     for name in NAMES:
-        for repair in REPAIRS:
+        for repair in ALL:
             for fails_at in (2, 5):
                 model, dense, batches = parts(name)
                 before, seen = bits(model), []
@@ -68,22 +71,22 @@ def a_forward_pass_that_breaks_on_one(_: Path) -> dict[str, str]:
 
 def a_value_that_is_not_finite_on_one(_: Path) -> dict[str, str]:
     raised = {}
-    for repair in REPAIRS:
+    for repair in ALL:
         model, dense, batches = parts("layernorm")
         if dist.get_rank() == 1:
             batches[0][0] = torch.nan
         before = bits(model)
-        raised[repair] = error_of(calibrate, model, batches, repair=repair, reference=dense, max_batches=5)
+        raised[str(repair)] = error_of(calibrate, model, batches, repair=repair, reference=dense, max_batches=5)
         assert bits(model) == before
     return raised
 
 
 def no_batch_on_any(_: Path) -> dict[str, str]:
     raised = {}
-    for repair in REPAIRS:
+    for repair in ALL:
         model, dense, _ = parts("batchnorm")
         before = bits(model)
-        raised[repair] = error_of(calibrate, model, [], repair=repair, reference=dense, max_batches=0)
+        raised[str(repair)] = error_of(calibrate, model, [], repair=repair, reference=dense, max_batches=0)
         assert bits(model) == before
     return raised
 
@@ -91,12 +94,12 @@ def no_batch_on_any(_: Path) -> dict[str, str]:
 def as_many_as_needed(_: Path) -> dict[str, Any]:
     """Rank 0 has more batches than are needed, rank 1 has two."""
     found = {}
-    for repair in REPAIRS:
+    for repair in ALL:
         model, dense, _ = make("layernorm", 1)
         generator = torch.Generator().manual_seed(dist.get_rank())
         batches = [torch.randn(256, 8, generator=generator) for _ in range(2 if dist.get_rank() else 90)]
         result = calibrate(model, batches, repair=repair, reference=dense, max_batches="auto")
-        found[repair] = {"batches": result.batches, "state": dict(model.state_dict())}
+        found[str(repair)] = {"batches": result.batches, "state": dict(model.state_dict())}
     return found
 
 

@@ -1,0 +1,210 @@
+"""Gradient descent without labels: the pruned network's states shall be those of the dense one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from reflow_lightning.calibration.changing import changing, check_reference
+from reflow_lightning.calibration.collecting import moments_of
+from reflow_lightning.calibration.descent import Descent, survivors
+from reflow_lightning.calibration.enough import sufficient
+from reflow_lightning.calibration.repair import Calibration
+from reflow_lightning.calibration.repairable import layers_to_repair
+from reflow_lightning.calibration.states import Compared
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.batches import BAR_DELAY, without_bar
+from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.inference import ordinary
+from reflow_lightning.running.processes import gather, together, warn
+
+DONE = "alignment"
+_HELD_OUT = 10  # one batch in so many
+_LOOKS = 20  # so often the held-out batches are looked at
+_PATIENCE = 6  # so many looks without a better network are enough
+
+
+@dataclass(frozen=True)
+class Align:
+    """Move the weights that are left by gradient descent until the network computes what the dense one does.
+
+    The loss is the mean of ``mean((x - y)^2) / var(y)`` over the states x of the pruned network, which its blocks and
+    the network itself put out, and those of the dense one, y; plus ``logits`` times the Kullback-Leibler divergence of
+    the classes. No label is used. Steps of Adam under a cosine; zeros stay zero; norms normalise by the statistics
+    that they have. It is kin to STARFISH (arXiv 2606.01126).
+
+    The first of every ten batches is held out, if there are several: the network that fits these best is taken, and
+    where it gets no better for some time, the descent ends. If it never gets better than at the start, nothing
+    is changed.
+
+    In memory it takes a copy of the network, with gradients, two moments and the best weights so far: six times the
+    weights; the held-out batches; and what a training step on a batch takes.
+
+    Args:
+        steps: At most so many steps, of a batch each.
+        lr: Learning rate of the first step.
+        logits: Weight of the divergence. 0 suits a network whose outputs are no logits of classes.
+
+    Example:
+        >>> import copy
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> dense, batch = copy.deepcopy(model), torch.randn(64, 4)
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight[:, 0].zero_(), model[2].weight[:, 1:].mul_(0.5)
+        >>> before = nn.functional.mse_loss(model(batch), dense(batch))
+        >>> Align(steps=50)(model, [batch], lambda network, x: network(x), dense).repaired
+        ('0', '2')
+        >>> bool(nn.functional.mse_loss(model(batch), dense(batch)) < 0.7 * before), bool(model[0].weight[:, 0].any())
+        (True, False)
+    """
+
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
+    leaves_undo_to_caller: ClassVar[bool] = True
+    steps: int = 300
+    lr: float = 2e-3
+    logits: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps={self.steps!r} must be a whole number of at least 1, such as 300")
+        for name, least in (("lr", 0.0), ("logits", -1e-300)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < math.inf:
+                wanted = "positive, such as 0.002" if name == "lr" else "at least 0, such as 1"
+                raise ValueError(f"{name}={value!r} must be a number, {wanted}")
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """The states of the dense network are what is aligned with: always."""
+        return True
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
+    ) -> Calibration:
+        """Repair the model."""
+        layers, skipped = layers_to_repair(model)
+        dense = check_reference(model, layers, reference, DONE)
+        if not layers:
+            return Calibration((), skipped, 0, 0.0)
+        with changing(model, layers, dense, DONE) as change:
+            enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
+            with without_bar(batches) as shown:
+                change.repaired = align(model, layers, enough, forward, ordinary(dense), self, shown)
+            if change.repaired:
+                return change.calibration(batches, layers, skipped)
+            warn(
+                "alignment found no network that fits held-out batches better than the one it began with, which stays: "
+                "give more batches, or a smaller lr"
+            )
+            return change.calibration(batches, (), skipped | dict.fromkeys(layers, "alignment did not improve it"))
+
+
+def align(
+    model: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Any],
+    forward: Forward,
+    dense: nn.Module,
+    how: Align,
+    progress: bool = False,
+) -> tuple[str, ...]:
+    """Align a network with the dense one; see `Align`.
+
+    Args:
+        model: The pruned network, which is written once, at the end.
+        names: The layers that may be changed.
+        batches: Read again and again.
+        forward: Runs a network on a batch.
+        dense: The dense network.
+        how: The arguments.
+        progress: Show a bar.
+
+    Returns:
+        Names of the layers that were changed; none if nothing better was found.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad(), together("alignment"):
+        moving = dense_copy(model)  # so that no gradient, flag or hook of the model itself is touched
+        moving.requires_grad_(False)
+        for module in moving.modules():  # the attribute: a model may override eval()
+            module.training = False
+        found = find_layers(moving).known
+        layers = [found[name] for name in names]
+        descent = Descent(survivors(layers), how.lr, how.steps)
+        compared = Compared(moving, dense, forward, how.logits)
+        with _differentiable(moving):
+            if not _descend(compared, descent, batches, how.steps, progress):
+                return ()
+    changed = []
+    for name in names:
+        own, after = model.get_submodule(name), moving.get_submodule(name)
+        pairs = list(zip(own.parameters(), after.parameters(), strict=True))
+        if any(not torch.equal(before, new) for before, new in pairs):
+            changed.append(name)
+        for before, new in pairs:
+            before.detach().copy_(new.detach())
+    return tuple(changed)
+
+
+def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], steps: int, progress: bool) -> bool:
+    """Go down, and back to the best place; whether there was a better one than the first."""
+    count, held = 0, []
+    for count, batch in enumerate(batches, start=1):
+        if count % _HELD_OUT == 1:
+            held.append(batch)
+    several = any(gather(count > 1))
+    best, kept, since = compared.mean_loss(held), None, 0
+    if not math.isfinite(best):
+        raise ValueError("the pruned network puts out NaN or infinite values: repair it by 'reconstruct' first")
+    trained = _endless(batches, but_held_out=several)
+    hidden = None if progress else True  # None: hidden where the output is no terminal
+    with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
+        for step, batch in zip(range(1, steps + 1), trained, strict=False):
+            loss = None if batch is None else compared.loss(batch, step)
+            if not descent.step(loss):
+                if any(gather(count)):
+                    warn(
+                        f"alignment ended at step {step} of {steps}, whose gradients are not finite: the best weights "
+                        f"so far are taken; lower lr={descent.lr}"
+                    )
+                break
+            bar.update()
+            if step % max(1, steps // _LOOKS) and step != steps:
+                continue
+            now = compared.mean_loss(held)
+            bar.set_postfix(loss=f"{now:.3g}")
+            if now < best:
+                best, kept, since = now, [value.clone() for value in descent.values], 0
+            else:
+                since += 1
+            if since == _PATIENCE:
+                break
+    for value, at_best in zip(descent.values, kept or (), strict=False):
+        value.copy_(at_best)
+    return kept is not None
+
+
+def _endless(batches: Iterable[Any], but_held_out: bool) -> Iterator[Any]:
+    """The batches again and again; ``None`` for ever if there is none."""
+    while True:
+        found = False
+        for place, batch in enumerate(batches):
+            if place % _HELD_OUT or not but_held_out:
+                found = True
+                yield batch
+        while not found:
+            yield None
+
+
+def _differentiable(model: nn.Module) -> AbstractContextManager[None]:
+    """A block in which recurrent layers in eval mode have gradients: those of cuDNN have none."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()

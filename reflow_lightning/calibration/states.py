@@ -1,0 +1,163 @@
+"""The states of a network between its blocks, and how far those of two networks are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.layers.find import known_layers
+from reflow_lightning.layers.padding import Padding, Valid
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.generators import generators_in
+from reflow_lightning.running.hooks import Call, watching
+from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.nested import tensors
+from reflow_lightning.running.processes import gather
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class States(NamedTuple):
+    """What a network has computed of a batch.
+
+    Attributes:
+        between: What each block put out, with its name, in the order of the calls.
+        outputs: What the network put out.
+    """
+
+    between: list[tuple[str, Tensor]]
+    outputs: list[Tensor]
+
+    def tensors(self) -> list[Tensor]:
+        """All of it."""
+        return [*(values for _, values in self.between), *self.outputs]
+
+
+def state_names(model: nn.Module) -> list[str]:
+    """The modules whose outputs are the states of a network: its blocks.
+
+    A block is a module around weighted layers. A layer that stands by itself in a container, as in a plain
+    ``nn.Sequential``, is one too; so is every weighted layer of a network without any block.
+
+    Example:
+        >>> class Residual(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.inner = nn.Linear(2, 2)
+        >>> state_names(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Residual()))
+        ['0', '2']
+    """
+    layers = [name for name, layer in known_layers(model) if layer.weights]
+    parents = dict.fromkeys(name.rpartition(".")[0] for name in layers)
+    around = {parent[:end] for parent in parents for end in (*_ends(parent), len(parent))} - {""}
+    within = tuple(f"{name}." for name in layers)  # a layer, such as attention, may hold others
+    blocks = {name for name in around - set(layers) if not f"{name}.".startswith(within)}
+    alone = {name for name in layers if isinstance(model.get_submodule(name.rpartition(".")[0]), _CONTAINERS)}
+    found = blocks | alone or set(layers)
+    return [name for name, module in model.named_modules() if name in found and not isinstance(module, nn.ModuleList)]
+
+
+def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forward) -> States:
+    """Run a network on a batch and keep its states; one that two blocks put out, the inner and the outer, once."""
+    between: list[tuple[str, Tensor]] = []
+    seen: set[int] = set()
+
+    def keep(name: str, call: Call) -> None:
+        for values in tensors(call.output):
+            if values.is_floating_point() and values.ndim and id(values) not in seen:
+                seen.add(id(values))
+                between.append((name, values))
+
+    with watching(model, names, keep):
+        outputs = [values for values in tensors(forward(model, batch)) if values.is_floating_point() and values.ndim]
+    return States(between, outputs)
+
+
+def mismatch(found: States, dense: States, logits: float, valid: Valid) -> Tensor:
+    """How far the states of a network are from those of the dense one: a number that can be differentiated.
+
+    It is the mean of ``mean((x - y)^2) / var(y)`` over the states x and the outputs, y being those of the dense
+    network, plus ``logits`` times the Kullback-Leibler divergence of the classes that the outputs stand for.
+
+    Args:
+        found: Of the network.
+        dense: Of the dense network, on the same batch.
+        logits: Weight of the second term.
+        valid: Which positions of sequences are no padding; others do not count.
+
+    Raises:
+        ValueError: If the networks went other ways.
+
+    Example:
+        >>> dense = States([("block", torch.tensor([[0.0, 2.0]]))], [])
+        >>> mismatch(States([("block", torch.tensor([[1.0, 2.0]]))], []), dense, 1.0, Valid()).item()
+        0.5
+    """
+    names = [[name for name, _ in states.between] + ["its output"] * len(states.outputs) for states in (found, dense)]
+    pairs = [*zip((x for _, x in found.between), (y for _, y in dense.between), strict=False)]
+    pairs += zip(found.outputs, dense.outputs, strict=False)
+    if names[0] != names[1] or any(x.shape != y.shape for x, y in pairs):
+        raise ValueError(
+            "the pruned network ran through other blocks than the dense one, or with other shapes: alignment compares "
+            "them block by block, so let forward(model, batch) run the model that it is given, and both alike"
+        )
+    if not pairs:
+        raise ValueError("the forward pass gave no floating-point tensor to align: return the network's output")
+    terms = [_relative(*(valid.rows(values, -1) for values in pair)) for pair in pairs]
+    loss = torch.stack(terms).mean()
+    divergences = [_divergence(x, y, valid) for x, y in zip(found.outputs, dense.outputs, strict=True) if y.ndim > 1]
+    return loss + logits * torch.stack(divergences).mean() if divergences and logits else loss
+
+
+class Compared:
+    """A network and the dense one, which are run on the same batches and draw the same."""
+
+    def __init__(self, model: nn.Module, dense: nn.Module, forward: Forward, logits: float) -> None:
+        self._model, self._forward, self._logits = model, forward, logits
+        self._names, self._padding = state_names(model), Padding(model)
+        self._generators = {network: generators_in(network) for network in (model, dense)}
+        self._dense = dense
+
+    def loss(self, batch: Any, seed: int) -> Tensor:
+        """The mismatch on a batch; the seed is for what the networks draw."""
+        with torch.no_grad():
+            valid = self._padding.of(self._model, batch, self._forward)
+            wanted = self._states(self._dense, batch, seed)
+        loss = mismatch(self._states(self._model, batch, seed), wanted, self._logits, valid)
+        if not bool(loss.isfinite()) and not all(bool(values.isfinite().all()) for values in wanted.tensors()):
+            raise ValueError("the dense network puts out NaN or infinite values: look at the batches")
+        return loss
+
+    @torch.no_grad()
+    def mean_loss(self, batches: Iterable[Any]) -> float:
+        """The mean over the batches of all processes; what is drawn for each is the same every time."""
+        losses = [float(self.loss(batch, place)) for place, batch in enumerate(batches)]
+        told: list[float] = [loss for of_rank in gather(losses) for loss in of_rank]
+        return sum(told) / max(1, len(told))
+
+    def _states(self, model: nn.Module, batch: Any, seed: int) -> States:
+        with isolated_rng(seed, self._generators[model]):
+            return states_of(model, self._names, batch, self._forward)
+
+
+def _ends(name: str) -> list[int]:
+    return [place for place, letter in enumerate(name) if letter == "."]
+
+
+def _relative(found: Tensor, dense: Tensor) -> Tensor:
+    """The mean square error over the variance; 0 for a state that is constant in the dense network."""
+    wanted = dense.float() if dense.dtype != torch.float64 else dense
+    variance = wanted.var(correction=0)
+    error = (found.to(wanted) - wanted).square().mean()
+    return error * torch.where(variance > 0, 1 / variance, torch.zeros_like(variance))
+
+
+def _divergence(found: Tensor, dense: Tensor, valid: Valid) -> Tensor:
+    """KL(dense || found) of the classes, which lie in dimension 1, or last in sequences."""
+    if dense.ndim == 3:
+        found, dense = (valid.rows(values, -1).flatten(0, -2) for values in (found, dense))
+    wanted, got = (torch.log_softmax(values.float(), 1) for values in (dense, found))
+    return (wanted.exp() * (wanted - got)).sum(1).mean()
