@@ -29,7 +29,7 @@ from reflow_lightning.running.processes import gather, together, warn
 DONE = "alignment"
 _HELD_OUT = 10  # one batch in so many
 _LOOKS = 20  # so often the held-out batches are looked at
-_PATIENCE = 6  # so many looks without a better network are enough
+_PATIENCE = 10  # so many looks without a better network are enough: the first, large steps may cost something
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Align:
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
     steps: int = 300
-    lr: float = 2e-3
-    logits: float = 1.0
+    lr: float = 5e-3
+    logits: float = 0.1
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
