@@ -15,6 +15,7 @@ from reflow_lightning.pruning.keeping import ZeroKeeper
 from speed_cases.floors import bytes_per_second
 from speed_cases.row import row
 
+SMALL = "161 tensors, most of them small: the tensors that stay in the cache cost the others next to nothing"
 TITLE = "Keeping zeros through a training"
 SPARSITY = 0.9
 TURNS = 15
@@ -74,6 +75,7 @@ def _rows(name: str, model: nn.Module) -> list[dict[str, Any]]:
             floor_text,
             "<= 0.25; <= 1.2 x floor",
             against <= 0.25 and all_in <= 1.2,
+            "" if against <= 0.25 else f"{against / 0.25:.1f} x the target: {SMALL}",
         ),
         row(
             f"The same, {name}",
@@ -83,6 +85,7 @@ def _rows(name: str, model: nn.Module) -> list[dict[str, Any]]:
             floor_text,
             "<= 1.2, at a byte a weight",
             times.ratio("ours", "floats") <= 1.2,
+            "" if times.ratio("ours", "floats") <= 1.2 else SMALL,
         ),
         row(
             f"Gradients too, where they are clipped or looked at, {name}",

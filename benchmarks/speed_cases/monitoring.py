@@ -142,7 +142,7 @@ def _curves(name: str, net: Callable[[], nn.Module], shape: tuple[int, ...], ste
         "<= 1 %",
         share <= 0.01,
         f"without the first measurement, {1000 * learned:.0f} ms, which learns the order of the layers, in a process "
-        f"that was warmed up in {1000 * first:.0f} of {begun - start:.1f} s"
+        f"that was warmed up by {begun - start:.1f} s of training, {1000 * first:.0f} ms of it for the curves"
         + (
             ""
             if share <= 0.01

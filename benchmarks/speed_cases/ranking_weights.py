@@ -72,6 +72,7 @@ def _rows(model: nn.Module, dense: dict[str, Tensor]) -> list[Row]:
             floor,
             "<= 1",
             times.ratio("prune", "partition") <= 1,
+            "" if times.ratio("prune", "partition") <= 1 else "prune also checks, masks, and writes the weights",
         ),
         _memory(name, extra),
     ]

@@ -2,7 +2,15 @@
 
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
-from reflow_lightning.calibration.calibrate import AnyRepair, calibrate, check_repair, register_repair, resolve_repair
+from reflow_lightning.calibration.best import Best, Recipe
+from reflow_lightning.calibration.calibrate import (
+    AnyRepair,
+    calibrate,
+    check_repair,
+    register_repair,
+    resolve_repair,
+    within,
+)
 from reflow_lightning.calibration.drift.check import DriftReport, check_drift, warn_of_drift
 from reflow_lightning.calibration.matching import Target
 from reflow_lightning.calibration.moments import Moments, batchnorm_targets
@@ -21,6 +29,7 @@ __all__ = [
     "AnyRepair",
     "Auto",
     "BatchNormStatistics",
+    "Best",
     "Calibration",
     "Call",
     "DriftReport",
@@ -29,6 +38,7 @@ __all__ = [
     "Moments",
     "NoRepair",
     "NotSupportedError",
+    "Recipe",
     "Reconstruct",
     "Repair",
     "Snapshot",
@@ -44,4 +54,5 @@ __all__ = [
     "register_repair",
     "resolve_repair",
     "warn_of_drift",
+    "within",
 ]

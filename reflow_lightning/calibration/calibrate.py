@@ -10,6 +10,7 @@ from torch import nn
 
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
+from reflow_lightning.calibration.best import Best
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
@@ -55,6 +56,7 @@ register_repair("batchnorm", BatchNormStatistics())
 register_repair("moments", Moments())
 register_repair("reconstruct", ThenBatchNorm(Reconstruct()))
 register_repair("align", Align())
+register_repair("best", Best())
 register_repair("none", NoRepair())
 
 AnyRepair = Repair | Sequence[Repair | Callable[..., Any] | str] | Callable[..., Any] | str
@@ -80,6 +82,27 @@ def resolve_repair(repair: AnyRepair) -> Repair:
     if not isinstance(repair, Sequence) or not repair:
         raise ValueError(f"repair={repair!r} must be one of {sorted(REPAIRS)}, a callable, or a list")
     return InTurn([resolve_repair(one) for one in repair])
+
+
+def within(repair: AnyRepair, budget: float | str | None) -> AnyRepair:
+    """A repair with the time that it may take.
+
+    Args:
+        repair: See `resolve_repair`.
+        budget: The time of ``"best"``, see `Best`; ``None`` leaves the repair as it is.
+
+    Raises:
+        ValueError: If the budget is no time, or the repair takes none.
+
+    Example:
+        >>> within("best", "5min")
+        Best(budget='5min')
+    """
+    if budget is None:
+        return repair
+    if repair != "best":
+        raise ValueError(f"budget={budget!r} is for repair='best', not for {repair!r}: leave out the one or the other")
+    return Best(budget)
 
 
 def check_repair(model: nn.Module, repair: AnyRepair) -> None:
@@ -120,9 +143,9 @@ def calibrate(
             ``"moments"``: match each channel's mean and standard deviation to the dense network's, see `Moments`.
             ``"reconstruct"``: fit the surviving weights to the dense network, see `Reconstruct`, then the first.
             ``"align"``: gradient descent towards the dense network, without labels, see `Align`; it takes as long as
-            some training. ``"auto"``: the first for BatchNorm layers, the second for layers that none follows.
-            ``"none"``. Or a callable, such as `Reconstruct(ridge=0.1)` or your own `Repair`. Or a list, one after the
-            other.
+            some training. ``"best"``: the strongest that fits into a minute, see `Best`. ``"auto"``: the first for
+            BatchNorm layers, the second for layers that none follows. ``"none"``. Or a callable, such as
+            `Reconstruct(ridge=0.1)` or your own `Repair`. Or a list, one after the other.
         reference: The dense network, a copy from before the pruning. Without it ``"auto"`` is ``"batchnorm"``.
         max_batches: At most so many batches; ``"auto"``: as many as their statistics need, at most 200.
         forward: ``(model, batch) -> anything`` for batches that the default does not understand. Default: the model on

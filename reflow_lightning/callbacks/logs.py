@@ -65,10 +65,11 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
 def announce(event: PruneEvent, what: str = "Reflow") -> None:
     """Say in one line, on rank zero, what was done, and what was left where not all was selected."""
     words = event.coverage.words
+    chosen = f"; the best in its time: {event.recipe}" if event.recipe else ""
     left = f" of the selected weights = {words};" if words else ""
     rank_zero_info(
         f"{what} at step {event.step}: sparsity {event.sparsity:.4f}{left} over {len(event.sparsities)} tensors "
         f"({event.seconds['prune']:.2f} s), repaired {len(event.calibration.repaired)} layers with "
         f"{event.calibration.batches} batches ({event.seconds['repair']:.2f} s); the training paused for "
-        f"{event.seconds['total']:.2f} s"
+        f"{event.seconds['total']:.2f} s{chosen}"
     )

@@ -56,21 +56,19 @@ class Reflow(KeepsState, KeepsZeros):
         exclude: Glob patterns on parameter names.
         tied: See `reflow_lightning.prune`. A network in the module that is seen to follow another is tied by itself.
         steps: So many prunings lead to the sparsity at one moment, each with the repair, as in `Pruner`.
-        repair: ``"auto"``, ``"batchnorm"``, ``"moments"``, ``"reconstruct"``, ``"none"``, a callable, or a list; see
-            `reflow_lightning.calibrate`.
+        repair: A name such as ``"auto"`` or ``"reconstruct"``, a callable, or a list; see `reflow_lightning.calibrate`.
+        budget: How long ``repair="best"`` may take, such as ``"5min"``; ``None`` for a minute.
         calibration_data: ``"train"``, ``"val"``, a DataLoader, a LightningDataModule (its
             ``calibration_dataloader`` if it has one, else its training loader) or a callable that returns batches.
             Always read through a fresh loader, all but a DataLoader in random order. ``"recent"``: copies of the last
             batches trained on, for reinforcement learning and streams; so is ``"train"`` that can't be read twice.
-        calibration_batches: At most so many batches, of all ranks together; ``"auto"``: until their statistics are
-            precise enough.
+        calibration_batches: At most so many batches, of all ranks together; ``"auto"``: until they are enough.
         monitor: Log the signal; a `SignalMonitor` to say how often, where, and which metrics before the last pruning.
         forward: How the network is run on a batch: a function ``(module, batch) -> anything``; a step of the module,
             such as ``"training_step"``, in which nothing is logged and nothing may step; or what the module is called
             with, such as ``"batch[1]"``, ``"**batch"`` or ``"*batch[:2]"``. By default as `default_forward` does; where
             that fails, by a step of the module, and a warning says so.
-        forget_best: At each pruning have `ModelCheckpoint` and `EarlyStopping` forget what was best before, so that
-            they choose among pruned networks. Otherwise a warning says at the end if the best checkpoint is dense.
+        forget_best: `ModelCheckpoint` and `EarlyStopping` forget the dense best; ``False`` warns if that stays best.
         seed: Seed of the calibration batches' order and augmentation.
 
     Attributes:
@@ -98,6 +96,7 @@ class Reflow(KeepsState, KeepsZeros):
         tied: Mapping[str, str] | None = None,
         steps: int = 1,
         repair: AnyRepair = "auto",
+        budget: float | str | None = None,
         calibration_data: CalibrationData = "train",
         calibration_batches: Limit = 50,
         monitor: bool | SignalMonitor = True,
@@ -118,6 +117,7 @@ class Reflow(KeepsState, KeepsZeros):
             tied=tied,
             steps=steps,
             repair=repair,
+            budget=budget,
             calibration_batches=calibration_batches,
             monitor=monitor is not False,
             forward=forward,

@@ -121,6 +121,7 @@ def prune_and_repair(
             masks.coverage(model),
             signal,
             tuple(record),
+            prepared.recipe,
         )
         if plan.stays:
             undo.pop_all()
@@ -137,6 +138,7 @@ class _Prepared:
         reference: A copy of the dense model, if a repair compares with it.
         profile: Measures the signal, if that is wanted.
         seconds: Time taken to choose.
+        recipe: How the repair and the number of prunings were chosen, if they were.
     """
 
     steps: list[Step]
@@ -144,6 +146,7 @@ class _Prepared:
     reference: nn.Module | None
     profile: Profile | None
     seconds: float
+    recipe: str
 
 
 def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | None) -> _Prepared:
@@ -152,7 +155,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
     selected = check_model(model, sparsity, plan.spec)
     if previous is not None:
         previous = _with_new(previous, selected)
-    steps = steps_of(model, sparsity, plan, 0.0 if previous is None else previous.sparsity)
+    steps, recipe = steps_of(model, sparsity, plan, 0.0 if previous is None else previous.sparsity)
     choice = choose_step(model, steps[0], plan, previous)
     seconds = time.perf_counter() - start
 
@@ -169,7 +172,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
         with plan.isolated():
             profile = Profile(plan.profiled(), plan.forward, plan.metrics)
 
-    return _Prepared(steps, choice, dense_copy(model) if compares else None, profile, seconds)
+    return _Prepared(steps, choice, dense_copy(model) if compares else None, profile, seconds, recipe)
 
 
 def _with_new(masks: Masks, selected: Mapping[str, Tensor]) -> Masks:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from reflow_lightning.calibration import AnyRepair, check_repair, resolve_repair
+from reflow_lightning.calibration import AnyRepair, check_repair, resolve_repair, within
 from reflow_lightning.events.binding import BoundMasks
 from reflow_lightning.events.event import prune_and_repair
 from reflow_lightning.events.plan import Listener, Plan
@@ -42,7 +42,8 @@ class Pruner:
         tied: See `reflow_lightning.prune`.
         steps: So many prunings lead to the sparsity at one moment, each with the repair. In each the same share of what
             is left goes; to a pattern such as 2:4 they lead over 3:4.
-        repair: See `reflow_lightning.calibrate`.
+        repair: See `reflow_lightning.calibrate`. ``"best"`` also chooses the number of steps, unless it is given.
+        budget: How long ``repair="best"`` may take: seconds, or a time such as ``"5min"``; ``None`` for a minute.
         calibration_batches: At most so many batches; ``"auto"``: until their statistics are precise enough.
         monitor: Measure the signal of the dense, the pruned and the repaired network.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
@@ -78,6 +79,7 @@ class Pruner:
         tied: Mapping[str, str] | None = None,
         steps: int = 1,
         repair: AnyRepair = "auto",
+        budget: float | str | None = None,
         calibration_batches: Limit = 50,
         monitor: bool = True,
         forward: AnyForward | None = None,
@@ -94,7 +96,7 @@ class Pruner:
         )
         self.spec.check_sparsity(sparsity)
         check_steps(steps)
-        resolve_repair(repair)
+        resolve_repair(within(repair, budget))
         as_forward(forward)
         check_limit("calibration_batches", calibration_batches)
         if not isinstance(monitor, bool):
@@ -102,6 +104,7 @@ class Pruner:
         self.sparsity = sparsity
         self.steps = steps
         self.repair = repair
+        self.budget = budget
         self.calibration_batches = calibration_batches
         self.monitor = monitor
         self.forward = forward
@@ -151,7 +154,7 @@ class Pruner:
         """What is done in an event, on batches that a function makes."""
         return Plan(
             self.spec,
-            self.repair,
+            within(self.repair, self.budget),
             batches,
             as_forward(self.forward),
             self.calibration_batches,

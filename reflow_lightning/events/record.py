@@ -38,6 +38,7 @@ class PruneEvent:
         seconds: Time taken, by ``"prune"`` and ``"repair"``, and in ``"total"``, with measuring and copying.
         signal: The signal of the dense, the pruned and the repaired network, if it was measured.
         steps: The prunings that it consists of.
+        recipe: What ``repair="best"`` chose to do, in words; else ``""``.
     """
 
     step: int
@@ -48,6 +49,7 @@ class PruneEvent:
     coverage: Coverage
     signal: Mapping[str, SignalReport] = field(default_factory=dict, repr=False)
     steps: tuple[PruneStep, ...] = ()
+    recipe: str = ""
 
     def settled(self) -> PruneEvent:
         """The same record, which can't be undone and holds nothing of the model."""

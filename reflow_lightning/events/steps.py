@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
-from reflow_lightning.calibration import Repair, resolve_repair
+from reflow_lightning.calibration import Recipe, Repair, resolve_repair
+from reflow_lightning.calibration.best import AUTO_BATCHES
 from reflow_lightning.calibration.repair import between_prunings
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
@@ -35,17 +37,40 @@ class Step(NamedTuple):
     is_last: bool
 
 
-def steps_of(model: nn.Module, sparsity: float, plan: Plan, reached: float) -> list[Step]:
+class Steps(NamedTuple):
+    """The prunings of an event, and what a repair that chose them says of its choice."""
+
+    steps: list[Step]
+    recipe: str
+
+
+def steps_of(model: nn.Module, sparsity: float, plan: Plan, reached: float) -> Steps:
     """The prunings; between them stands what a repair has for that."""
     repair = resolve_repair(plan.repair)
+    if plan.is_last and (choose_recipe := getattr(repair, "recipe", None)) is not None:
+        return _by_recipe(choose_recipe, model, sparsity, plan, reached)
     targets = stepwise(plan.spec, sparsity, plan.steps, reached)
     between = repair
     if len(targets) > 1 or not plan.is_last:
         with leaving(plan.untouched):
             between = between_prunings(repair, model)
-    repairs = [between] * (len(targets) - 1) + [repair if plan.is_last else between]
-    ends = [False] * (len(targets) - 1) + [True]
-    return [Step(*target, after, end) for target, after, end in zip(targets, repairs, ends, strict=True)]
+    return Steps(_in_turn(targets, between, repair if plan.is_last else between), "")
+
+
+def _by_recipe(
+    choose_recipe: Callable[..., Recipe], model: nn.Module, sparsity: float, plan: Plan, reached: float
+) -> Steps:
+    count = AUTO_BATCHES if plan.limit == "auto" else plan.limit
+    wanted = plan.steps if plan.steps > 1 or reached else None  # of a schedule, whose steps are its own
+    with plan.isolated(), leaving(plan.untouched):
+        recipe = choose_recipe(model, Again(plan.batches), plan.forward, count, wanted)
+    targets = stepwise(plan.spec, sparsity, recipe.prunings, reached)
+    return Steps(_in_turn(targets, recipe.between, recipe.repair), recipe.words)
+
+
+def _in_turn(targets: Sequence[tuple[PruneSpec, float]], between: Repair, last: Repair) -> list[Step]:
+    repairs = [between] * (len(targets) - 1) + [last]
+    return [Step(*target, repairs[place], place == len(targets) - 1) for place, target in enumerate(targets)]
 
 
 def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None) -> Choice:

@@ -1,0 +1,190 @@
+"""The strongest repair that fits into a time."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import nn
+
+from reflow_lightning.calibration.align import Align
+from reflow_lightning.calibration.auto import Auto
+from reflow_lightning.calibration.reconstruct import Reconstruct
+from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run
+from reflow_lightning.running.batches import Batches, device_of
+from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.processes import gather
+from reflow_lightning.running.sharding import sharded_modules
+
+PRUNINGS = (12, 8, 4, 2)
+"""Numbers of prunings that are tried, the largest first; beyond twelve next to nothing was gained."""
+
+AUTO_BATCHES = 20
+"""So many are expected where the number is ``"auto"``."""
+
+_RECONSTRUCTION = 4.0  # costs so many bare passes of a network and the dense one over the batches
+_STEP = 2.0  # of alignment costs so many bare passes of both over its batch
+_LEAST_STEPS, _MOST_STEPS = 100, 1000
+_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+
+
+def seconds_of(budget: float | str) -> float:
+    """A time in seconds, of a number of seconds or a text such as ``"90s"``, ``"5min"`` or ``"1h"``.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> seconds_of("1.5min"), seconds_of(10)
+        (90.0, 10.0)
+        >>> seconds_of("soon")
+        Traceback (most recent call last):
+        ValueError: budget='soon' must be a number of seconds or a time such as '90s', '5min' or '1h'
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", budget) if isinstance(budget, str) else None
+    try:
+        seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else float(budget)
+    except (KeyError, TypeError, ValueError):
+        seconds = -1.0
+    if isinstance(budget, bool) or not 0 < seconds < float("inf"):
+        raise ValueError(f"budget={budget!r} must be a number of seconds or a time such as '90s', '5min' or '1h'")
+    return seconds
+
+
+class Recipe(NamedTuple):
+    """What is done for a pruning.
+
+    Attributes:
+        prunings: So many lead to the sparsity.
+        between: The repair after each of them but the last.
+        repair: The repair after the last.
+        words: All of it in words.
+    """
+
+    prunings: int
+    between: Repair
+    repair: Repair
+    words: str
+
+
+def recipe(budget: float, forward: float, batches: int, prunings: int | None = None) -> Recipe:
+    """What fits into a time, in the order in which it was found to help (``docs/strongest.md``).
+
+    Least squares, if they fit; several prunings, each with least squares, that take half of the time; alignment in what
+    is left. If not even least squares fit, the statistics and moments of ``"auto"``.
+
+    Args:
+        budget: The time, in seconds.
+        forward: Seconds in which the network and the dense one run on a batch.
+        batches: Number of batches.
+        prunings: So many are wanted in any case; ``None`` leaves it open.
+
+    Example:
+        >>> for seconds in (1, 10, 60, 600):
+        ...     print(recipe(seconds, forward=0.5, batches=4).words)
+        statistics and moments
+        least squares
+        2 prunings, each with least squares, then 44 steps of alignment
+        12 prunings, each with least squares, then 504 steps of alignment
+    """
+    each = _RECONSTRUCTION * forward * batches
+    fitting = [number for number in PRUNINGS if number * each <= budget / 2]
+    number = (fitting[0] if fitting else 1) if prunings is None else prunings
+    several = f"{number} prunings, each with " if number > 1 else ""
+    if number * each > budget:
+        return Recipe(number, Auto(), Auto(), f"{several}statistics and moments")
+    fitted = Reconstruct()
+    steps = min(_MOST_STEPS, int((budget - number * each) / (_STEP * forward)))
+    if steps < _LEAST_STEPS:
+        return Recipe(number, fitted, fitted, f"{several}least squares")
+    words = f"{several}least squares, then {steps} steps of alignment"
+    return Recipe(number, fitted, InTurn([fitted, Align(steps=steps)]), words)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The strongest repair that fits into a time; see `recipe`.
+
+    How much fits depends on how fast the machine is, which is measured on the first batch. So two machines may choose
+    otherwise, and one may on another day; `PruneEvent.recipe` says what was done, and it can be asked for by name.
+    A prune event may take several prunings; `calibrate`, which finds the weights pruned already, does not.
+
+    Args:
+        budget: The time, in seconds or such as ``"5min"``. It is kept roughly.
+
+    Example:
+        >>> Best("90s").budget
+        '90s'
+    """
+
+    writes_weights: ClassVar[bool] = False  # where they are spread over processes, it does without
+    restores_itself: ClassVar[bool] = True
+    leaves_undo_to_caller: ClassVar[bool] = True
+    budget: float | str = "1min"
+
+    def __post_init__(self) -> None:
+        seconds_of(self.budget)
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """All but statistics compare with the dense network."""
+        return not sharded_modules(model)
+
+    def between_prunings(self, model: nn.Module) -> Repair:
+        """What `Auto` does between the prunings of a schedule: training goes on there anyway."""
+        return Auto().between_prunings(model)
+
+    def recipe(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, count: int, prunings: int | None = None
+    ) -> Recipe:
+        """Choose for a model.
+
+        Args:
+            model: The model.
+            batches: The first is read.
+            forward: Runs a network on a batch.
+            count: The number of batches.
+            prunings: See `recipe`.
+        """
+        seconds = 0.0 if sharded_modules(model) else max(gather(2 * _seconds(model, batches, forward)))
+        if not seconds:
+            return Recipe(prunings or 1, Auto(), Auto(), "statistics")
+        return recipe(seconds_of(self.budget), seconds, max(gather(count)), prunings)
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
+    ) -> Calibration:
+        """Repair the model."""
+        if reference is None:
+            return run(Auto(), model, batches, forward, reference)
+        count = _count(batches)
+        return run(self.recipe(model, batches, forward, count, prunings=1).repair, model, batches, forward, reference)
+
+
+def _count(batches: Iterable[Any]) -> int:
+    """How many batches there may be."""
+    if isinstance(batches, Batches):
+        return AUTO_BATCHES if batches.auto else batches.max_batches
+    return sum(1 for _ in batches)
+
+
+@torch.no_grad()
+def _seconds(model: nn.Module, batches: Iterable[Any], forward: Forward) -> float:
+    """How long a pass over a batch takes, after one that warms up; 0 without a batch."""
+    with only_training(model, ()):
+        for batch in batches:
+            forward(model, batch)
+            start = _now(device_of(model))
+            forward(model, batch)
+            return _now(device_of(model)) - start
+    return 0.0
+
+
+def _now(device: torch.device) -> float:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

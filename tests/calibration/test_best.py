@@ -1,0 +1,138 @@
+"""The strongest repair that fits into a time."""
+
+import copy
+
+import pytest
+import torch
+from helpers import Module, loader, trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from scenarios.thinned import bits, make
+
+from reflow_lightning import OneShot, Pruner, Reflow, calibrate
+from reflow_lightning.calibration import Auto, Best, Reconstruct, best
+from reflow_lightning.calibration.best import recipe, seconds_of
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """Sets how long a network takes for a batch."""
+    return lambda value: monkeypatch.setattr(best, "_seconds", lambda *_: value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [(5, 5), (0.5, 0.5), ("90s", 90), ("90", 90), ("1.5 min", 90), ("2m", 120), ("1h", 3600)]
+)
+def test_a_time_is_a_number_of_seconds_or_has_a_unit(budget, seconds):
+    assert seconds_of(budget) == seconds
+
+
+@pytest.mark.parametrize(
+    "budget", ["soon", "", "5 days", "-1s", "1.2.3s", 0, -1, float("nan"), float("inf"), True, [1]]
+)
+def test_what_is_no_time_is_refused(budget):
+    with pytest.raises(ValueError, match=r"budget=.* must be a number of seconds or a time such as '90s'"):
+        Best(budget)
+
+
+@given(st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100))
+def test_more_time_never_means_less_repair(budget, forward, batches):
+    less, more = (recipe(time, forward, batches) for time in (budget, 2 * budget))
+    assert less.prunings <= more.prunings
+    assert not (isinstance(more.repair, Auto) and not isinstance(less.repair, Auto))
+
+
+@given(st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100), st.integers(1, 20))
+def test_a_number_of_prunings_that_is_asked_for_is_kept(budget, forward, batches, prunings):
+    assert recipe(budget, forward, batches, prunings).prunings == prunings
+
+
+@pytest.mark.parametrize(
+    ("budget", "how", "prunings"),
+    [
+        (1, "BatchNorm statistics", 1),
+        (13, "least squares", 1),
+        (100, "least squares", 4),
+        (1000, "least squares", 12),
+    ],
+)
+def test_an_event_does_what_fits_and_says_so(budget, how, prunings, seconds, monkeypatch):
+    monkeypatch.setattr(best, "_MOST_STEPS", 100)
+    seconds(0.5)
+    dense, batches = make("batchnorm", 3)[1:]
+    pruner = Pruner(0.8, repair="best", budget=budget, calibration_batches=3, monitor=False)
+    event = pruner.apply(copy.deepcopy(dense), batches)
+    assert any(text.startswith(how) for text in event.calibration.how.values())
+    assert len(event.steps) == prunings
+    assert event.recipe == recipe(budget, 1.0, 3).words
+    assert event.sparsity == pytest.approx(0.8, abs=1e-2)
+
+
+def test_steps_that_are_asked_for_are_taken(seconds):
+    seconds(0.5)
+    dense, batches = make("mlp", 3)[1:]
+    event = Pruner(0.8, steps=3, repair="best", budget=36, calibration_batches=3, monitor=False).apply(dense, batches)
+    assert (len(event.steps), event.recipe) == (3, "3 prunings, each with least squares")
+
+
+def test_without_an_event_the_weights_are_pruned_already(seconds):
+    seconds(0.5)
+    model, dense, batches = make("mlp", 3)
+    expected = copy.deepcopy(model)
+    calibrate(model, batches, repair=Best(13), reference=dense, max_batches=3)
+    calibrate(expected, batches, repair=Reconstruct(), reference=dense, max_batches=3)
+    assert bits(model) == bits(expected)
+
+
+def test_without_the_dense_network_there_are_statistics():
+    model, _, batches = make("batchnorm", 3)
+    expected = copy.deepcopy(model)
+    calibrate(model, batches, repair="best", max_batches=3)
+    calibrate(expected, batches, repair="auto", max_batches=3)
+    assert bits(model) == bits(expected)
+
+
+def test_a_pattern_is_reached_over_others(seconds):
+    seconds(0.5)
+    dense, batches = make("mlp", 3)[1:]
+    event = Pruner(0.5, pattern="2:4", repair="best", budget=40, monitor=False, calibration_batches=3).apply(
+        dense, batches
+    )
+    assert [step.sparsity for step in event.steps][-1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_training_says_what_was_chosen(seconds, monkeypatch):
+    said = []
+    monkeypatch.setattr("reflow_lightning.callbacks.logs.rank_zero_info", said.append)
+    seconds(0.5)
+    reflow = Reflow(0.8, schedule=OneShot(), repair="best", budget="30s", calibration_batches=2, monitor=False)
+    trainer(reflow).fit(Module(), loader())
+    [line] = [text for text in said if "at step" in text]
+    assert line.endswith(f"; the best in its time: {recipe(30, 1.0, 2).words}")
+    assert repr(reflow) == (
+        "Reflow(0.8, schedule=OneShot(), repair='best', budget='30s', calibration_batches=2, monitor=False)"
+    )
+
+
+def test_the_time_is_measured_on_the_first_batch_and_leaves_no_trace():
+    dense, batches = make("batchnorm", 3)[1:]
+    dense.train()
+    before, read = bits(dense), []
+    found = Best(60).recipe(dense, (read.append(1) or batch for batch in batches), lambda m, x: m(x), count=3)
+    assert found.prunings == 12
+    assert (bits(dense), dense.training, len(read)) == (before, True, 1)
+
+
+@pytest.mark.parametrize("repair", ["auto", "reconstruct", Best(3)])
+def test_a_budget_is_for_the_best_alone(repair):
+    with pytest.raises(ValueError, match=r"budget='1min' is for repair='best', not for .*: leave out the one"):
+        Pruner(0.5, repair=repair, budget="1min")
+
+
+def test_a_network_without_a_batch_is_left_to_the_error_of_the_repair():
+    dense = make("batchnorm", 1)[1]
+    before = bits(dense)
+    with pytest.raises(ValueError, match="gave no batch for calibration"):
+        Pruner(0.5, repair="best", monitor=False).apply(dense, [])
+    assert bits(dense) == before
+    assert torch.isfinite(torch.cat([p.flatten() for p in dense.parameters()])).all()
