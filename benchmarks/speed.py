@@ -17,35 +17,11 @@ from datetime import date
 from importlib import import_module
 from pathlib import Path
 
-from tables import ROOT, Row, environment, markdown, record
+from tables import ROOT, Row, environment, markdown, put, record
 
 SEED = 0
 CASES = Path(__file__).parent / "speed_cases"
 HELPERS = ("__init__", "row", "floors")
-PAGE = """# What it costs
-
-Each cost of the package beside what people would use instead, and beside the floor: what the machine at hand needs at
-least, from the bytes that are moved and its copy bandwidth, or from the operations and the rate of its matrix products.
-A *ratio* is the median of paired runs in one process that take turns, with its quartiles; one thread. Where a target is
-missed, the last column says by how much and why.
-
-* **Pruning** the 83 million weights of a ResNeXt takes a third of a second, some 30 to 50 times less than torch's own.
-* **Calibrating** BatchNorm costs a tenth more than running the network on the same batches.
-* **Least squares** for all layers of a ResNet-20 cost about four bare passes, whatever the depth.
-* **Keeping zeros** costs less than half of what torch's reparametrisation does, and at 100 M weights a fourteenth.
-* **Measuring the signal** is what falls short: 1.2 to 2 bare passes for variance, up to 7.6 for all that there is.
-
-{sections}
-
-## How it grows
-
-![time against weights, layers and batches](speed_scaling.png)
-
-Straight lines of slope 1 are linear. A billion bfloat16 weights in a mapped file are ranked and masked in 20 s and
-40 MiB: `python benchmarks/speed_scaling.py`.
-
-{caption}: `python benchmarks/speed.py`
-"""
 
 
 def names() -> list[str]:
@@ -84,7 +60,8 @@ def main(chosen: Sequence[str]) -> int:
     if not chosen:
         record("speed", all_rows, SEED)
         caption = f"{environment()}, one thread, seed {SEED}, {date.today().isoformat()}"
-        (ROOT / "docs" / "speed.md").write_text(PAGE.format(sections="\n\n".join(sections), caption=caption))
+        page, block = ROOT / "docs" / "speed.md", "\n\n".join([*sections, f"{caption}: `python benchmarks/speed.py`"])
+        page.write_text(put(page.read_text(), "speed", block))
     return int(any(row["met"] != "yes" for row in all_rows))
 
 
