@@ -89,7 +89,7 @@ def recipe(budget: float, forward: float, batches: int, prunings: int | None = N
         ...     print(recipe(seconds, forward=0.5, batches=4).words)
         statistics and moments
         least squares
-        2 prunings, each with least squares, then 44 steps of alignment
+        2 prunings, each with least squares
         12 prunings, each with least squares, then 504 steps of alignment
     """
     each = _RECONSTRUCTION * forward * batches

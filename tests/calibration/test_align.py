@@ -13,7 +13,7 @@ from reflow_lightning import Pruner, Reflow, calibrate
 from reflow_lightning.calibration import Align, InTurn, Reconstruct
 from reflow_lightning.calibration.states import Compared
 
-SHORT = Align(steps=40, lr=0.01)
+SHORT = Align(steps=40, lr=0.01, logits=1.0)
 NAMES = ["mlp", "layernorm", "rmsnorm", "convolutions", "groupnorm", "batchnorm", "attention", "gru", "repeated"]
 
 

@@ -131,7 +131,7 @@ def test_repairs_by_name_and_callable():
     before = state(model)
     assert calibrate(model, BATCHES, repair="none").repaired == ()
     assert differing(before, model) == set()
-    with pytest.raises(ValueError, match=r"repair='moment' is unknown: use one of .*'batchnorm', 'moments', 'none'"):
+    with pytest.raises(ValueError, match=r"repair='moment' is unknown: use one of 'align', 'auto', .*'moments', 'none'"):
         calibrate(model, BATCHES, repair="moment")
     seen = []
     done = Calibration((), {}, 0, 0.0)
