@@ -1,4 +1,4 @@
-"""Networks without BatchNorm: dense, pruned once by magnitude, and repaired by moments and by reconstruction.
+"""Networks without BatchNorm: dense, pruned once by magnitude, and repaired by moments, reconstruction, and the best.
 
     REFLOW_DATA=... python benchmarks/without_batchnorm.py [FOLDER]
 
@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from tables import Row, configuration, data_folder, publish
 from torch import nn
 
-from reflow_lightning import calibrate, prune
+from reflow_lightning import Pruner
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.experiment import make_trainer
 from reflow_lightning.experiments.stages import BestWeights
@@ -32,7 +32,8 @@ from reflow_lightning.running.files import read_tensors, write_tensors
 
 SEED = 0
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-REPAIRS = ("none", "moments", "reconstruct")
+REPAIRS = ("none", "moments", "reconstruct", "best")
+BUDGET = "2min"  # of the last
 BATCHES = 20  # of the calibration loader, for every repair the same
 
 
@@ -116,11 +117,10 @@ def measure(case: Case, folder: Path) -> list[Row]:
     for sparsity in SPARSITIES:
         row: Row = {"network": case.network, "data": case.data, "norm": case.norm, "sparsity": f"{sparsity:g}"}
         row["dense"] = accuracy(dense, test)
-        pruned = copy.deepcopy(dense)
-        prune(pruned, sparsity=sparsity)
         for repair in REPAIRS:
-            net = copy.deepcopy(pruned)
-            calibrate(net, batches, repair=repair, reference=dense, max_batches=len(batches))
+            net, budget = copy.deepcopy(dense), BUDGET if repair == "best" else None
+            how = {"repair": repair, "budget": budget, "calibration_batches": len(batches), "monitor": False}
+            Pruner(sparsity, **how).apply(net, batches)
             row["pruned" if repair == "none" else repair] = accuracy(net, test)
         print(row, flush=True)
         rows.append(row)

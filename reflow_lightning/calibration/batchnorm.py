@@ -101,6 +101,8 @@ def population_statistics(
             part = moments(values)
             stage(name, part)
             _remember(name, layers[name], part)
+        else:
+            layers[name].training = True  # a forward pass may have called eval()
 
     def after(name: str, call: Call) -> None:
         values = call.argument(0, "input")

@@ -1,10 +1,14 @@
 """Population statistics against float64 statistics of all activations together."""
 
+import copy
+
 import pytest
 import torch
+from helpers import images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zoo.convolutional import small_net
 from zoo.routed import Experts
 
 from reflow_lightning import calibrate
@@ -141,3 +145,17 @@ def test_an_expert_that_gets_no_row_of_a_batch_does_not_cost_the_batch():
     with pytest.warns(UserWarning, match=r"left alone experts\.1\.1: no batch reached them"):
         result = calibrate(model, [x], repair="batchnorm", max_batches=1)
     assert result.repaired == ("experts.0.1",)
+
+
+def test_a_forward_pass_that_calls_eval_is_calibrated_as_any_other():
+    def as_detectors_do(network, batch):
+        network.eval()
+        return network(batch)
+
+    model = small_net().train()
+    expected, batches = copy.deepcopy(model), list(images(48).split(16))
+    calibrate(model, batches, forward=as_detectors_do, repair="batchnorm", max_batches=3)
+    calibrate(expected, batches, repair="batchnorm", max_batches=3)
+    assert all(module.training for module in model.modules())
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
