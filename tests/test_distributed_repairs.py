@@ -7,6 +7,7 @@ from scenarios.processes import results, run
 from scenarios.repairs import ALIGN, NAMES, REPAIRS, SCENARIOS, parts, repaired
 from scenarios.thinned import plain
 
+from reflow_lightning.calibration.best import recipe
 from reflow_lightning.calibration.states import Compared
 
 pytestmark = [
@@ -86,3 +87,16 @@ def test_a_value_that_is_not_finite_is_an_error_on_all(together):
 def test_no_batch_on_any_process_is_an_error_on_all(together):
     for raised in results("no_batch_on_any", together):
         assert all("gave no batch for calibration" in text for text in raised.values())
+
+
+def test_a_process_that_fails_in_a_later_pruning_raises_on_all(together):
+    first, second = results("a_later_pruning_that_breaks_on_one", together)
+    assert second == "ZeroDivisionError: on rank 1"
+    assert first.startswith("PeerError: ")
+    assert "failed on rank 1 (ZeroDivisionError: on rank 1)" in first
+
+
+def test_processes_choose_the_same_repair_by_the_slowest(together):
+    first, second = results("the_best_in_a_time", together)
+    assert first["recipe"] == second["recipe"] == recipe(100, 1.0, 5).words
+    assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())

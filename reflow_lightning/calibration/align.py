@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,9 +21,11 @@ from reflow_lightning.calibration.repairable import layers_to_repair
 from reflow_lightning.calibration.states import Compared
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.batches import BAR_DELAY, without_bar
+from reflow_lightning.running.compat.torch import forget_backward_hooks
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
+from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import gather, together, warn
 
 DONE = "alignment"
@@ -43,14 +45,15 @@ class Align:
 
     The first of every ten batches is held out, if there are several: the network that fits these best is taken, and
     where it gets no better for some time, the descent ends. If it never gets better than at the start, nothing
-    is changed.
+    is changed. A loader that draws other batches in each pass shows the descent some of what was held out, too. Blocks
+    whose rows the data choose, such as experts, are compared where both networks choose alike.
 
     In memory it takes a copy of the network, with gradients, two moments and the best weights so far: six times the
     weights; the held-out batches; and what a training step on a batch takes.
 
     Args:
         steps: At most so many steps, of a batch each.
-        lr: Learning rate of the first step.
+        lr: Learning rate of the first step, relative to the root mean square of what is left of each tensor.
         logits: Weight of the divergence. 0 suits a network whose outputs are no logits of classes.
 
     Example:
@@ -71,7 +74,7 @@ class Align:
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
     steps: int = 300
-    lr: float = 5e-3
+    lr: float = 0.02
     logits: float = 0.1
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ class Align:
         for name, least in (("lr", 0.0), ("logits", -1e-300)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < math.inf:
-                wanted = "positive, such as 0.002" if name == "lr" else "at least 0, such as 1"
+                wanted = "positive, such as 0.02" if name == "lr" else "at least 0, such as 0.1"
                 raise ValueError(f"{name}={value!r} must be a number, {wanted}")
 
     def needs_reference(self, model: nn.Module) -> bool:
@@ -105,7 +108,8 @@ class Align:
                 "alignment found no network that fits held-out batches better than the one it began with, which stays: "
                 "give more batches, or a smaller lr"
             )
-            return change.calibration(batches, (), skipped | dict.fromkeys(layers, "alignment did not improve it"))
+            done = change.calibration(batches, (), skipped)
+            return replace(done, skipped={**dict.fromkeys(layers, "alignment did not improve it"), **done.skipped})
 
 
 def align(
@@ -134,13 +138,14 @@ def align(
     with torch.inference_mode(mode=False), torch.enable_grad(), together("alignment"):
         moving = dense_copy(model)  # so that no gradient, flag or hook of the model itself is touched
         moving.requires_grad_(False)
+        forget_backward_hooks(moving)
         for module in moving.modules():  # the attribute: a model may override eval()
             module.training = False
         found = find_layers(moving).known
         layers = [found[name] for name in names]
         descent = Descent(survivors(layers), how.lr, how.steps)
         compared = Compared(moving, dense, forward, how.logits)
-        with _differentiable(moving):
+        with _differentiable(moving), _without_cached_casts():
             if not _descend(compared, descent, batches, how.steps, progress):
                 return ()
     changed = []
@@ -159,11 +164,11 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], steps
     count, held = 0, []
     for count, batch in enumerate(batches, start=1):
         if count % _HELD_OUT == 1:
-            held.append(batch)
+            held.append(own(batch))  # a copy, for which the same is drawn at any time
     several = any(gather(count > 1))
     best, kept, since = compared.mean_loss(held), None, 0
     if not math.isfinite(best):
-        raise ValueError("the pruned network puts out NaN or infinite values: repair it by 'reconstruct' first")
+        raise ValueError("the loss of alignment is NaN or infinite: look at the pruned weights and at the batches")
     trained = _endless(batches, but_held_out=several)
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
@@ -172,8 +177,8 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], steps
             if not descent.step(loss):
                 if any(gather(count)):
                     warn(
-                        f"alignment ended at step {step} of {steps}, whose gradients are not finite: the best weights "
-                        f"so far are taken; lower lr={descent.lr}"
+                        f"alignment ended at step {step} of {steps}, where a gradient was not finite: the best weights "
+                        f"so far are taken; lower lr={descent.lr}, or run in a wider precision"
                     )
                 break
             bar.update()
@@ -202,6 +207,18 @@ def _endless(batches: Iterable[Any], but_held_out: bool) -> Iterator[Any]:
                 yield batch
         while not found:
             yield None
+
+
+@contextmanager
+def _without_cached_casts() -> Iterator[None]:
+    """A block in which autocast casts weights anew in each pass: of weights that move, a cast that is kept is old."""
+    before = torch.is_autocast_cache_enabled()
+    torch.clear_autocast_cache()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _differentiable(model: nn.Module) -> AbstractContextManager[None]:

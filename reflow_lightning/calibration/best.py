@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from reflow_lightning.calibration.align import Align
-from reflow_lightning.calibration.auto import Auto
+from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.reconstruct import Reconstruct
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run
+from reflow_lightning.calibration.repair import (
+    Calibration,
+    Repair,
+    joined,
+    leaves_undo_to_caller,
+    run,
+    undone_if_it_fails,
+)
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.processes import gather
+from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
 
-PRUNINGS = (12, 8, 4, 2)
+PRUNINGS = (12, 8, 4, 2, 1)
 """Numbers of prunings that are tried, the largest first; beyond twelve next to nothing was gained."""
 
 AUTO_BATCHES = 20
@@ -72,7 +80,9 @@ class Recipe(NamedTuple):
     words: str
 
 
-def recipe(budget: float, forward: float, batches: int, prunings: int | None = None) -> Recipe:
+def recipe(
+    budget: float, forward: float, batches: int, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1
+) -> Recipe:
     """What fits into a time, in the order in which it was found to help (``docs/strongest.md``).
 
     Least squares, if they fit; several prunings, each with least squares, that take half of the time; alignment in what
@@ -82,7 +92,8 @@ def recipe(budget: float, forward: float, batches: int, prunings: int | None = N
         budget: The time, in seconds.
         forward: Seconds in which the network and the dense one run on a batch.
         batches: Number of batches.
-        prunings: So many are wanted in any case; ``None`` leaves it open.
+        prunings: The numbers that may be chosen, the largest first; the last is taken if none fits.
+        logits: See `Align`.
 
     Example:
         >>> for seconds in (1, 10, 60, 600):
@@ -93,17 +104,52 @@ def recipe(budget: float, forward: float, batches: int, prunings: int | None = N
         12 prunings, each with least squares, then 504 steps of alignment
     """
     each = _RECONSTRUCTION * forward * batches
-    fitting = [number for number in PRUNINGS if number * each <= budget / 2]
-    number = (fitting[0] if fitting else 1) if prunings is None else prunings
+    number = next((number for number in prunings if number * each <= budget / 2), prunings[-1])
     several = f"{number} prunings, each with " if number > 1 else ""
     if number * each > budget:
         return Recipe(number, Auto(), Auto(), f"{several}statistics and moments")
-    fitted = Reconstruct()
+    fitted = ThenBatchNorm(Reconstruct())
     steps = min(_MOST_STEPS, int((budget - number * each) / (_STEP * forward)))
     if steps < _LEAST_STEPS:
         return Recipe(number, fitted, fitted, f"{several}least squares")
     words = f"{several}least squares, then {steps} steps of alignment"
-    return Recipe(number, fitted, InTurn([fitted, Align(steps=steps)]), words)
+    return Recipe(number, fitted, ThenAlign(fitted, Align(steps=steps, logits=logits)), words)
+
+
+@dataclass(frozen=True)
+class ThenAlign:
+    """A repair, then alignment; where that is impossible, a warning says why, and the first stays.
+
+    Args:
+        first: The repair.
+        align: The alignment.
+    """
+
+    first: Repair
+    align: Align
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
+
+    def leaves_undo_to_caller(self) -> bool:
+        """Whether the first repair does."""
+        return leaves_undo_to_caller(self.first)
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """Both compare with the dense network."""
+        return True
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
+    ) -> Calibration:
+        """Repair the model."""
+        first = run(self.first, model, batches, forward, reference)
+        with undone_if_it_fails(first):
+            try:
+                second = self.align(model, batches, forward, reference)
+            except Exception as error:
+                warn(f"alignment was left out, and least squares stay: {error}")
+                return first
+        return joined([first, second], first.seconds + second.seconds)
 
 
 @dataclass(frozen=True)
@@ -115,7 +161,9 @@ class Best:
     A prune event may take several prunings; `calibrate`, which finds the weights pruned already, does not.
 
     Args:
-        budget: The time, in seconds or such as ``"5min"``. It is kept roughly.
+        budget: The time, in seconds or such as ``"5min"``. It is kept roughly: small networks, whose layers cost more
+            than their arithmetic, take longer.
+        logits: See `Align`.
 
     Example:
         >>> Best("90s").budget
@@ -126,9 +174,11 @@ class Best:
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
     budget: float | str = "1min"
+    logits: float = 0.1
 
     def __post_init__(self) -> None:
         seconds_of(self.budget)
+        Align(logits=self.logits)
 
     def needs_reference(self, model: nn.Module) -> bool:
         """All but statistics compare with the dense network."""
@@ -139,21 +189,21 @@ class Best:
         return Auto().between_prunings(model)
 
     def recipe(
-        self, model: nn.Module, batches: Iterable[Any], forward: Forward, count: int, prunings: int | None = None
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, prunings: Sequence[int] = PRUNINGS
     ) -> Recipe:
         """Choose for a model.
 
         Args:
             model: The model.
-            batches: The first is read.
+            batches: They are counted, and the first is run.
             forward: Runs a network on a batch.
-            count: The number of batches.
             prunings: See `recipe`.
         """
-        seconds = 0.0 if sharded_modules(model) else max(gather(2 * _seconds(model, batches, forward)))
+        found = (0.0, 0) if sharded_modules(model) else _seconds_and_count(model, batches, forward)
+        seconds, count = (max(of_all) for of_all in zip(*gather(found), strict=True))
         if not seconds:
-            return Recipe(prunings or 1, Auto(), Auto(), "statistics")
-        return recipe(seconds_of(self.budget), seconds, max(gather(count)), prunings)
+            return Recipe(prunings[-1], Auto(), Auto(), "statistics and moments")
+        return recipe(seconds_of(self.budget), 2 * seconds, count, prunings, self.logits)
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
@@ -161,27 +211,23 @@ class Best:
         """Repair the model."""
         if reference is None:
             return run(Auto(), model, batches, forward, reference)
-        count = _count(batches)
-        return run(self.recipe(model, batches, forward, count, prunings=1).repair, model, batches, forward, reference)
-
-
-def _count(batches: Iterable[Any]) -> int:
-    """How many batches there may be."""
-    if isinstance(batches, Batches):
-        return AUTO_BATCHES if batches.auto else batches.max_batches
-    return sum(1 for _ in batches)
+        chosen = self.recipe(model, batches, forward, prunings=(1,)).repair
+        return run(chosen, model, batches, forward, reference)
 
 
 @torch.no_grad()
-def _seconds(model: nn.Module, batches: Iterable[Any], forward: Forward) -> float:
-    """How long a pass over a batch takes, after one that warms up; 0 without a batch."""
+def _seconds_and_count(model: nn.Module, batches: Iterable[Any], forward: Forward) -> tuple[float, int]:
+    """How long a pass over a batch takes, after one that warms up, and how many batches there are; 0 without any."""
+    seconds, count = 0.0, 0
+    most = AUTO_BATCHES if isinstance(batches, Batches) and batches.auto else None
     with only_training(model, ()):
-        for batch in batches:
-            forward(model, batch)
-            start = _now(device_of(model))
-            forward(model, batch)
-            return _now(device_of(model)) - start
-    return 0.0
+        for count, batch in enumerate(islice(batches, most), start=1):
+            if count == 1:
+                forward(model, batch)
+                start = _now(device_of(model))
+                forward(model, batch)
+                seconds = _now(device_of(model)) - start
+    return seconds, count
 
 
 def _now(device: torch.device) -> float:

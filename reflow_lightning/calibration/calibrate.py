@@ -96,7 +96,7 @@ def within(repair: AnyRepair, budget: float | str | None) -> AnyRepair:
 
     Example:
         >>> within("best", "5min")
-        Best(budget='5min')
+        Best(budget='5min', logits=0.1)
     """
     if budget is None:
         return repair

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn, optim
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from reflow_lightning.layers.layer import Layer
+from reflow_lightning.running.compat.torch import step_unheard
 from reflow_lightning.running.processes import total, world_size
 
 
@@ -31,15 +32,21 @@ def survivors(layers: Iterable[Layer]) -> list[tuple[nn.Parameter, Tensor | None
     return list(found.values())
 
 
+_LEAST_SIZE = 1e-3
+
+
 class Descent:
     """Adam under a cosine, that leaves zeros as they are: their gradients, and so their moments, are zero.
+
+    Each tensor is stepped in proportion to the root mean square of what is left of it, as in Adafactor
+    (arXiv 1804.04235): networks differ in the size of their weights by orders of magnitude.
 
     Parameters of half precision are stepped in float32. Where processes run together, each gives the gradients of a
     batch of its own, or none, and all step by their mean, to equal bits.
 
     Args:
         parameters: See `survivors`. They are set to be differentiated.
-        lr: Learning rate of the first step.
+        lr: Learning rate of the first step, relative to the size of a tensor.
         steps: Number of steps, over which the rate falls to zero.
 
     Example:
@@ -58,8 +65,9 @@ class Descent:
         self._kept = [kept for _, kept in parameters]
         whole = (torch.float32, torch.float64)
         self._stepped = [p.detach() if p.dtype in whole else p.detach().float() for p in self._parameters]
-        self._adam = optim.Adam(self._stepped, lr=lr)
-        self._rate = CosineAnnealingLR(self._adam, steps)
+        self._sizes = [_size(s, kept) for s, kept in zip(self._stepped, self._kept, strict=True)]
+        self._adam = optim.Adam([{"params": [stepped]} for stepped in self._stepped], lr=lr)
+        self._steps, self._done = steps, 0
 
     @property
     def values(self) -> list[Tensor]:
@@ -72,12 +80,21 @@ class Descent:
         Args:
             loss: Of this process's batch; ``None`` if it has none.
 
+        Raises:
+            ValueError: If the loss can't be differentiated.
+
         Returns:
             Whether a step was taken: not where nobody had a batch, or a gradient is not finite.
         """
         found: Sequence[Tensor | None] = [None] * len(self._parameters)
         if loss is not None:
-            found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            try:
+                found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"alignment can't take gradients through the forward pass ({error}): pass a forward that runs the "
+                    "model without no_grad, changes of weights or reentrant checkpoints, or use repair='reconstruct'"
+                ) from error
         gradients = [
             torch.zeros_like(stepped) if gradient is None else gradient.to(stepped) * (1 if kept is None else kept)
             for stepped, gradient, kept in zip(self._stepped, found, self._kept, strict=True)
@@ -87,13 +104,22 @@ class Descent:
             return False
         for stepped, gradient in zip(self._stepped, mean, strict=True):
             stepped.grad = gradient
-        self._adam.step()
-        self._rate.step()
+        rate = self.lr * (1 + math.cos(math.pi * self._done / self._steps)) / 2
+        for group, size in zip(self._adam.param_groups, self._sizes, strict=True):
+            group["lr"] = rate * size
+        step_unheard(self._adam)
+        self._done += 1
         with torch.no_grad():
             for parameter, stepped in zip(self._parameters, self._stepped, strict=True):
                 if parameter.dtype != stepped.dtype:
                     parameter.copy_(stepped)
         return True
+
+
+def _size(values: Tensor, kept: Tensor | None) -> float:
+    """The root mean square of what is left, at least a thousandth, so that biases of zero may move."""
+    left = values if kept is None else values[kept]
+    return max(_LEAST_SIZE, float(left.square().mean().sqrt())) if left.numel() else _LEAST_SIZE
 
 
 def _mean(gradients: list[Tensor], counts: bool) -> list[Tensor] | None:

@@ -71,7 +71,7 @@ class Repair(Protocol):
     * ``restores_itself: bool``: whether it leaves the model unchanged if it raises, and returns the old values as
       ``before``, for ``undo()``. Unless ``True``, all values are remembered beforehand.
     * ``between_prunings(model) -> Repair``: what stands for it while more weights of the model are to be pruned.
-    * ``recipe(model, batches, forward, count, prunings) -> Recipe``: what stands for it at the last pruning, and how
+    * ``recipe(model, batches, forward, prunings) -> Recipe``: what stands for it at the last pruning, and how
       many prunings lead there; see `Best`.
     """
 

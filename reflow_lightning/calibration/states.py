@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.padding import Padding, Valid
+from reflow_lightning.running.compat.torch import own_buffers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.nested import tensors
 from reflow_lightning.running.processes import gather
+from reflow_lightning.running.traces import Traces
+
+SPREAD = 5.0
+"""Logits of trained classifiers spread about so much; outputs that spread more are hardly logits."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -31,9 +36,14 @@ class States(NamedTuple):
     between: list[tuple[str, Tensor]]
     outputs: list[Tensor]
 
-    def tensors(self) -> list[Tensor]:
-        """All of it."""
-        return [*(values for _, values in self.between), *self.outputs]
+    def without(self, names: Collection[str]) -> list[tuple[str, Tensor]]:
+        """What all blocks put out but some."""
+        return [(name, values) for name, values in self.between if name not in names]
+
+    def are_finite(self) -> bool:
+        """Whether no block put out NaN or infinite values, and the network no NaN."""
+        blocks = all(bool(values.isfinite().all()) for _, values in self.between)
+        return blocks and not any(bool(values.isnan().any()) for values in self.outputs)
 
 
 def state_names(model: nn.Module) -> list[str]:
@@ -76,40 +86,55 @@ def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forwa
     return States(between, outputs)
 
 
-def mismatch(found: States, dense: States, logits: float, valid: Valid) -> Tensor:
+def mismatch(found: States, dense: States, logits: float, valid: Valid, unpaired: Collection[str] = ()) -> Tensor:
     """How far the states of a network are from those of the dense one: a number that can be differentiated.
 
     It is the mean of ``mean((x - y)^2) / var(y)`` over the states x and the outputs, y being those of the dense
-    network, plus ``logits`` times the Kullback-Leibler divergence of the classes that the outputs stand for.
+    network, plus ``logits`` times the Kullback-Leibler divergence of the classes that the outputs stand for. Outputs
+    whose standard deviation is beyond `SPREAD` are scaled down to it for the second, as a temperature does.
 
     Args:
         found: Of the network.
         dense: Of the dense network, on the same batch.
         logits: Weight of the second term.
         valid: Which positions of sequences are no padding; others do not count.
+        unpaired: Blocks that do not count, since the data choose their rows.
 
     Raises:
-        ValueError: If the networks went other ways.
+        ValueError: If there is nothing to compare.
 
     Example:
         >>> dense = States([("block", torch.tensor([[0.0, 2.0]]))], [])
         >>> mismatch(States([("block", torch.tensor([[1.0, 2.0]]))], []), dense, 1.0, Valid()).item()
         0.5
     """
-    names = [[name for name, _ in states.between] + ["its output"] * len(states.outputs) for states in (found, dense)]
-    pairs = [*zip((x for _, x in found.between), (y for _, y in dense.between), strict=False)]
-    pairs += zip(found.outputs, dense.outputs, strict=False)
-    if names[0] != names[1] or any(x.shape != y.shape for x, y in pairs):
+    left = {*unpaired, *unpaired_blocks(found, dense)}
+    pairs = [(x, y) for (_, x), (_, y) in zip(found.without(left), dense.without(left), strict=True)]
+    outputs = [(x, y) for x, y in zip(found.outputs, dense.outputs, strict=False) if x.shape == y.shape]
+    outputs = [_without_infinities(x, y) for x, y in outputs]
+    terms = [_relative(*(valid.rows(values, -1) for values in pair)) for pair in (*pairs, *outputs) if pair[1].numel()]
+    if not terms:
         raise ValueError(
-            "the pruned network ran through other blocks than the dense one, or with other shapes: alignment compares "
-            "them block by block, so let forward(model, batch) run the model that it is given, and both alike"
+            "the pruned network and the dense one have no block or output in common to align: let "
+            "forward(model, batch) run the model that it is given, and return its output"
         )
-    if not pairs:
-        raise ValueError("the forward pass gave no floating-point tensor to align: return the network's output")
-    terms = [_relative(*(valid.rows(values, -1) for values in pair)) for pair in pairs]
+    divergences = [_divergence(x, y, valid) for x, y in outputs if y.ndim > 1 and y.numel()]
     loss = torch.stack(terms).mean()
-    divergences = [_divergence(x, y, valid) for x, y in zip(found.outputs, dense.outputs, strict=True) if y.ndim > 1]
     return loss + logits * torch.stack(divergences).mean() if divergences and logits else loss
+
+
+def unpaired_blocks(found: States, dense: States) -> set[str]:
+    """Blocks that ran otherwise in the two networks: another number of times, or on other rows.
+
+    Example:
+        >>> unpaired_blocks(States([("a", torch.ones(2))], []), States([("a", torch.ones(3))], []))
+        {'a'}
+    """
+    shapes: list[dict[str, list[torch.Size]]] = [{}, {}]
+    for states, known in zip((found, dense), shapes, strict=True):
+        for name, values in states.between:
+            known.setdefault(name, []).append(values.shape)
+    return {name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)}
 
 
 class Compared:
@@ -120,14 +145,23 @@ class Compared:
         self._names, self._padding = state_names(model), Padding(model)
         self._generators = {network: generators_in(network) for network in (model, dense)}
         self._dense = dense
+        self._unpaired: set[str] = set()
+        # What a network keeps from one pass to the next would hold the graph of the first.
+        self._traces = [Traces(network, but=network.modules()) for network in (model, dense)]
 
     def loss(self, batch: Any, seed: int) -> Tensor:
-        """The mismatch on a batch; the seed is for what the networks draw."""
+        """The mismatch on a batch; the seed is for what the networks draw.
+
+        Raises:
+            ValueError: If the dense network puts out NaN or infinite values.
+        """
         with torch.no_grad():
             valid = self._padding.of(self._model, batch, self._forward)
             wanted = self._states(self._dense, batch, seed)
-        loss = mismatch(self._states(self._model, batch, seed), wanted, self._logits, valid)
-        if not bool(loss.isfinite()) and not all(bool(values.isfinite().all()) for values in wanted.tensors()):
+        found = self._states(self._model, batch, seed)
+        self._unpaired |= unpaired_blocks(found, wanted)
+        loss = mismatch(found, wanted, self._logits, valid, self._unpaired)
+        if not bool(loss.isfinite()) and not wanted.are_finite():
             raise ValueError("the dense network puts out NaN or infinite values: look at the batches")
         return loss
 
@@ -140,7 +174,14 @@ class Compared:
 
     def _states(self, model: nn.Module, batch: Any, seed: int) -> States:
         with isolated_rng(seed, self._generators[model]):
-            return states_of(model, self._names, batch, self._forward)
+            found = states_of(model, self._names, batch, self._forward)
+        for traces in self._traces:
+            traces.restore()
+        for module in model.modules():
+            for buffer in own_buffers(module).values():
+                if buffer is not None and buffer.requires_grad:
+                    buffer.detach_()
+        return found
 
 
 def _ends(name: str) -> list[int]:
@@ -155,9 +196,19 @@ def _relative(found: Tensor, dense: Tensor) -> Tensor:
     return error * torch.where(variance > 0, 1 / variance, torch.zeros_like(variance))
 
 
+def _without_infinities(found: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with a number in the place of what is infinite in both alike, such as the logits of classes ruled out."""
+    ruled_out = dense.isinf() & (found.detach() == dense)
+    if not bool(ruled_out.any()):
+        return found, dense
+    least = dense[dense.isfinite()].min() if bool(dense.isfinite().any()) else torch.zeros_like(dense[ruled_out][0])
+    return torch.where(ruled_out, least, found), torch.where(ruled_out, least, dense)
+
+
 def _divergence(found: Tensor, dense: Tensor, valid: Valid) -> Tensor:
     """KL(dense || found) of the classes, which lie in dimension 1, or last in sequences."""
     if dense.ndim == 3:
         found, dense = (valid.rows(values, -1).flatten(0, -2) for values in (found, dense))
-    wanted, got = (torch.log_softmax(values.float(), 1) for values in (dense, found))
+    scale = (SPREAD / dense.float().std(correction=0)).clamp(max=1)
+    wanted, got = (torch.log_softmax(values.float() * scale, 1) for values in (dense, found))
     return (wanted.exp() * (wanted - got)).sum(1).mean()

@@ -83,9 +83,10 @@ def prune_and_repair(
         done: list[tuple[Choice, Repair]] = []
         for number, step in enumerate(prepared.steps):
             start = time.perf_counter()
-            if number:
-                choice = choose_step(model, step, plan, choice.masks)
-            choice.apply(model)
+            with together("choosing and pruning the weights"):
+                if number:
+                    choice = choose_step(model, step, plan, choice.masks)
+                choice.apply(model)
             pruned = time.perf_counter() - start + (0 if number else prepared.seconds)
             if step.is_last:
                 reached("pruned")

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from torch import nn
 
 from reflow_lightning.calibration import Recipe, Repair, resolve_repair
-from reflow_lightning.calibration.best import AUTO_BATCHES
+from reflow_lightning.calibration.best import PRUNINGS
 from reflow_lightning.calibration.repair import between_prunings
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.pruning import Choice, Masks, choose
 from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.stepwise import stepwise
+from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import gather, world_size
 from reflow_lightning.running.sharding import is_sharded
@@ -60,12 +61,13 @@ def steps_of(model: nn.Module, sparsity: float, plan: Plan, reached: float) -> S
 def _by_recipe(
     choose_recipe: Callable[..., Recipe], model: nn.Module, sparsity: float, plan: Plan, reached: float
 ) -> Steps:
-    count = AUTO_BATCHES if plan.limit == "auto" else plan.limit
-    wanted = plan.steps if plan.steps > 1 or reached else None  # of a schedule, whose steps are its own
+    steps = (plan.steps,) if plan.steps > 1 or reached else PRUNINGS  # those of a schedule are its own
+    found = [stepwise(plan.spec, sparsity, number, reached) for number in steps]
+    targets = {len(prunings): prunings for prunings in found}  # a pattern allows few
+    batches = Batches(Again(plan.batches), plan.limit, device_of(model), task="choosing the repair")
     with plan.isolated(), leaving(plan.untouched):
-        recipe = choose_recipe(model, Again(plan.batches), plan.forward, count, wanted)
-    targets = stepwise(plan.spec, sparsity, recipe.prunings, reached)
-    return Steps(_in_turn(targets, recipe.between, recipe.repair), recipe.words)
+        recipe = choose_recipe(model, batches, batches.alike(plan.forward), sorted(targets, reverse=True))
+    return Steps(_in_turn(targets[recipe.prunings], recipe.between, recipe.repair), recipe.words)
 
 
 def _in_turn(targets: Sequence[tuple[PruneSpec, float]], between: Repair, last: Repair) -> list[Step]:

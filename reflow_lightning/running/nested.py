@@ -63,5 +63,10 @@ def tensors(batch: Any) -> Iterator[Tensor]:
         [tensor([0.])]
     """
     found: list[Tensor] = []
-    mapped(found.append, batch)
+
+    def take(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor  # for a container that is made anew and checks what it holds, such as a PackedSequence
+
+    mapped(take, batch)
     return iter(found)

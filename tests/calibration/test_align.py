@@ -8,12 +8,13 @@ import torch
 from helpers import Module, loader, trainer
 from scenarios.thinned import bits, make, plain, zeros
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from reflow_lightning import Pruner, Reflow, calibrate
+from reflow_lightning import Pruner, Reflow, calibrate, prune
 from reflow_lightning.calibration import Align, InTurn, Reconstruct
 from reflow_lightning.calibration.states import Compared
 
-SHORT = Align(steps=40, lr=0.01, logits=1.0)
+SHORT = Align(steps=40, lr=0.05, logits=1.0)
 NAMES = ["mlp", "layernorm", "rmsnorm", "convolutions", "groupnorm", "batchnorm", "attention", "gru", "repeated"]
 
 
@@ -117,7 +118,7 @@ def test_gradients_that_are_not_finite_end_it_with_the_best_network_so_far(monke
         return loss(self, batch, seed) * (math.nan if len(steps) > 30 and torch.is_grad_enabled() else 1)
 
     monkeypatch.setattr(Compared, "loss", loss)
-    with pytest.warns(UserWarning, match=r"alignment ended at step \d+ of 40, whose gradients are not finite"):
+    with pytest.warns(UserWarning, match=r"alignment ended at step \d+ of 40, where a gradient was not finite"):
         result = aligned(model, dense, batches)
     assert result.repaired
     monkeypatch.undo()
@@ -161,6 +162,107 @@ def test_noise_in_the_forward_pass_is_the_same_in_both_networks():
     batches = [torch.randn(16, 8) for _ in range(3)]
     with pytest.warns(UserWarning, match="found no network that fits held-out batches better"):
         aligned(model, copy.deepcopy(model), batches)  # equal networks differ in nothing, so nothing can get better
+
+
+class Routed(nn.Module):
+    """Experts, each of which gets the rows that a gate chooses."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.head = nn.Linear(8, 3), nn.Linear(8, 4)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(3))
+
+    def forward(self, x):
+        shares = self.gate(x).softmax(-1)
+        chosen, y = shares.argmax(-1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            rows = chosen == number
+            y[rows] = expert(x[rows]) * shares[rows, number, None]
+        return self.head(y)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_experts_are_aligned_by_what_both_networks_choose_alike(idle):
+    dense = Routed().eval()
+    if idle:
+        dense.gate.bias.data[2] = -100.0  # no row ever
+    model, batches = copy.deepcopy(dense), [torch.randn(64, 8) for _ in range(4)]
+    prune(model, 0.5, exclude="gate.*")
+    before = apart(model, dense, batches)
+    aligned(model, dense, batches)
+    assert apart(model, dense, batches) < 0.8 * before
+
+
+@pytest.mark.filterwarnings("error:alignment found no")
+def test_under_an_autocast_of_the_users_the_weights_that_move_are_used():
+    model, dense, batches = make("mlp", 3, size=128)
+    before = apart(model, dense, batches)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        aligned(model, dense, batches)
+        assert torch.is_autocast_cache_enabled()
+    assert apart(model, dense, batches) < 0.8 * before
+
+
+def test_a_network_that_keeps_what_it_computed_is_aligned():
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 4)
+            self.register_buffer("last", torch.zeros(8))
+            self.hidden = 0.0
+
+        def forward(self, x):
+            hidden = torch.relu(self.first(x) + self.hidden + self.last)
+            self.hidden, self.last = 0.1 * hidden, 0.1 * hidden.mean(0)
+            return self.second(hidden)
+
+    dense = Keeps().eval()
+    model, batches = copy.deepcopy(dense), [torch.randn(32, 8) for _ in range(4)]
+    prune(model, 0.5)
+    assert aligned(model, dense, batches).repaired == ("first", "second")
+
+
+def clamps(model, batch):
+    output = model(batch)
+    with torch.no_grad():
+        model[2].weight.clamp_(-1, 1)
+    return output
+
+
+@pytest.mark.parametrize("forward", [torch.no_grad()(plain), clamps], ids=["no_grad", "clamps"])
+def test_a_forward_pass_without_gradients_is_told_and_nothing_is_changed(forward):
+    model, dense, batches = make("mlp", 3)
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"alignment can't take gradients through the forward pass \(.*reconstruct"):
+        aligned(model, dense, batches, forward=forward)
+    assert bits(model) == before
+
+
+def test_hooks_of_the_training_are_not_called():
+    model, dense, batches = make("mlp", 3)
+    heard = []
+    model[0].register_full_backward_hook(lambda *_: heard.append("backward"))
+    model[0].weight.register_hook(lambda gradient: heard.append("gradient"))
+    handle = register_optimizer_step_post_hook(lambda *_: heard.append("step"))
+    try:
+        aligned(model, dense, batches)
+    finally:
+        handle.remove()
+    assert heard == []
+
+
+def test_of_a_single_batch_every_look_draws_the_same(monkeypatch):
+    class Noisy(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x + torch.randn_like(x))
+
+    dense, looked = Noisy(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), []
+    model, mean_loss = copy.deepcopy(dense), Compared.mean_loss
+    prune(model, 0.5)
+    monkeypatch.setattr(Compared, "mean_loss", lambda self, held: looked.append(mean_loss(self, held)) or looked[-1])
+    with pytest.warns(UserWarning, match="alignment found no network"):
+        aligned(model, dense, [torch.randn(16, 8)], Align(steps=20, lr=1e-30))
+    assert len(set(looked)) == 1
 
 
 def test_a_training_prunes_in_steps_and_aligns():

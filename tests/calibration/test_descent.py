@@ -20,7 +20,10 @@ def descent_of(model, lr=0.01, steps=20):
 def test_it_is_adam_with_masks_after_each_step(name):
     model, _, (batch, *_) = make(name)
     plain, kept = copy.deepcopy(model), {key: ~zero for key, zero in zeros(model).items()}
-    descent, adam = descent_of(model), torch.optim.Adam(plain.parameters(), 0.01)
+    left = [p[kept[key]] if key in kept else p for key, p in plain.named_parameters()]
+    rates = [0.01 * max(1e-3, float(values.square().mean().sqrt())) for values in left]
+    groups = [{"params": [p], "lr": rate} for p, rate in zip(plain.parameters(), rates, strict=True)]
+    descent, adam = descent_of(model), torch.optim.Adam(groups)
     rate = CosineAnnealingLR(adam, 20)
     for _ in range(3):
         assert descent.step(model(batch).square().mean())
@@ -61,3 +64,17 @@ def test_without_a_batch_or_with_a_gradient_that_is_not_finite_no_step_is_taken(
     descent, before = descent_of(model), copy.deepcopy(model.state_dict())
     assert not descent.step(None if loss is None else model(torch.ones(1, 2)).sum() * loss)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_networks_of_weights_of_any_size_are_stepped_alike():
+    """A linear network whose first layer has a hundredth of the weights, and its last the hundredfold."""
+    plain = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 2, bias=False)).double()
+    scaled, batch = copy.deepcopy(plain), torch.randn(16, 4).double()
+    scaled[0].weight.data /= 100
+    scaled[1].weight.data *= 100
+    for model in (plain, scaled):
+        descent = descent_of(model)
+        for _ in range(5):
+            descent.step(1e6 * (model(batch) - 1).square().mean())
+    torch.testing.assert_close(scaled[0].weight * 100, plain[0].weight, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(scaled[1].weight / 100, plain[1].weight, rtol=1e-3, atol=1e-5)

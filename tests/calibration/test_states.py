@@ -9,7 +9,7 @@ from scenarios.thinned import plain
 from torch import nn
 from torch.nn import functional as F
 
-from reflow_lightning.calibration.states import Compared, States, mismatch, state_names, states_of
+from reflow_lightning.calibration.states import Compared, States, mismatch, state_names, states_of, unpaired_blocks
 from reflow_lightning.experiments.models.resnet import ResNet
 from reflow_lightning.experiments.models.vit import VisionTransformer
 from reflow_lightning.layers.padding import Valid
@@ -86,8 +86,50 @@ def test_a_constant_state_does_not_count():
     assert float(mismatch(found, dense, 1.0, Valid())) == 0.25
 
 
-def test_networks_that_go_other_ways_are_refused():
-    with pytest.raises(ValueError, match="ran through other blocks than the dense one, or with other shapes"):
-        mismatch(States([("a", torch.ones(2))], []), States([("b", torch.ones(2))], []), 1.0, Valid())
-    with pytest.raises(ValueError, match="gave no floating-point tensor to align"):
-        mismatch(States([], []), States([], []), 1.0, Valid())
+def test_blocks_that_ran_otherwise_or_on_no_row_do_not_count():
+    dense = States([("a", torch.zeros(3, 2)), ("b", torch.tensor([[0.0, 2.0]])), ("none", torch.ones(0, 2))], [])
+    found = States([("b", torch.tensor([[1.0, 2.0]])), ("a", torch.zeros(2, 2)), ("none", torch.ones(0, 2))], [])
+    assert unpaired_blocks(found, dense) == {"a"}
+    assert float(mismatch(found, dense, 1.0, Valid())) == 0.5
+
+
+def test_networks_that_have_nothing_in_common_are_refused():
+    for dense in (States([("b", torch.ones(2))], []), States([], [])):
+        with pytest.raises(ValueError, match="have no block or output in common to align"):
+            mismatch(States([("a", torch.ones(2))], []), dense, 1.0, Valid())
+
+
+def test_classes_that_are_ruled_out_in_both_networks_do_not_count():
+    x, y = torch.randn(6, 5), torch.randn(6, 5)
+    few = [float(mismatch(States([], [x]), States([], [y]), weight, Valid())) for weight in (0.0, 1.0)]
+    x, y = (torch.cat([values, torch.full((6, 1), -torch.inf)], 1) for values in (x, y))
+    more = [float(mismatch(States([], [x]), States([], [y]), weight, Valid())) for weight in (0.0, 1.0)]
+    assert torch.isfinite(torch.tensor(more)).all()
+    assert few[1] > few[0]
+    assert more[1] > more[0]
+
+
+def test_outputs_that_are_hardly_logits_are_scaled_down():
+    x, y = torch.randn(64, 10), torch.randn(64, 10)
+    found = [
+        float(mismatch(States([], [c * x]), States([], [c * y]), 1.0, Valid()))
+        - float(mismatch(States([], [c * x]), States([], [c * y]), 0.0, Valid()))
+        for c in (10.0, 1e3, 1e6)
+    ]
+    assert found == pytest.approx([found[0]] * 3, rel=1e-3)
+
+
+def test_packed_sequences_are_states_too():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.Sequential(nn.LSTM(8, 8, batch_first=True)), nn.Linear(8, 4)
+
+        def forward(self, x):
+            found, (hidden, _) = self.cell(nn.utils.rnn.pack_padded_sequence(x, [3, 2], batch_first=True))
+            return found, self.head(hidden[-1])
+
+    model = Packed().eval()
+    found = states_of(model, state_names(model), torch.randn(2, 3, 8), plain)
+    assert [tuple(values.shape) for _, values in found.between] == [(5, 8), (1, 2, 8), (1, 2, 8)]
+    assert float(Compared(model, model, plain, 1.0).loss(torch.randn(2, 3, 8), 0)) == pytest.approx(0, abs=1e-6)

@@ -288,6 +288,38 @@ def test_hooks_of_an_optimizer():
             handle.remove()
 
 
+def test_steps_that_no_hook_hears_of():
+    with relies_on("torch.optim.Optimizer.step.__wrapped__"):
+        heard, weight = [], nn.Parameter(torch.ones(1))
+        optimizer, plain = (
+            torch.optim.Adam([weight], lr=0.5),
+            torch.optim.Adam([other := weight.detach().clone()], lr=0.5),
+        )
+        optimizer.register_step_post_hook(lambda *_: heard.append(1))
+        handle = register_optimizer_step_pre_hook(lambda *_: heard.append(1))
+        weight.grad = other.grad = torch.ones(1)
+        of_torch.step_unheard(optimizer)
+        assert heard == []
+        handle.remove()
+        plain.step()
+        assert torch.equal(weight, other)
+
+
+def test_hooks_of_a_backward_pass():
+    with relies_on(
+        "torch.nn.Module._backward_hooks", "torch.nn.Module._backward_pre_hooks", "torch.Tensor._backward_hooks"
+    ):
+        heard, model = [], nn.Linear(1, 1)
+        model.register_full_backward_hook(lambda *_: heard.append(1))
+        model.register_full_backward_pre_hook(lambda *_: heard.append(1))
+        model.weight.register_hook(lambda _: heard.append(1))
+        model(torch.ones(1, 1)).backward()
+        assert len(heard) == 3
+        of_torch.forget_backward_hooks(model)
+        model(torch.ones(1, 1)).backward()
+        assert len(heard) == 3
+
+
 def test_sums_of_batchnorm_in_float64():
     """What `takes_exact_statistics` says of the kernel for the CPU; a million values, and two."""
     for shape in ((256, 2, 64, 64), (1, 2, 2), (3, 2, 1, 5)):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reflow_lightning import calibrate
-from reflow_lightning.calibration import Align, Repair
+from reflow_lightning import Pruner, calibrate
+from reflow_lightning.calibration import Align, Repair, best
 from scenarios.processes import error_of, mine, named, on_the_last
 from scenarios.thinned import bits, make
 
 NAMES = ("batchnorm", "layernorm", "attention", "gru")
 REPAIRS = ("moments", "reconstruct", "auto")
-ALIGN = Align(steps=30, lr=0.01)
+ALIGN = Align(steps=30, lr=0.05)
 ALL = (*REPAIRS, ALIGN)
 SIZES = (20, 7, 30, 13, 26)
 
@@ -91,6 +92,35 @@ def no_batch_on_any(_: Path) -> dict[str, str]:
     return raised
 
 
+def a_later_pruning_that_breaks_on_one(_: Path) -> str:
+    model, _, batches = parts("layernorm")
+    before, calls = bits(model), []
+
+    def criterion(name: str, weight: Tensor) -> Tensor:
+        calls.append(name)
+        if dist.get_rank() == 1 and len(set(calls)) < len(calls):  # in the second pruning
+            raise ZeroDivisionError("on rank 1")
+        return weight.abs()
+
+    pruner = Pruner(0.8, steps=3, criterion=criterion, repair="none", monitor=False, calibration_batches=5)
+    raised = error_of(pruner.apply, model, batches)
+    assert bits(model) == before
+    return raised
+
+
+def the_best_in_a_time(_: Path) -> dict[str, Any]:
+    """Rank 1 is slower, so that it decides; the batches lie on the last."""
+    model, _, batches = parts("batchnorm")
+    pruner = Pruner(0.8, repair="best", budget=100, monitor=False, calibration_batches=5)
+    own = on_the_last(batches)
+    with pytest.MonkeyPatch.context() as patch:
+        found = (0.5, len(own)) if dist.get_rank() else (0.0, 0)
+        patch.setattr(best, "_seconds_and_count", lambda *_: found)
+        patch.setattr(best, "_MOST_STEPS", 100)
+        event = pruner.apply(model, own)
+    return {"state": dict(model.state_dict()), "recipe": event.recipe}
+
+
 def as_many_as_needed(_: Path) -> dict[str, Any]:
     """Rank 0 has more batches than are needed, rank 1 has two."""
     found = {}
@@ -109,5 +139,7 @@ SCENARIOS = named(
     a_forward_pass_that_breaks_on_one,
     a_value_that_is_not_finite_on_one,
     no_batch_on_any,
+    a_later_pruning_that_breaks_on_one,
+    the_best_in_a_time,
     as_many_as_needed,
 )

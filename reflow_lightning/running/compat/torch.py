@@ -234,6 +234,36 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
     return any(map(bool, hooks))
 
 
+def step_unheard(optimizer: Optimizer) -> None:
+    """Have an optimizer step without calling the hooks that are registered for the steps of all optimizers.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([weight := torch.ones(1)], lr=0.5)
+        >>> weight.grad = torch.ones(1)
+        >>> step_unheard(optimizer)
+        >>> weight
+        tensor([0.5000])
+    """
+    type(optimizer).step.__wrapped__(optimizer)  # type: ignore[attr-defined]
+
+
+def forget_backward_hooks(model: nn.Module) -> None:
+    """Remove all backward hooks, as from a copy whose hooks were copied with it.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> _ = model.register_full_backward_hook(lambda *_: print("heard"))
+        >>> forget_backward_hooks(model)
+        >>> model(torch.ones(1, 1)).backward()
+    """
+    for module in model.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+    for parameter in model.parameters():
+        if (hooks := parameter._backward_hooks) is not None:
+            hooks.clear()
+
+
 def takes_exact_statistics(values: Tensor) -> bool:
     """Whether a BatchNorm layer that is called with values in train mode sums them in float64.
 
