@@ -5,7 +5,7 @@
 Published ResNets on the 10,000 test images of CIFAR-10: pruned once by global magnitude, and repaired in five ways, on
 1,024 training images, with the augmentation of their training and without a label. Three seeds choose the images.
 Finished cells are kept in FOLDER, if one is given, so that a second run goes on from there; several runs that share it
-share the work. Hours on two cores; a run that is stopped leaves what it has. Writes docs/strongest.md and its plot.
+share the work. Hours on two cores. Writes docs/strongest.md and its plot, by Ctrl-C of what there is.
 """
 
 from __future__ import annotations
@@ -103,7 +103,11 @@ def measure(case: Published, folder: Path) -> None:
                 if claimed(path):
                     continue
                 found = {"network": case.name, "dense": of_dense, "target": target, "seed": seed, "arm": arm}
-                found |= cell(case, dense, test, target, seed, arm)
+                try:
+                    found |= cell(case, dense, test, target, seed, arm)
+                except BaseException:
+                    path.with_name(f"{path.name}.claimed").unlink()
+                    raise
                 write_whole(path, json.dumps(found).encode())
                 print(found, flush=True)
 
@@ -111,9 +115,11 @@ def measure(case: Published, folder: Path) -> None:
 def main(folder: Path) -> None:
     """Fill what is missing, and write the page."""
     warnings.simplefilter("ignore")
-    for case in published():
-        measure(case, folder)
-    write([json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))], list(ARMS))
+    try:
+        for case in published():
+            measure(case, folder)
+    finally:
+        write([json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))], list(ARMS))
 
 
 if __name__ == "__main__":
