@@ -1,4 +1,4 @@
-"""Gradient descent without labels: the pruned network's states shall be those of the dense one."""
+"""Gradient descent without labels, until the pruned network computes what the dense one does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reflow_lightning.calibration.repairable import layers_to_repair
 from reflow_lightning.calibration.states import Compared
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.batches import BAR_DELAY, without_bar
-from reflow_lightning.running.compat.torch import forget_backward_hooks
+from reflow_lightning.running.compat.hooks import forget_backward_hooks
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
@@ -39,7 +39,7 @@ class Align:
     """Move the weights that are left by gradient descent until the network computes what the dense one does.
 
     The loss is the mean of ``mean((x - y)^2) / var(y)`` over the states x of the pruned network, which its blocks and
-    the network itself put out, and those of the dense one, y; plus ``logits`` times the Kullback-Leibler divergence of
+    the network itself put out, and the states y of the dense one; plus ``logits`` times the Kullback-Leibler divergence of
     the classes. No label is used. Steps of Adam under a cosine; zeros stay zero; norms normalise by the statistics
     that they have. It is kin to STARFISH (arXiv 2606.01126).
 
@@ -222,6 +222,6 @@ def _without_cached_casts() -> Iterator[None]:
 
 
 def _differentiable(model: nn.Module) -> AbstractContextManager[None]:
-    """A block in which recurrent layers in eval mode have gradients: those of cuDNN have none."""
+    """A block in which recurrent layers have gradients in eval mode, which cuDNN does not give."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()

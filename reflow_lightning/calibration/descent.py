@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from reflow_lightning.layers.layer import Layer
-from reflow_lightning.running.compat.torch import step_unheard
+from reflow_lightning.running.compat.hooks import step_unheard
 from reflow_lightning.running.processes import total, world_size
 
 

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration.batchnorm import alone
 from reflow_lightning.calibration.changing import not_reached
+from reflow_lightning.layers.padding import Valid
 from reflow_lightning.layers.rows import RowsWatch, are_paired
 from reflow_lightning.running.compat.torch import BatchNorm, tree_map_only
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
 from reflow_lightning.running.snapshot import Snapshot, TrainingFlags
+
+
+class Arrival(NamedTuple):
+    """What a layer got and gave for one batch.
+
+    Attributes:
+        own: Its calls in the pruned network. Their output may be missing.
+        dense: Its calls in the dense network.
+        paired: Whether both got the same rows of the batch.
+        valid: What of the batch is no padding.
+    """
+
+    own: list[Call]
+    dense: list[Call]
+    paired: bool
+    valid: Valid
 
 
 def dtype_of(model: nn.Module, name: str) -> torch.dtype:

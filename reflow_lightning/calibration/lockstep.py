@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from reflow_lightning.calibration.changing import not_reached
-from reflow_lightning.calibration.layer_calls import by_batch, calls_of, dtype_of, same_rows, stray
+from reflow_lightning.calibration.layer_calls import Arrival, by_batch, calls_of, dtype_of, same_rows, stray
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.layers.rows import RowsWatch
-from reflow_lightning.running.compat.torch import BatchNorm, has_hooks
+from reflow_lightning.running.compat.hooks import has_hooks
+from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.describing import add_note
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
@@ -25,22 +26,6 @@ from reflow_lightning.running.walks import RunsThroughError, Walk, current_walk
 
 class RunAnewError(Exception):
     """A network keeps a state of its own, so that all batches must run anew for each layer."""
-
-
-class Arrival(NamedTuple):
-    """What a layer got and gave for one batch.
-
-    Attributes:
-        own: Its calls in the pruned network. Their output may be missing.
-        dense: Its calls in the dense network.
-        paired: Whether both got the same rows of the batch.
-        valid: What of the batch is no padding.
-    """
-
-    own: list[Call]
-    dense: list[Call]
-    paired: bool
-    valid: Valid
 
 
 class LockStep:

@@ -13,8 +13,9 @@ from reflow_lightning.calibration.batchnorm import not_calibrated
 from reflow_lightning.calibration.changing import changing, check_reference
 from reflow_lightning.calibration.collecting import moments_of
 from reflow_lightning.calibration.enough import sufficient
+from reflow_lightning.calibration.layer_calls import Arrival
 from reflow_lightning.calibration.least_squares import Normals
-from reflow_lightning.calibration.lockstep import Arrival, LockStep, RunAnewError
+from reflow_lightning.calibration.lockstep import LockStep, RunAnewError
 from reflow_lightning.calibration.matching import match_moments
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import optim
 
-from reflow_lightning.running.compat.torch import has_step_hooks
+from reflow_lightning.running.compat.hooks import has_step_hooks
 
 _BY_ELEMENT = frozenset(
     {

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from reflow_lightning.running.compat.hooks import computed_by, pre_hooks
 from reflow_lightning.running.compat.torch import (
     OldSpectralNorm,
     OldWeightNorm,
     SpectralNorm,
     WeightNorm,
-    computed_by,
     iterate_power,
     own_parameters,
-    pre_hooks,
 )
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.sharding import is_sharded

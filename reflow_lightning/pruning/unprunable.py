@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from reflow_lightning.layers import Inventory
-from reflow_lightning.running.compat.torch import computed_by, pre_hooks
+from reflow_lightning.running.compat.hooks import computed_by, pre_hooks
 
 _REMEDY = (
     "make it a parameter first, with remove_parametrizations of torch.nn.utils.parametrize, or with prune.remove, "

@@ -24,11 +24,12 @@ from torch.utils import _pytree
 from torch.utils.data import DataLoader, SequentialSampler
 
 import reflow_lightning
+from reflow_lightning.running.compat import hooks as of_hooks
 from reflow_lightning.running.compat import lightning as of_lightning
 from reflow_lightning.running.compat import torch as of_torch
 
 PACKAGE = Path(reflow_lightning.__file__).parent
-COMPAT = (Path(of_torch.__file__), Path(of_lightning.__file__))
+COMPAT = (Path(of_torch.__file__), Path(of_hooks.__file__), Path(of_lightning.__file__))
 FOREIGN = ("torch", "lightning", "torchmetrics", "torchvision")
 
 
@@ -178,23 +179,23 @@ def test_modules_that_were_compiled():
 def test_hooks_of_a_module():
     with relies_on("torch.nn.Module._forward_pre_hooks", "torch.nn.Module._forward_hooks"):
         layer = nn.Linear(2, 2)
-        assert not of_torch.has_hooks(layer)
+        assert not of_hooks.has_hooks(layer)
         handle = layer.register_forward_hook(lambda *_: None)
-        assert of_torch.has_hooks(layer)
+        assert of_hooks.has_hooks(layer)
         handle.remove()
         layer.register_forward_pre_hook(hook := (lambda *_: None))
-        assert of_torch.has_hooks(layer)
-        assert of_torch.pre_hooks(layer) == [hook]
+        assert of_hooks.has_hooks(layer)
+        assert of_hooks.pre_hooks(layer) == [hook]
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_hooks_that_compute_a_parameter():
     with relies_on("torch.nn.utils.prune.BasePruningMethod._tensor_name"):
         assert [
-            of_torch.computed_by(h) for h in of_torch.pre_hooks(nn.utils.prune.identity(nn.Linear(2, 2), "bias"))
+            of_hooks.computed_by(h) for h in of_hooks.pre_hooks(nn.utils.prune.identity(nn.Linear(2, 2), "bias"))
         ] == ["bias"]
     with relies_on("torch.nn.utils.weight_norm.WeightNorm.name"):
-        assert [of_torch.computed_by(hook) for hook in of_torch.pre_hooks(nn.utils.weight_norm(nn.Linear(2, 2)))] == [
+        assert [of_hooks.computed_by(hook) for hook in of_hooks.pre_hooks(nn.utils.weight_norm(nn.Linear(2, 2)))] == [
             "weight"
         ]
 
@@ -206,7 +207,7 @@ def test_norms_of_weights():
         assert [type(layer.parametrizations.weight[0]) for layer in new] == [of_torch.WeightNorm, of_torch.SpectralNorm]
     with relies_on("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm"):
         old = [getattr(nn.utils, name)(nn.Linear(2, 2)) for name in ("weight_norm", "spectral_norm")]
-        kinds = [type(of_torch.pre_hooks(layer)[0]) for layer in old]
+        kinds = [type(of_hooks.pre_hooks(layer)[0]) for layer in old]
         assert kinds == [of_torch.OldWeightNorm, of_torch.OldSpectralNorm]
 
 
@@ -220,7 +221,7 @@ def test_the_power_method_of_a_spectral_norm(norm):
         is_new = norm is parametrizations.spectral_norm
         stored = layer.parametrizations.weight.original if is_new else layer.weight_orig
         stored.data[:, 0] = 0
-        found = layer.parametrizations.weight[0] if is_new else of_torch.pre_hooks(layer)[0]
+        found = layer.parametrizations.weight[0] if is_new else of_hooks.pre_hooks(layer)[0]
         of_torch.iterate_power(found, layer, stored.detach(), 50)
         layer(torch.ones(1, 3, 2))
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-3)
@@ -282,9 +283,9 @@ def test_hooks_of_an_optimizer():
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
         hooked = (optimizer.register_step_pre_hook, optimizer.register_step_post_hook, register_optimizer_step_pre_hook)
         for register in hooked:
-            assert not of_torch.has_step_hooks(optimizer)
+            assert not of_hooks.has_step_hooks(optimizer)
             handle = register(lambda *_: None)
-            assert of_torch.has_step_hooks(optimizer)
+            assert of_hooks.has_step_hooks(optimizer)
             handle.remove()
 
 
@@ -298,7 +299,7 @@ def test_steps_that_no_hook_hears_of():
         optimizer.register_step_post_hook(lambda *_: heard.append(1))
         handle = register_optimizer_step_pre_hook(lambda *_: heard.append(1))
         weight.grad = other.grad = torch.ones(1)
-        of_torch.step_unheard(optimizer)
+        of_hooks.step_unheard(optimizer)
         assert heard == []
         handle.remove()
         plain.step()
@@ -315,7 +316,7 @@ def test_hooks_of_a_backward_pass():
         model.weight.register_hook(lambda _: heard.append(1))
         model(torch.ones(1, 1)).backward()
         assert len(heard) == 3
-        of_torch.forget_backward_hooks(model)
+        of_hooks.forget_backward_hooks(model)
         model(torch.ones(1, 1)).backward()
         assert len(heard) == 3
 

@@ -14,7 +14,8 @@ from torch import fx
 from torch.nn import functional
 
 from reflow_lightning.collapse.graph.kind import FUNCTIONS, KINDS, MODULES, OPAQUE, Kind
-from reflow_lightning.running.compat.torch import NATIVE_FUNCTIONS, has_hooks, own_parameters
+from reflow_lightning.running.compat.hooks import has_hooks
+from reflow_lightning.running.compat.torch import NATIVE_FUNCTIONS, own_parameters
 
 _OWNERS = (operator, builtins, torch, functional, NATIVE_FUNCTIONS)
 

@@ -11,13 +11,12 @@ from torch.nn.utils import parametrize, prune
 
 from reflow_lightning.collapse.graph.freezing import freeze, frozen_arguments, traceable
 from reflow_lightning.collapse.graph.writing import out_of_place
+from reflow_lightning.running.compat.hooks import computed_by, pre_hooks
 from reflow_lightning.running.compat.torch import (
     CHECK_DIMENSIONS,
     BatchNorm,
-    computed_by,
     inner_of_compiled,
     load_with_torch_alone,
-    pre_hooks,
     times_written,
 )
 from reflow_lightning.running.copying import dense_copy

@@ -13,7 +13,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as OldWeightNorm
-from torch.optim.optimizer import Optimizer, _global_optimizer_pre_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
@@ -166,22 +165,6 @@ def plain_attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in held}
 
 
-def pre_hooks(module: nn.Module) -> list[Any]:
-    """What is called before each call of a module."""
-    return list(module._forward_pre_hooks.values())
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called before or after each call of a module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def computed_by(hook: Any) -> str | None:
-    """The parameter that a hook of `torch.nn.utils` computes: by ``prune``, or by norms of the older kind."""
-    name: str | None = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
-    return name
-
-
 def iterate_power(norm: _SpectralNorm | OldSpectralNorm, module: nn.Module, weight: Tensor, times: int) -> None:
     """Have a spectral norm find the largest singular value of a stored weight anew, as far as so many steps do."""
     if isinstance(norm, OldSpectralNorm):
@@ -220,48 +203,6 @@ def times_written(tensor: Tensor) -> int | None:
 def multiply_each(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
     """Multiply tensors in place, with few kernels."""
     torch._foreach_mul_(list(tensors), list(factors))
-
-
-def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether something of its own is called before or after each step of an optimizer, or before those of all.
-
-    Example:
-        >>> has_step_hooks(torch.optim.SGD(nn.Linear(1, 1).parameters()))
-        False
-    """
-    own = vars(optimizer)
-    hooks = (own["_optimizer_step_pre_hooks"], own["_optimizer_step_post_hooks"], _global_optimizer_pre_hooks)
-    return any(map(bool, hooks))
-
-
-def step_unheard(optimizer: Optimizer) -> None:
-    """Have an optimizer step without calling the hooks that are registered for the steps of all optimizers.
-
-    Example:
-        >>> optimizer = torch.optim.SGD([weight := torch.ones(1)], lr=0.5)
-        >>> weight.grad = torch.ones(1)
-        >>> step_unheard(optimizer)
-        >>> weight
-        tensor([0.5000])
-    """
-    type(optimizer).step.__wrapped__(optimizer)  # type: ignore[attr-defined]
-
-
-def forget_backward_hooks(model: nn.Module) -> None:
-    """Remove all backward hooks, as from a copy whose hooks were copied with it.
-
-    Example:
-        >>> model = nn.Linear(1, 1)
-        >>> _ = model.register_full_backward_hook(lambda *_: print("heard"))
-        >>> forget_backward_hooks(model)
-        >>> model(torch.ones(1, 1)).backward()
-    """
-    for module in model.modules():
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
-    for parameter in model.parameters():
-        if (hooks := parameter._backward_hooks) is not None:
-            hooks.clear()
 
 
 def takes_exact_statistics(values: Tensor) -> bool:
