@@ -39,8 +39,8 @@ class Align:
     """Move the weights that are left by gradient descent until the network computes what the dense one does.
 
     The loss is the mean of ``mean((x - y)^2) / var(y)`` over the states x of the pruned network, which its blocks and
-    the network itself put out, and the states y of the dense one; plus ``logits`` times the Kullback-Leibler divergence of
-    the classes. No label is used. Steps of Adam under a cosine; zeros stay zero; norms normalise by the statistics
+    the network itself put out, and the states y of the dense one; plus ``logits`` times the Kullback-Leibler divergence
+    of the classes. No label is used. Steps of Adam under a cosine; zeros stay zero; norms normalise by the statistics
     that they have. It is kin to STARFISH (arXiv 2606.01126).
 
     The first of every ten batches is held out, if there are several: the network that fits these best is taken, and
