@@ -35,8 +35,8 @@ PRUNINGS = (12, 8, 4, 2, 1)
 AUTO_BATCHES = 20
 """So many are expected where the number is ``"auto"``."""
 
-_RECONSTRUCTION = 4.0  # costs so many bare passes of a network and the dense one over the batches
-_STEP = 2.0  # of alignment costs so many bare passes of both over its batch
+_RECONSTRUCTION = 3.5  # costs so many bare passes of a network and the dense one over the batches
+_STEP = 1.5  # of alignment costs so many bare passes of both over its batch
 _LEAST_STEPS, _MOST_STEPS = 100, 1000
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
@@ -100,8 +100,8 @@ def recipe(
         ...     print(recipe(seconds, forward=0.5, batches=4).words)
         statistics and moments
         least squares
-        2 prunings, each with least squares
-        12 prunings, each with least squares, then 504 steps of alignment
+        4 prunings, each with least squares
+        12 prunings, each with least squares, then 688 steps of alignment
     """
     each = _RECONSTRUCTION * forward * batches
     number = next((number for number in prunings if number * each <= budget / 2), prunings[-1])
