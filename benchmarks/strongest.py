@@ -38,7 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "reconstruct": {"repair": "reconstruct"},
     "12 steps": {"repair": "reconstruct", "steps": 12},
     "align": {"repair": ["reconstruct", "align"]},
-    "best": {"repair": "best", "budget": "5min"},
+    "best": {"repair": "best", "budget": "10min"},
 }
 
 
@@ -95,8 +95,8 @@ def measure(case: Published, folder: Path) -> None:
     case.data.setup()
     dense, test = case.load(case.data), list(case.data.test_dataloader())
     of_dense = accuracy(dense, test)
-    for target in TARGETS:
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for target in TARGETS:
             for arm in ARMS:
                 name = f"{case.name}-{target}-{seed}-{arm}".replace(" ", "_").replace(":", "of")
                 path = folder / f"{name}.json"

@@ -7,7 +7,7 @@ from scenarios.processes import results, run
 from scenarios.repairs import ALIGN, NAMES, REPAIRS, SCENARIOS, parts, repaired
 from scenarios.thinned import plain
 
-from reflow_lightning.calibration.best import recipe
+from reflow_lightning.calibration.best import Pace, recipe
 from reflow_lightning.calibration.states import Compared
 
 pytestmark = [
@@ -98,5 +98,5 @@ def test_a_process_that_fails_in_a_later_pruning_raises_on_all(together):
 
 def test_processes_choose_the_same_repair_by_the_slowest(together):
     first, second = results("the_best_in_a_time", together)
-    assert first["recipe"] == second["recipe"] == recipe(100, 1.0, 5).words
+    assert first["recipe"] == second["recipe"] == recipe(100, Pace(1.0, 0.0, 5)).words
     assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -35,8 +36,8 @@ PRUNINGS = (12, 8, 4, 2, 1)
 AUTO_BATCHES = 20
 """So many are expected where the number is ``"auto"``."""
 
-_RECONSTRUCTION = 3.5  # costs so many bare passes of a network and the dense one over the batches
-_STEP = 1.5  # of alignment costs so many bare passes of both over its batch
+_RECONSTRUCTION = 5.0  # costs so many bare passes of a network and the dense one over the batches, which are read twice
+_STEP = 2.0  # of alignment costs so many bare passes of both over its batch, which is read once
 _LEAST_STEPS, _MOST_STEPS = 100, 1000
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
@@ -80,9 +81,21 @@ class Recipe(NamedTuple):
     words: str
 
 
-def recipe(
-    budget: float, forward: float, batches: int, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1
-) -> Recipe:
+class Pace(NamedTuple):
+    """How fast a machine is.
+
+    Attributes:
+        forward: Seconds in which the network and the dense one run on a batch.
+        reading: Seconds to read a batch.
+        batches: Number of batches.
+    """
+
+    forward: float
+    reading: float
+    batches: int
+
+
+def recipe(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1) -> Recipe:
     """What fits into a time, in the order in which it was found to help (``docs/strongest.md``).
 
     Least squares, if they fit; several prunings, each with least squares, that take half of the time; alignment in what
@@ -90,26 +103,26 @@ def recipe(
 
     Args:
         budget: The time, in seconds.
-        forward: Seconds in which the network and the dense one run on a batch.
-        batches: Number of batches.
+        pace: How fast the machine is.
         prunings: The numbers that may be chosen, the largest first; the last is taken if none fits.
         logits: See `Align`.
 
     Example:
-        >>> for seconds in (1, 10, 60, 600):
-        ...     print(recipe(seconds, forward=0.5, batches=4).words)
+        >>> for seconds in (1, 12, 60, 600):
+        ...     print(recipe(seconds, Pace(forward=0.5, reading=0.1, batches=4)).words)
         statistics and moments
         least squares
-        4 prunings, each with least squares
-        12 prunings, each with least squares, then 688 steps of alignment
+        2 prunings, each with least squares
+        12 prunings, each with least squares, then 427 steps of alignment
     """
-    each = _RECONSTRUCTION * forward * batches
+    each = (_RECONSTRUCTION * pace.forward + 2 * pace.reading) * pace.batches
+    step = _STEP * pace.forward + pace.reading
     number = next((number for number in prunings if number * each <= budget / 2), prunings[-1])
     several = f"{number} prunings, each with " if number > 1 else ""
     if number * each > budget:
         return Recipe(number, Auto(), Auto(), f"{several}statistics and moments")
     fitted = ThenBatchNorm(Reconstruct())
-    steps = min(_MOST_STEPS, int((budget - number * each) / (_STEP * forward)))
+    steps = min(_MOST_STEPS, int((budget - number * each) / step))
     if steps < _LEAST_STEPS:
         return Recipe(number, fitted, fitted, f"{several}least squares")
     words = f"{several}least squares, then {steps} steps of alignment"
@@ -199,11 +212,11 @@ class Best:
             forward: Runs a network on a batch.
             prunings: See `recipe`.
         """
-        found = (0.0, 0) if sharded_modules(model) else _seconds_and_count(model, batches, forward)
-        seconds, count = (max(of_all) for of_all in zip(*gather(found), strict=True))
-        if not seconds:
+        found = Pace(0.0, 0.0, 0) if sharded_modules(model) else _pace(model, batches, forward)
+        slowest = Pace(*(max(of_all) for of_all in zip(*gather(found), strict=True)))
+        if not slowest.forward:
             return Recipe(prunings[-1], Auto(), Auto(), "statistics and moments")
-        return recipe(seconds_of(self.budget), 2 * seconds, count, prunings, self.logits)
+        return recipe(seconds_of(self.budget), slowest, prunings, self.logits)
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
@@ -216,18 +229,23 @@ class Best:
 
 
 @torch.no_grad()
-def _seconds_and_count(model: nn.Module, batches: Iterable[Any], forward: Forward) -> tuple[float, int]:
-    """How long a pass over a batch takes, after one that warms up, and how many batches there are; 0 without any."""
-    seconds, count = 0.0, 0
+def _pace(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Pace:
+    """The median of three passes over the first batch, after one that warms up, and a pass through the loader."""
+    device, passes, count = device_of(model), [0.0], 0
     most = AUTO_BATCHES if isinstance(batches, Batches) and batches.auto else None
+    begun = _now(device)
     with only_training(model, ()):
         for count, batch in enumerate(islice(batches, most), start=1):
             if count == 1:
-                forward(model, batch)
-                start = _now(device_of(model))
-                forward(model, batch)
-                seconds = _now(device_of(model)) - start
-    return seconds, count
+                passes = [_seconds(model, batch, forward) for _ in range(4)]
+    reading = (_now(device) - begun - sum(passes)) / max(1, count)
+    return Pace(2 * median(passes[1:] or passes), reading, count)
+
+
+def _seconds(model: nn.Module, batch: Any, forward: Forward) -> float:
+    start = _now(device_of(model))
+    forward(model, batch)
+    return _now(device_of(model)) - start
 
 
 def _now(device: torch.device) -> float:

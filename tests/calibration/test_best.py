@@ -1,6 +1,7 @@
 """The strongest repair that fits into a time."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ from torch import nn
 
 from reflow_lightning import OneShot, Pruner, Reflow, calibrate
 from reflow_lightning.calibration import Auto, Best, best
-from reflow_lightning.calibration.best import recipe, seconds_of
+from reflow_lightning.calibration.best import Pace, recipe, seconds_of
 
 
 @pytest.fixture
 def seconds(monkeypatch):
     """Sets how long a network takes for a batch."""
-    counted = best._seconds_and_count
-    return lambda value: monkeypatch.setattr(best, "_seconds_and_count", lambda *told: (value, counted(*told)[1]))
+    found = best._pace
+    return lambda value: monkeypatch.setattr(best, "_pace", lambda *told: Pace(2 * value, 0.0, found(*told).batches))
 
 
 @pytest.mark.parametrize(
@@ -39,22 +40,22 @@ def test_what_is_no_time_is_refused(budget):
 
 @given(st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100))
 def test_more_time_never_means_less_repair(budget, forward, batches):
-    less, more = (recipe(time, forward, batches) for time in (budget, 2 * budget))
+    less, more = (recipe(time_, Pace(forward, forward / 3, batches)) for time_ in (budget, 2 * budget))
     assert less.prunings <= more.prunings
     assert not (isinstance(more.repair, Auto) and not isinstance(less.repair, Auto))
 
 
 @given(st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100), st.integers(1, 20))
 def test_a_number_of_prunings_that_is_asked_for_is_kept(budget, forward, batches, prunings):
-    assert recipe(budget, forward, batches, [prunings]).prunings == prunings
+    assert recipe(budget, Pace(forward, 0.1, batches), [prunings]).prunings == prunings
 
 
 @pytest.mark.parametrize(
     ("budget", "how", "prunings"),
     [
         (1, "BatchNorm statistics", 1),
-        (13, "least squares", 1),
-        (100, "least squares", 4),
+        (17, "least squares", 1),
+        (130, "least squares", 4),
         (1000, "least squares", 12),
     ],
 )
@@ -66,14 +67,14 @@ def test_an_event_does_what_fits_and_says_so(budget, how, prunings, seconds, mon
     event = pruner.apply(copy.deepcopy(dense), batches)
     assert any(text.startswith(how) for text in event.calibration.how.values())
     assert len(event.steps) == prunings
-    assert event.recipe == recipe(budget, 1.0, 3).words
+    assert event.recipe == recipe(budget, Pace(1.0, 0.0, 3)).words
     assert event.sparsity == pytest.approx(0.8, abs=1e-2)
 
 
 def test_steps_that_are_asked_for_are_taken(seconds):
     seconds(0.5)
     dense, batches = make("mlp", 3)[1:]
-    event = Pruner(0.8, steps=3, repair="best", budget=36, calibration_batches=3, monitor=False).apply(dense, batches)
+    event = Pruner(0.8, steps=3, repair="best", budget=46, calibration_batches=3, monitor=False).apply(dense, batches)
     assert (len(event.steps), event.recipe) == (3, "3 prunings, each with least squares")
 
 
@@ -81,7 +82,7 @@ def test_without_an_event_the_weights_are_pruned_already(seconds):
     seconds(0.5)
     model, dense, batches = make("batchnorm", 3)
     expected = copy.deepcopy(model)
-    calibrate(model, batches, repair=Best(13), reference=dense, max_batches=3)
+    calibrate(model, batches, repair=Best(17), reference=dense, max_batches=3)
     calibrate(expected, batches, repair="reconstruct", reference=dense, max_batches=3)
     assert bits(model) == bits(expected)
 
@@ -97,7 +98,7 @@ def test_without_the_dense_network_there_are_statistics():
 def test_a_pattern_is_reached_over_others(seconds):
     seconds(0.5)
     dense, batches = make("mlp", 3)[1:]
-    event = Pruner(0.5, pattern="2:4", repair="best", budget=50, monitor=False, calibration_batches=3).apply(
+    event = Pruner(0.5, pattern="2:4", repair="best", budget=70, monitor=False, calibration_batches=3).apply(
         dense, batches
     )
     assert [step.sparsity for step in event.steps] == [0.25, 0.5]
@@ -111,10 +112,20 @@ def test_a_training_says_what_was_chosen(seconds, monkeypatch):
     reflow = Reflow(0.8, schedule=OneShot(), repair="best", budget="30s", calibration_batches=2, monitor=False)
     trainer(reflow).fit(Module(), loader())
     [line] = [text for text in said if "at step" in text]
-    assert line.endswith(f"; the best in its time: {recipe(30, 1.0, 2).words}")
+    assert line.endswith(f"; the best in its time: {recipe(30, Pace(1.0, 0.0, 2)).words}")
     assert repr(reflow) == (
         "Reflow(0.8, schedule=OneShot(), repair='best', budget='30s', calibration_batches=2, monitor=False)"
     )
+
+
+def test_what_a_loader_takes_counts_too():
+    def slowly():
+        for _ in range(4):
+            time.sleep(0.05)
+            yield torch.randn(2, 4)
+
+    found = best._pace(nn.Linear(4, 4), slowly(), lambda model, x: model(x))
+    assert (found.batches, found.reading >= 0.04, found.forward < 0.02) == (4, True, True)
 
 
 def test_the_time_is_measured_on_the_first_batch_and_leaves_no_trace():
@@ -145,7 +156,7 @@ def test_the_batches_that_there_are_count_and_not_those_that_may_be(seconds):
     seconds(0.5)
     dense, batches = make("mlp", 3)[1:]
     event = Pruner(0.8, repair="best", budget=40, monitor=False, calibration_batches=50).apply(dense, batches)
-    assert event.recipe == recipe(40, 1.0, 3).words
+    assert event.recipe == recipe(40, Pace(1.0, 0.0, 3)).words
 
 
 def test_batches_are_moved_and_a_network_that_changes_its_input_gets_copies(seconds):

@@ -114,8 +114,8 @@ def the_best_in_a_time(_: Path) -> dict[str, Any]:
     pruner = Pruner(0.8, repair="best", budget=100, monitor=False, calibration_batches=5)
     own = on_the_last(batches)
     with pytest.MonkeyPatch.context() as patch:
-        found = (0.5, len(own)) if dist.get_rank() else (0.0, 0)
-        patch.setattr(best, "_seconds_and_count", lambda *_: found)
+        found = best.Pace(1.0, 0.0, len(own)) if dist.get_rank() else best.Pace(0.0, 0.0, 0)
+        patch.setattr(best, "_pace", lambda *_: found)
         patch.setattr(best, "_MOST_STEPS", 100)
         event = pruner.apply(model, own)
     return {"state": dict(model.state_dict()), "recipe": event.recipe}
