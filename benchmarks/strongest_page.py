@@ -52,7 +52,7 @@ def seconds(cells: Cells, arms: Sequence[str]) -> list[Row]:
 def plot(cells: Cells, arms: Sequence[str], path: Path) -> None:
     """Accuracy against sparsity, a panel for each network and a line for each way to repair."""
     networks = list(dict.fromkeys(cell["network"] for cell in cells))
-    figure = Figure(figsize=(4.2 * len(networks), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(networks), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, network in zip(figure.subplots(1, len(networks), sharey=True, squeeze=False)[0], networks, strict=True):
         here = [cell for cell in cells if cell["network"] == network and ":" not in cell["target"]]
@@ -67,12 +67,13 @@ def plot(cells: Cells, arms: Sequence[str], path: Path) -> None:
         axes.axhline(100 * here[0]["dense"], color="#3b4a5a", linewidth=1, linestyle=":")
         axes.set_title(network, fontsize=10, loc="left")
         axes.set_xlabel("sparsity")
+        axes.set_xticks(sorted({float(cell["target"]) for cell in here}))
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("top-1 accuracy, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 * len(networks), frameon=False)
     figure.savefig(path, dpi=150)
 
 
