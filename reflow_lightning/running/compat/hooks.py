@@ -28,6 +28,7 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
     """Whether something of its own is called before or after each step of an optimizer, or before those of all.
 
     Example:
+        >>> import torch
         >>> has_step_hooks(torch.optim.SGD(nn.Linear(1, 1).parameters()))
         False
     """
@@ -40,6 +41,7 @@ def step_unheard(optimizer: Optimizer) -> None:
     """Have an optimizer step without calling the hooks that are registered for the steps of all optimizers.
 
     Example:
+        >>> import torch
         >>> optimizer = torch.optim.SGD([weight := torch.ones(1)], lr=0.5)
         >>> weight.grad = torch.ones(1)
         >>> step_unheard(optimizer)
@@ -53,6 +55,7 @@ def forget_backward_hooks(model: nn.Module) -> None:
     """Remove all backward hooks, as from a copy whose hooks were copied with it.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(1, 1)
         >>> _ = model.register_full_backward_hook(lambda *_: print("heard"))
         >>> forget_backward_hooks(model)
