@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import copy
 import statistics
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from collapse_networks import BATCHES, CASES, SEED, Case, Material, accuracy, material, outputs, pruned_and_repaired
 from collapse_plot import plot
-from tables import ROOT, Row, caption, data_folder, markdown, put, record
+from tables import ROOT, Row, caption, data_folder, in_kept_folder, markdown, put, record
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
@@ -144,9 +142,4 @@ def _reports(found: Sequence[tuple[Row, CollapseReport]]) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        (kept := Path(sys.argv[1])).mkdir(parents=True, exist_ok=True)
-        main(kept)
-    else:
-        with tempfile.TemporaryDirectory() as made:
-            main(Path(made))
+    in_kept_folder(main)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 from strongest_networks import Published, published
 from strongest_page import write
+from tables import in_kept_folder
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -123,9 +122,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        (kept := Path(sys.argv[1])).mkdir(parents=True, exist_ok=True)
-        main(kept)
-    else:
-        with tempfile.TemporaryDirectory() as made:
-            main(Path(made))
+    in_kept_folder(main)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,16 @@ def data_folder() -> Path:
     if not (folder := os.environ.get("REFLOW_DATA")):
         raise SystemExit("set REFLOW_DATA to the folder with the data sets and weights")
     return Path(folder)
+
+
+def in_kept_folder(main: Callable[[Path], None]) -> None:
+    """Run a benchmark that keeps what it makes in the folder of its first argument, or in one that is removed after."""
+    if len(sys.argv) > 1:
+        (kept := Path(sys.argv[1])).mkdir(parents=True, exist_ok=True)
+        main(kept)
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            main(Path(made))
 
 
 def environment() -> str:

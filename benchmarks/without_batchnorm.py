@@ -9,8 +9,6 @@ second run starts from those whose recipe is still the same.
 from __future__ import annotations
 
 import copy
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +19,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tables import Row, configuration, data_folder, publish
+from tables import Row, configuration, data_folder, in_kept_folder, publish
 from torch import nn
 
 from reflow_lightning import Pruner
@@ -135,9 +133,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        (kept := Path(sys.argv[1])).mkdir(parents=True, exist_ok=True)
-        main(kept)
-    else:
-        with tempfile.TemporaryDirectory() as made:
-            main(Path(made))
+    in_kept_folder(main)

@@ -68,7 +68,7 @@ def _rows(name: str, model: nn.Module) -> list[dict[str, Any]]:
     against = times.ratio("ours", "torch")
     return [
         row(
-            f"Zeros kept after a step, {name} (nobody looks at gradients)",
+            f"Zeros kept after a step, {name} (gradients are not looked at)",
             f"{ours * 1e3:.0f} ms",
             f"{times.spread('ours', 'torch')}; {all_in:.2f} x floor",
             f"torch.nn.utils.prune, forward and backward: {times.median('torch') * 1e3:.0f} ms",

@@ -31,7 +31,7 @@ from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import sharded_modules
 
 PRUNINGS = (12, 8, 4, 2, 1)
-"""Numbers of prunings that are tried, the largest first; beyond twelve next to nothing was gained."""
+"""Numbers of prunings that may be chosen, the largest first."""
 
 AUTO_BATCHES = 20
 """So many are expected where the number is ``"auto"``."""

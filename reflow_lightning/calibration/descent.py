@@ -14,7 +14,7 @@ from reflow_lightning.running.processes import total, world_size
 
 
 def survivors(layers: Iterable[Layer]) -> list[tuple[nn.Parameter, Tensor | None]]:
-    """The parameters of some layers, and where each is not zero; ``None`` for biases, all of which may move.
+    """The parameters of some layers, and where each is not zero; ``None`` for a bias, which may move everywhere.
 
     Example:
         >>> from reflow_lightning.layers.find import find_layers
@@ -84,7 +84,7 @@ class Descent:
             ValueError: If the loss can't be differentiated.
 
         Returns:
-            Whether a step was taken: not where nobody had a batch, or a gradient is not finite.
+            Whether a step was taken. None is where no process had a batch, or a gradient is not finite.
         """
         found: Sequence[Tensor | None] = [None] * len(self._parameters)
         if loss is not None:

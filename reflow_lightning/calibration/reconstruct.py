@@ -33,7 +33,7 @@ from reflow_lightning.running.processes import gather, together, warn
 
 DONE = "least squares"
 MATCHED = "moments"
-_MOST = 128  # batches under way, each of which has two threads
+_MOST = 128  # batches under way; each has two threads
 _OTHER_ROWS = "other rows of the batches than in the dense network, as the data choose them"
 
 

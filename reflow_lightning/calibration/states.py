@@ -1,4 +1,4 @@
-"""The states of a network between its blocks, and how far those of two networks are apart."""
+"""The states of a network between its blocks, and how far two networks are apart in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reflow_lightning.running.processes import gather
 from reflow_lightning.running.traces import Traces
 
 SPREAD = 5.0
-"""Logits of trained classifiers spread about so much; outputs that spread more are hardly logits."""
+"""Standard deviation to which outputs are scaled down before they are compared as logits of classes."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -87,10 +87,10 @@ def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forwa
 
 
 def mismatch(found: States, dense: States, logits: float, valid: Valid, unpaired: Collection[str] = ()) -> Tensor:
-    """How far the states of a network are from those of the dense one: a number that can be differentiated.
+    """How far a network is from the dense one in its states, as a number that can be differentiated.
 
-    It is the mean of ``mean((x - y)^2) / var(y)`` over the states x and the outputs, y being those of the dense
-    network, plus ``logits`` times the Kullback-Leibler divergence of the classes that the outputs stand for. Outputs
+    It is the mean of ``mean((x - y)^2) / var(y)`` over the states and outputs x of the network and y of the
+    dense one, plus ``logits`` times the Kullback-Leibler divergence of the classes that the outputs stand for. Outputs
     whose standard deviation is beyond `SPREAD` are scaled down to it for the second, as a temperature does.
 
     Args:
