@@ -156,7 +156,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
     selected = check_model(model, sparsity, plan.spec)
     if previous is not None:
         previous = _with_new(previous, selected)
-    steps, recipe = steps_of(model, sparsity, plan, 0.0 if previous is None else previous.sparsity)
+    steps, recipe = steps_of(model, sparsity, plan, previous)
     choice = choose_step(model, steps[0], plan, previous)
     seconds = time.perf_counter() - start
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import nn
@@ -14,8 +14,10 @@ from reflow_lightning.calibration.repair import between_prunings
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.pruning import Choice, Masks, choose
+from reflow_lightning.pruning.choose import learn
+from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.spec import PruneSpec
-from reflow_lightning.pruning.stepwise import stepwise
+from reflow_lightning.pruning.stepwise import shared_out, stepwise
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import gather, world_size
@@ -45,34 +47,49 @@ class Steps(NamedTuple):
     recipe: str
 
 
-def steps_of(model: nn.Module, sparsity: float, plan: Plan, reached: float) -> Steps:
+def steps_of(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | None) -> Steps:
     """The prunings; between them stands what a repair has for that."""
     repair = resolve_repair(plan.repair)
+    reached = 0.0 if previous is None else previous.sparsity
     if plan.is_last and (choose_recipe := getattr(repair, "recipe", None)) is not None:
-        return _by_recipe(choose_recipe, model, sparsity, plan, reached)
-    targets = stepwise(plan.spec, sparsity, plan.steps, reached)
-    between = repair
-    if len(targets) > 1 or not plan.is_last:
-        with leaving(plan.untouched):
-            between = between_prunings(repair, model)
-    return Steps(_in_turn(targets, between, repair if plan.is_last else between), "")
+        prunings, recipe = _by_recipe(choose_recipe, model, sparsity, plan, reached)
+        between, last, words = recipe.between, recipe.repair, recipe.words
+    else:
+        prunings, words = stepwise(plan.spec, sparsity, plan.steps, reached), ""
+        between = last = repair
+        if len(prunings) > 1 or not plan.is_last:
+            with leaving(plan.untouched):
+                between = between_prunings(repair, model)
+            last = repair if plan.is_last else between
+    repairs = [between] * (len(prunings) - 1) + [last]
+    if len(prunings) > 1:
+        prunings = _shared_out(model, prunings, plan, previous)
+    steps = [Step(*pruning, repairs[n], n == len(prunings) - 1) for n, pruning in enumerate(prunings)]
+    return Steps(steps, words)
 
 
 def _by_recipe(
     choose_recipe: Callable[..., Recipe], model: nn.Module, sparsity: float, plan: Plan, reached: float
-) -> Steps:
+) -> tuple[list[tuple[PruneSpec, float]], Recipe]:
     steps = (plan.steps,) if plan.steps > 1 or reached else PRUNINGS  # those of a schedule are its own
     found = [stepwise(plan.spec, sparsity, number, reached) for number in steps]
     targets = {len(prunings): prunings for prunings in found}  # a pattern allows few
     batches = Batches(Again(plan.batches), plan.limit, device_of(model), task="choosing the repair")
     with plan.isolated(), leaving(plan.untouched):
         recipe = choose_recipe(model, batches, batches.alike(plan.forward), sorted(targets, reverse=True))
-    return Steps(_in_turn(targets[recipe.prunings], recipe.between, recipe.repair), recipe.words)
+    return targets[recipe.prunings], recipe
 
 
-def _in_turn(targets: Sequence[tuple[PruneSpec, float]], between: Repair, last: Repair) -> list[Step]:
-    repairs = [between] * (len(targets) - 1) + [last]
-    return [Step(*target, repairs[place], place == len(targets) - 1) for place, target in enumerate(targets)]
+def _shared_out(
+    model: nn.Module, prunings: list[tuple[PruneSpec, float]], plan: Plan, previous: Masks | None
+) -> list[tuple[PruneSpec, float]]:
+    with isolated_rng(seed=plan.step):
+        learned = learn(model, prunings[0][1], prunings[0][0], _reading(plan))
+        return shared_out(model, prunings, learned, previous)
+
+
+def _reading(plan: Plan) -> Reading:
+    return Reading(batches=Again(plan.drawn), max_batches=plan.limit, forward=plan.forward, progress=plan.progress)
 
 
 def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None) -> Choice:
@@ -85,10 +102,7 @@ def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None
             step.sparsity,
             step.spec,
             previous=previous,
-            batches=Again(plan.drawn),
-            max_batches=plan.limit,
-            forward=plan.forward,
-            progress=plan.progress,
+            **vars(_reading(plan)),
         )
     _check_agreement(choice.masks)
     return choice

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -167,26 +167,15 @@ def choose(
     learned = learned or _learned(model, selected, spec, reading)
     score, allocation = learned.criterion, learned.allocation
     with in_step(selected, "choosing the weights"):
-        keep = kept_in_all(selected, sparsity)
-        computed = computed_in(model, selected)
-        values = selected | {name: found.value() for name, found in computed.items()}
-        parts = {name: part_of(name, weight) for name, weight in values.items()}
-        scores = {n: Scores(n, p.values, learned.scoring, _pruned(n, p, previous), part=p) for n, p in parts.items()}
-        if spec.pattern is not None:
-            parsed = Pattern.parse(spec.pattern)
-            dims = pattern_dims(model, scores)
-            scores = {name: s.without(parsed.outside(s, dims[name])) for name, s in scores.items()}
-        scores |= {name: scores[name].with_needed(found.needed) for name, found in computed.items()}
-        total, most = sum(weight.numel() for weight in selected.values()), {name: s.most for name, s in scores.items()}
-        needed = {name: found.parts for name, found in computed.items()}
-        floors = least_kept(total, most, spec.min_kept, keep, needed)
-        cuts = allocate(scores, keep, allocation, floors)
+        found = _candidates(model, selected, sparsity, spec, learned, previous)
+        scores = found.scores
+        cuts = allocate(scores, found.keep, allocation, found.least(spec.min_kept))
         warn_of_empties(
             scores,
             cuts,
             sparsity,
-            lambda min_kept: least_kept(total, most, max(min_kept, spec.min_kept), keep, needed),
-            lambda floors: allocate(scores, keep, allocation, floors),
+            lambda min_kept: found.least(max(min_kept, spec.min_kept)),
+            lambda floors: allocate(scores, found.keep, allocation, floors),
         )
         masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
         changes = _changes(score, masks) if isinstance(score, Compensating) else {}
@@ -195,6 +184,56 @@ def choose(
             name: spread[source] for name, source in tied_names(model, spec.tied or {}).items() if source in spread
         }
         return Choice(Masks(spread | followers), changes)
+
+
+@outside_inference()
+@torch.no_grad()
+def shares(
+    model: nn.Module, sparsity: float, spec: PruneSpec, learned: Learned, previous: Mapping[str, Tensor] | None = None
+) -> dict[str, int]:
+    """How many weights each parameter would keep; see `choose`, which decides which ones.
+
+    Example:
+        >>> model, spec = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 2)), PruneSpec(allocation="uniform")
+        >>> shares(model, 0.5, spec, learn(model, 0.5, spec, Reading()))
+        {'0.weight': 1, '1.weight': 1}
+    """
+    selected = check_model(model, sparsity, spec)
+    with in_step(selected, "sharing out the weights"):
+        found = _candidates(ordinary(model), selected, sparsity, spec, learned, previous)
+        cuts = allocate(found.scores, found.keep, learned.allocation, found.least(spec.min_kept))
+        return {name: cut.kept for name, cut in zip(found.scores, cuts, strict=True)}
+
+
+class _Candidates(NamedTuple):
+    """The weights that may stay: their scores, how many stay in all, and how many in each at a given ``min_kept``."""
+
+    scores: dict[str, Scores]
+    keep: int
+    least: Callable[[float], dict[str, int]]
+
+
+def _candidates(
+    model: nn.Module,
+    selected: Mapping[str, Tensor],
+    sparsity: float,
+    spec: PruneSpec,
+    learned: Learned,
+    previous: Mapping[str, Tensor] | None,
+) -> _Candidates:
+    keep = kept_in_all(selected, sparsity)
+    computed = computed_in(model, selected)
+    values = dict(selected) | {name: found.value() for name, found in computed.items()}
+    parts = {name: part_of(name, weight) for name, weight in values.items()}
+    scores = {n: Scores(n, p.values, learned.scoring, _pruned(n, p, previous), part=p) for n, p in parts.items()}
+    if spec.pattern is not None:
+        parsed = Pattern.parse(spec.pattern)
+        dims = pattern_dims(model, scores)
+        scores = {name: s.without(parsed.outside(s, dims[name])) for name, s in scores.items()}
+    scores |= {name: scores[name].with_needed(found.needed) for name, found in computed.items()}
+    total, most = sum(weight.numel() for weight in selected.values()), {name: s.most for name, s in scores.items()}
+    needed = {name: found.parts for name, found in computed.items()}
+    return _Candidates(scores, keep, lambda min_kept: least_kept(total, most, min_kept, keep, needed))
 
 
 def _changes(criterion: Compensating, masks: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from torch import Tensor, nn
+
+from reflow_lightning.pruning.choose import Learned, shares
 from reflow_lightning.pruning.patterns import Pattern
+from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.spec import PruneSpec
 
 
@@ -51,6 +56,52 @@ def stepwise(spec: PruneSpec, sparsity: float, steps: int, reached: float = 0.0)
     left = (1 - sparsity) / (1 - reached) if reached < 1 else 1.0
     targets = [1 - (1 - reached) * left ** (step / steps) for step in range(1, steps)]
     return [(spec, target) for target in targets if reached < target < sparsity] + [(spec, sparsity)]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """An allocation whose numbers are known: so many weights stay of each parameter.
+
+    Args:
+        kept: The numbers, by name.
+    """
+
+    kept: Mapping[str, int]
+
+    def __call__(self, scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
+        """The numbers of those that are asked for."""
+        return {name: self.kept[name] for name in scores}
+
+
+def shared_out(
+    model: nn.Module,
+    prunings: Sequence[tuple[PruneSpec, float]],
+    learned: Learned,
+    previous: Mapping[str, Tensor] | None = None,
+) -> list[tuple[PruneSpec, float]]:
+    """The prunings of `stepwise`, with layers sharing what each leaves as the network shares it before the first.
+
+    A repair that writes weights changes how large those of a layer are among all, most where a norm takes the scale off
+    again. Layers ranked against each other after it would lose what they need: measured in ``docs/strongest.md``.
+
+    Args:
+        model: The network before the first pruning.
+        prunings: What `stepwise` gave.
+        learned: What criterion and allocation found on that network.
+        previous: See `choose`.
+
+    Example:
+        >>> from reflow_lightning.pruning.choose import learn
+        >>> from reflow_lightning.pruning.estimate import Reading
+        >>> model, spec = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 2)), PruneSpec(allocation="uniform")
+        >>> prunings = shared_out(model, stepwise(spec, 0.5, steps=2), learn(model, 0.5, spec, Reading()))
+        >>> prunings[-1][0].allocation
+        Shares(kept={'0.weight': 1, '1.weight': 1})
+    """
+    if len(prunings) == 1:
+        return list(prunings)
+    kept = [shares(model, target, spec, learned, previous) for spec, target in prunings]
+    return [(replace(spec, allocation=Shares(own)), target) for (spec, target), own in zip(prunings, kept, strict=True)]
 
 
 def _over_patterns(

@@ -28,7 +28,7 @@ from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.refilled import zero_again
-from reflow_lightning.pruning.stepwise import check_steps, stepwise
+from reflow_lightning.pruning.stepwise import check_steps, shared_out, stepwise
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.copying import dense_copy
@@ -167,7 +167,7 @@ def find_sparsity(
             with together("scoring"), isolated_rng(seed):
                 learned.append(learn(model, sparsity, spec, Reading(batches=batches, **reading)))
         masks = None
-        targets = stepwise(spec, sparsity, steps)
+        targets = shared_out(model, stepwise(spec, sparsity, steps), learned[0])
         for number, (step, target) in enumerate(targets, 1):
             masks = pruned(step, target, learned[0] if masks is None else None, masks)
             after = last if number == len(targets) else between

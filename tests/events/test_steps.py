@@ -174,3 +174,33 @@ def test_a_search_tries_sparsities_in_steps():
         for steps in (1, 6)
     ]
     assert found[1] >= found[0]
+
+
+def rescaled(model, batches, forward, reference):
+    """A repair that makes the weights of one layer a hundred times as large, as a norm would allow."""
+    with torch.no_grad():
+        model[3].weight.mul_(100)
+    return Calibration((), {}, sum(1 for _ in batches), 0.0)
+
+
+@pytest.mark.parametrize("allocation", ["global", "lamp"])
+def test_layers_share_as_the_dense_network_does_whatever_a_repair_makes_of_their_scale(allocation):
+    once, stepwise = network(), network()
+    for model, arguments in ((once, {"repair": "none"}), (stepwise, {"repair": rescaled, "steps": 4})):
+        pruner = Pruner(0.9, monitor=False, allocation=allocation, calibration_batches=3, **arguments)
+        pruner.apply(model, BATCHES)
+    kept = [{name: int((~zero).sum()) for name, zero in zeros(model).items()} for model in (once, stepwise)]
+    assert kept[0] == kept[1]
+
+
+def test_within_a_layer_each_step_ranks_what_the_repair_left():
+    def turned(model, batches, forward, reference):  # what was smallest is largest now
+        with torch.no_grad():
+            for layer in model[::3]:
+                layer.weight.copy_(torch.where(layer.weight == 0, 0.0, 1 / layer.weight.abs().clamp(min=1e-6)))
+        return Calibration((), {}, sum(1 for _ in batches), 0.0)
+
+    models = [network(), network()]
+    for model, repair in zip(models, ("none", turned), strict=True):
+        Pruner(0.9, steps=4, repair=repair, monitor=False, calibration_batches=3).apply(model, BATCHES)
+    assert any((a != b).any() for a, b in zip(*(zeros(model).values() for model in models), strict=True))
