@@ -2,7 +2,7 @@
 
     REFLOW_DATA=... python benchmarks/strongest.py [FOLDER]
 
-Published ResNets on the 10,000 test images of CIFAR-10: pruned once by global magnitude, and repaired in five ways, on
+Published ResNets on the 10,000 test images of CIFAR-10: pruned once by global magnitude, and repaired in six ways, on
 1,024 training images, with the augmentation of their training and without a label. Three seeds choose the images.
 Finished cells are kept in FOLDER, if one is given, so that a second run goes on from there; several runs that share it
 share the work. Hours on two cores. Writes docs/strongest.md and its plot, by Ctrl-C of what there is.
@@ -35,6 +35,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "none": {"repair": "none"},
     "REFLOW": {"repair": "batchnorm"},
     "reconstruct": {"repair": "reconstruct"},
+    "reselect": {"repair": "reselect"},
     "12 steps": {"repair": "reconstruct", "steps": 12},
     "align": {"repair": ["reconstruct", "align"]},
     "best": {"repair": "best", "budget": "10min"},

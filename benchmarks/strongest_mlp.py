@@ -27,6 +27,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "none": {"repair": "none"},
     "moments": {"repair": "moments"},
     "reconstruct": {"repair": "reconstruct"},
+    "reselect": {"repair": "reselect"},
     "align": {"repair": ["reconstruct", "align"]},
     "best": {"repair": "best", "budget": "1min"},
 }

@@ -1,4 +1,4 @@
-"""Networks without BatchNorm: dense, pruned once by magnitude, and repaired by moments, reconstruction, and the best.
+"""Networks without BatchNorm: dense, pruned once by magnitude, and repaired by moments, reconstruction, reselection, and the best.
 
     REFLOW_DATA=... python benchmarks/without_batchnorm.py [FOLDER]
 
@@ -30,7 +30,7 @@ from reflow_lightning.running.files import read_tensors, write_tensors
 
 SEED = 0
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-REPAIRS = ("none", "moments", "reconstruct", "best")
+REPAIRS = ("none", "moments", "reconstruct", "reselect", "best")
 BUDGET = "2min"  # of the last
 BATCHES = 20  # of the calibration loader, for every repair the same
 

@@ -7,7 +7,7 @@ from scenarios.processes import results, run
 from scenarios.repairs import ALIGN, NAMES, REPAIRS, SCENARIOS, parts, repaired
 from scenarios.thinned import plain
 
-from reflow_lightning.calibration.best import Pace, recipe
+from reflow_lightning.calibration.recipes import Pace, recipe
 from reflow_lightning.calibration.states import Compared
 
 pytestmark = [

@@ -2,7 +2,7 @@
 
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
-from reflow_lightning.calibration.best import Best, Recipe
+from reflow_lightning.calibration.best import Best
 from reflow_lightning.calibration.calibrate import (
     AnyRepair,
     calibrate,
@@ -12,11 +12,14 @@ from reflow_lightning.calibration.calibrate import (
     within,
 )
 from reflow_lightning.calibration.drift.check import DriftReport, check_drift, warn_of_drift
+from reflow_lightning.calibration.in_turn import InTurn
 from reflow_lightning.calibration.matching import Target
 from reflow_lightning.calibration.moments import Moments, batchnorm_targets
+from reflow_lightning.calibration.recipes import Recipe
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, needs_reference
+from reflow_lightning.calibration.repair import Calibration, Repair, needs_reference
+from reflow_lightning.calibration.reselect import Reselect
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.layer import Layer, NotSupportedError
 from reflow_lightning.layers.registry import layer_of
@@ -41,6 +44,7 @@ __all__ = [
     "Recipe",
     "Reconstruct",
     "Repair",
+    "Reselect",
     "Snapshot",
     "Stage",
     "Target",

@@ -17,13 +17,13 @@ from reflow_lightning.calibration.batchnorm import (
 )
 from reflow_lightning.calibration.changing import check_reference
 from reflow_lightning.calibration.enough import as_many
+from reflow_lightning.calibration.in_turn import InTurn, joined
 from reflow_lightning.calibration.moments import DONE, repair_layers
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair, restore_statistics
 from reflow_lightning.calibration.repair import (
     Calibration,
-    InTurn,
     Repair,
-    joined,
+    keeping_zeros,
     leaves_undo_to_caller,
     needs_reference,
     undone_if_it_fails,
@@ -166,6 +166,10 @@ class ThenBatchNorm:
     def writes_weights(self) -> bool:
         """Whether the first repair does."""
         return writes_weights(self.first)
+
+    def keeping_zeros(self) -> Repair:
+        """The same with what stands for the first repair."""
+        return ThenBatchNorm(keeping_zeros(self.first))
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether the first repair does."""

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from reflow_lightning.calibration.align import Align
-from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
-from reflow_lightning.calibration.reconstruct import Reconstruct
-from reflow_lightning.calibration.repair import (
-    Calibration,
-    Repair,
-    joined,
-    leaves_undo_to_caller,
-    run,
-    undone_if_it_fails,
-)
+from reflow_lightning.calibration.auto import Auto
+from reflow_lightning.calibration.recipes import PRUNINGS, Pace, Recipe, recipe, recipe_keeping_zeros
+from reflow_lightning.calibration.repair import Calibration, Repair, run
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.processes import gather, warn
+from reflow_lightning.running.processes import gather
 from reflow_lightning.running.sharding import sharded_modules
-
-PRUNINGS = (12, 8, 4, 2, 1)
-"""Numbers of prunings that may be chosen, the largest first."""
 
 AUTO_BATCHES = 20
 """So many are expected where the number is ``"auto"``."""
 
-_RECONSTRUCTION = 5.0  # costs so many bare passes of a network and the dense one over the batches, which are read twice
-_STEP = 2.0  # of alignment costs so many bare passes of both over its batch, which is read once
-_LEAST_STEPS, _MOST_STEPS = 100, 1000
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
 
@@ -65,113 +52,14 @@ def seconds_of(budget: float | str) -> float:
     return seconds
 
 
-class Recipe(NamedTuple):
-    """What is done for a pruning.
-
-    Attributes:
-        prunings: So many lead to the sparsity.
-        between: The repair after each of them but the last.
-        repair: The repair after the last.
-        words: All of it in words.
-    """
-
-    prunings: int
-    between: Repair
-    repair: Repair
-    words: str
-
-
-class Pace(NamedTuple):
-    """How fast a machine is.
-
-    Attributes:
-        forward: Seconds in which the network and the dense one run on a batch.
-        reading: Seconds to read a batch.
-        batches: Number of batches.
-    """
-
-    forward: float
-    reading: float
-    batches: int
-
-
-def recipe(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1) -> Recipe:
-    """What fits into a time, in the order in which it was found to help (``docs/strongest.md``).
-
-    Least squares, if they fit; several prunings, each with least squares, that take half of the time; alignment in what
-    is left. If not even least squares fit, the statistics and moments of ``"auto"``.
-
-    Args:
-        budget: The time, in seconds.
-        pace: How fast the machine is.
-        prunings: The numbers that may be chosen, the largest first; the last is taken if none fits.
-        logits: See `Align`.
-
-    Example:
-        >>> for seconds in (1, 12, 60, 600):
-        ...     print(recipe(seconds, Pace(forward=0.5, reading=0.1, batches=4)).words)
-        statistics and moments
-        least squares
-        2 prunings, each with least squares
-        12 prunings, each with least squares, then 427 steps of alignment
-    """
-    each = (_RECONSTRUCTION * pace.forward + 2 * pace.reading) * pace.batches
-    step = _STEP * pace.forward + pace.reading
-    number = next((number for number in prunings if number * each <= budget / 2), prunings[-1])
-    several = f"{number} prunings, each with " if number > 1 else ""
-    if number * each > budget:
-        return Recipe(number, Auto(), Auto(), f"{several}statistics and moments")
-    fitted = ThenBatchNorm(Reconstruct())
-    steps = min(_MOST_STEPS, int((budget - number * each) / step))
-    if steps < _LEAST_STEPS:
-        return Recipe(number, fitted, fitted, f"{several}least squares")
-    words = f"{several}least squares, then {steps} steps of alignment"
-    return Recipe(number, fitted, ThenAlign(fitted, Align(steps=steps, logits=logits)), words)
-
-
-@dataclass(frozen=True)
-class ThenAlign:
-    """A repair, then alignment; where that is impossible, a warning says why, and the first stays.
-
-    Args:
-        first: The repair.
-        align: The alignment.
-    """
-
-    first: Repair
-    align: Align
-    writes_weights: ClassVar[bool] = True
-    restores_itself: ClassVar[bool] = True
-
-    def leaves_undo_to_caller(self) -> bool:
-        """Whether the first repair does."""
-        return leaves_undo_to_caller(self.first)
-
-    def needs_reference(self, model: nn.Module) -> bool:
-        """Both compare with the dense network."""
-        return True
-
-    def __call__(
-        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
-    ) -> Calibration:
-        """Repair the model."""
-        first = run(self.first, model, batches, forward, reference)
-        with undone_if_it_fails(first):
-            try:
-                second = self.align(model, batches, forward, reference)
-            except Exception as error:
-                warn(f"alignment was left out, and least squares stay: {error}")
-                return first
-        return joined([first, second], first.seconds + second.seconds)
-
-
 @dataclass(frozen=True)
 class Best:
     """The strongest repair that fits into a time; see `recipe`.
 
     How much fits depends on how fast the machine is, which is measured on the first batch. So two machines may choose
     otherwise, and one may on another day; `PruneEvent.recipe` says what was done, and it can be asked for by name.
-    A prune event may take several prunings; `calibrate`, which finds the weights pruned already, does not.
+    A prune event may take several prunings, or move zeros; `calibrate`, which finds the weights pruned already by masks
+    that it does not know, does neither.
 
     Args:
         budget: The time, in seconds or such as ``"5min"``. It is kept roughly: small networks, whose layers cost more
@@ -186,6 +74,7 @@ class Best:
     writes_weights: ClassVar[bool] = False  # where they are spread over processes, it does without
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
+    choose: ClassVar[Callable[..., Recipe]] = staticmethod(recipe)
     budget: float | str = "1min"
     logits: float = 0.1
 
@@ -216,7 +105,11 @@ class Best:
         slowest = Pace(*(max(of_all) for of_all in zip(*gather(found), strict=True)))
         if not slowest.forward:
             return Recipe(prunings[-1], Auto(), Auto(), "statistics and moments")
-        return recipe(seconds_of(self.budget), slowest, prunings, self.logits)
+        return self.choose(seconds_of(self.budget), slowest, prunings, self.logits)
+
+    def keeping_zeros(self) -> Best:
+        """The strongest repair that leaves zeros as they are."""
+        return BestKeepingZeros(self.budget, self.logits)
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
@@ -224,8 +117,19 @@ class Best:
         """Repair the model."""
         if reference is None:
             return run(Auto(), model, batches, forward, reference)
-        chosen = self.recipe(model, batches, forward, prunings=(1,)).repair
+        chosen = self.keeping_zeros().recipe(model, batches, forward, prunings=(1,)).repair
         return run(chosen, model, batches, forward, reference)
+
+
+class BestKeepingZeros(Best):
+    """`Best` where zeros stay as pruning chose them, as for a pattern: see `recipe_keeping_zeros`."""
+
+    leaves_undo_to_caller: ClassVar[bool] = True
+    choose = staticmethod(recipe_keeping_zeros)
+
+    def keeping_zeros(self) -> Best:
+        """It leaves them as they are anyway."""
+        return self
 
 
 @torch.no_grad()

@@ -11,10 +11,12 @@ from torch import nn
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.best import Best
+from reflow_lightning.calibration.in_turn import InTurn
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, InTurn, Repair, run, writes_weights
+from reflow_lightning.calibration.repair import Calibration, Repair, run, writes_weights
+from reflow_lightning.calibration.reselect import Reselect
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference, writing
@@ -55,6 +57,7 @@ register_repair("auto", Auto())
 register_repair("batchnorm", BatchNormStatistics())
 register_repair("moments", Moments())
 register_repair("reconstruct", ThenBatchNorm(Reconstruct()))
+register_repair("reselect", ThenBatchNorm(Reselect()))
 register_repair("align", Align())
 register_repair("best", Best())
 register_repair("none", NoRepair())
@@ -133,7 +136,8 @@ def calibrate(
 
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
     statistics are those of the union, and if one fails, all raise. Nothing but what the repair is for is changed: no
-    training flag, no random state. Zeros stay zero. A model under `fully_shard` is held whole meanwhile.
+    training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held whole
+    meanwhile.
 
     Args:
         model: Any module, on the device where it shall run.
@@ -142,6 +146,7 @@ def calibrate(
         repair: ``"batchnorm"``: population statistics for BatchNorm layers (REFLOW), no weight is touched.
             ``"moments"``: match each channel's mean and standard deviation to the dense network's, see `Moments`.
             ``"reconstruct"``: fit the surviving weights to the dense network, see `Reconstruct`, then the first.
+            ``"reselect"``: choose anew which weights of each layer survive, too, see `Reselect`; zeros move.
             ``"align"``: gradient descent towards the dense network, without labels, see `Align`; it takes as long as
             some training. ``"best"``: the strongest that fits into a minute, see `Best`. ``"auto"``: the first for
             BatchNorm layers, the second for layers that none follows. ``"none"``. Or a callable, such as

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import nn
 
 from reflow_lightning.calibration.batchnorm import not_calibrated
 from reflow_lightning.calibration.changing import changing, check_reference
 from reflow_lightning.calibration.collecting import moments_of
 from reflow_lightning.calibration.enough import sufficient
-from reflow_lightning.calibration.layer_calls import Arrival
-from reflow_lightning.calibration.least_squares import Normals
-from reflow_lightning.calibration.lockstep import LockStep, RunAnewError
+from reflow_lightning.calibration.equations import OTHER_ROWS, equations
+from reflow_lightning.calibration.lockstep import LockStep
 from reflow_lightning.calibration.matching import match_moments
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair
-from reflow_lightning.calibration.solving import normals_of, renormalise, solve, take_in
-from reflow_lightning.layers.affine import Stage
-from reflow_lightning.layers.find import find_layers
+from reflow_lightning.calibration.solving import Chooser, not_zero, renormalise, solve
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.order import forward_order
 from reflow_lightning.layers.padding import Padding
@@ -29,12 +25,11 @@ from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.free import free_bytes
 from reflow_lightning.running.live import LiveTensors
-from reflow_lightning.running.processes import gather, together, warn
+from reflow_lightning.running.processes import warn
 
 DONE = "least squares"
 MATCHED = "moments"
 _MOST = 128  # batches under way; each has two threads
-_OTHER_ROWS = "other rows of the batches than in the dense network, as the data choose them"
 
 
 @dataclass(frozen=True)
@@ -96,17 +91,40 @@ class Reconstruct:
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
         """Repair the model."""
-        known, skipped = layers_to_repair(model)
-        layers = {name: layer for name, layer in known.items() if layer.stages}
-        unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
-        skipped |= dict.fromkeys(sorted(unsolved), "its inputs are not laid out")
-        skipped |= not_calibrated(model)
-        dense = check_reference(model, layers, reference, DONE)
-        with changing(model, [*layers, *norms_to_repair(model)], dense, DONE) as change:
-            enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
-            solved = reconstruct(model, layers, enough, forward, dense, self.ridge, self.held_bytes)
-            change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
-            return change.calibration(batches, layers, skipped)
+        return fit(model, batches, forward, reference, self, DONE, lambda _: not_zero)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Forward,
+    reference: nn.Module | None,
+    how: Reconstruct,
+    done: str,
+    chooser: Callable[[nn.Module], Chooser],
+) -> Calibration:
+    """Repair a model; see `Reconstruct`, whose arguments are ``how``.
+
+    Args:
+        model: The pruned network.
+        batches: See `Repair`.
+        forward: See `Repair`.
+        reference: The dense network.
+        how: The arguments.
+        done: What is done to the layers, in words.
+        chooser: Says which weights stay, given the dense network.
+    """
+    known, skipped = layers_to_repair(model)
+    layers = {name: layer for name, layer in known.items() if layer.stages}
+    unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
+    skipped |= dict.fromkeys(sorted(unsolved), "its inputs are not laid out")
+    skipped |= not_calibrated(model)
+    dense = check_reference(model, layers, reference, done)
+    with changing(model, [*layers, *norms_to_repair(model)], dense, done) as change:
+        enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
+        solved = reconstruct(model, layers, enough, forward, dense, how.ridge, how.held_bytes, chooser(dense))
+        change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
+        return change.calibration(batches, layers, skipped)
 
 
 class Solved(NamedTuple):
@@ -124,6 +142,7 @@ def reconstruct(
     reference: nn.Module,
     strength: float,
     held_bytes: int | None = None,
+    choose: Chooser = not_zero,
 ) -> Solved:
     """Solve for layers in the order in which the forward pass reaches them; see `Reconstruct`.
 
@@ -135,6 +154,7 @@ def reconstruct(
         reference: The dense network.
         strength: Of the ridge.
         held_bytes: See `Reconstruct`.
+        choose: Which weights stay.
 
     Returns:
         What was done.
@@ -155,12 +175,12 @@ def reconstruct(
         under_way.normalise_by_batch(others.values())  # those that still have their old statistics
         for name in calls:
             for number, stage in enumerate(layers[name].stages):
-                sums = _sums(under_way, reference, name, layers[name], stage, anew=number > 0)
+                sums = equations(under_way, reference, name, layers[name], stage, anew=number > 0)
                 if isinstance(sums, str):
                     left[name] = sums
                     break
                 for index, normals in zip(stage.maps, sums, strict=True):
-                    solve(layers[name].maps[index], normals, strength, free_shift=name in norms)
+                    solve(layers[name].maps[index], normals, strength, name in norms, choose)
                     if int(normals.sums[0, 0, 0]) < normals.inputs:
                         samples = int(normals.sums[0, 0, 0])
                         few[layers[name].maps[index].name] = f"{samples} for {normals.inputs} inputs"
@@ -181,55 +201,9 @@ def reconstruct(
         named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
         warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge")
     if matched := [name for name, what in left.items() if what == MATCHED]:
-        warn(f"{', '.join(map(repr, matched))} got {_OTHER_ROWS}: {MATCHED}, since no row can be fitted to another")
+        warn(f"{', '.join(map(repr, matched))} got {OTHER_ROWS}: {MATCHED}, since no row can be fitted to another")
     solved = [name for name in calls if name not in left or name in matched]
     return Solved(tuple(name for n in solved for name in (n, *([norms[n]] if n in norms else []))), tuple(matched))
-
-
-def _sums(
-    under_way: LockStep, reference: nn.Module, name: str, layer: Layer, stage: Stage, anew: bool
-) -> list[Normals] | str:
-    """The sums of the maps of a stage, over all processes, or why there are none."""
-    dense_layer = find_layers(reference).known[name]
-    with together(f"reconstructing '{name}'"):
-        try:
-            found = _gathered(under_way.arrivals(name, anew), layer, dense_layer, stage)
-        except RunAnewError:
-            warn(
-                f"{type(reference).__name__} keeps a state of its own from one layer to the next, so that the batches "
-                "run anew for each layer: repair='reconstruct' takes longer there"
-            )
-            found = _gathered(under_way.arrivals(name, anew), layer, dense_layer, stage)
-    if not sum(gather(found.calls)):
-        raise ValueError(f"no samples came for layer '{name}': pass batches that can be read several times")
-    if not all(gather(found.paired)):
-        return _OTHER_ROWS
-    for normals in found.sums:
-        normals.merge()
-        if not bool(torch.isfinite(normals.sums).all()):
-            raise ValueError(f"layer '{name}' gets or gives NaN or infinite values: look at the batches")
-    reached = all(bool((normals.sums[:, 0, 0] > 0).all()) for normals in found.sums)
-    return found.sums if reached else "no sample reached it"
-
-
-class _Gathered(NamedTuple):
-    sums: list[Normals]
-    calls: int
-    paired: bool
-
-
-def _gathered(arrivals: Iterable[Arrival], layer: Layer, dense_layer: Layer, stage: Stage) -> _Gathered:
-    """The sums of this process; they end with the first batch whose rows are others than in the dense network."""
-    sums, seen, paired = [normals_of(layer.maps[index]) for index in stage.maps], 0, True
-    source = dense_layer if stage.dense_inputs else layer
-    for own, dense, same, valid in arrivals:
-        given = dense if stage.dense_inputs else own
-        seen += len(dense) + len(own)
-        paired = paired and (same or stage.dense_inputs)
-        for call, dense_call in zip(given, dense, strict=True) if paired else ():
-            outputs = dense_layer.outputs(valid.call(dense_call, dense_layer))
-            take_in(sums, stage, source, valid.call(call, source), outputs, valid)
-    return _Gathered(sums, seen, paired)
 
 
 class _Measured:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.sharding import sharded_modules
-from reflow_lightning.running.snapshot import Restorable, Snapshot, Snapshots
+from reflow_lightning.running.snapshot import Restorable, Snapshot
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,8 @@ class Repair(Protocol):
     * ``restores_itself: bool``: whether it leaves the model unchanged if it raises, and returns the old values as
       ``before``, for ``undo()``. Unless ``True``, all values are remembered beforehand.
     * ``between_prunings(model) -> Repair``: what stands for it while more weights of the model are to be pruned.
+    * ``keeping_zeros() -> Repair``: what stands for it where zeros must stay as they are; the repair itself if it
+      leaves them so anyway. One that differs exchanges some of the zeros for others, as many in each tensor.
     * ``recipe(model, batches, forward, prunings) -> Recipe``: what stands for it at the last pruning, and how
       many prunings lead there; see `Best`.
     """
@@ -110,6 +111,23 @@ def between_prunings(repair: Repair, model: nn.Module) -> Repair:
             "itself or NoRepair()"
         )
     return stand_in
+
+
+def keeping_zeros(repair: Repair) -> Repair:
+    """What stands for a repair where zeros must stay as they are: the repair itself, unless it says otherwise."""
+    asked: Callable[[], Repair] | None = getattr(repair, "keeping_zeros", None)
+    return repair if asked is None else asked()
+
+
+def moves_zeros(repair: Repair) -> bool:
+    """Whether a repair exchanges some of the weights that are zero for others.
+
+    Example:
+        >>> from reflow_lightning.calibration import Reconstruct, Reselect
+        >>> moves_zeros(Reselect()), moves_zeros(Reconstruct())
+        (True, False)
+    """
+    return keeping_zeros(repair) != repair
 
 
 @contextmanager
@@ -172,70 +190,3 @@ def run(
             before.restore()
         raise
     return replace(result, before=before) if result.before is None and before is not None else result
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """Repairs one after the other; if one fails, those before it are undone.
-
-    Args:
-        repairs: The repairs.
-    """
-
-    repairs: Sequence[Repair]
-    restores_itself: ClassVar[bool] = True
-
-    def leaves_undo_to_caller(self) -> bool:
-        """Whether all of them do."""
-        return all(map(leaves_undo_to_caller, self.repairs))
-
-    @property
-    def writes_weights(self) -> bool:
-        """Whether one of them does."""
-        return any(map(writes_weights, self.repairs))
-
-    def needs_reference(self, model: nn.Module) -> bool:
-        """Whether one of them does."""
-        return any(needs_reference(repair, model) for repair in self.repairs)
-
-    def between_prunings(self, model: nn.Module) -> Repair:
-        """What stands for each of them."""
-        return InTurn([between_prunings(repair, model) for repair in self.repairs])
-
-    def __call__(
-        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
-    ) -> Calibration:
-        """Repair the model."""
-        start = time.perf_counter()
-        done: list[Calibration] = []
-        try:
-            done.extend(run(repair, model, batches, forward, reference) for repair in self.repairs)
-        except BaseException:
-            for calibration in reversed(done):
-                calibration.undo()
-            raise
-        return joined(done, time.perf_counter() - start)
-
-
-def joined(done: Sequence[Calibration], seconds: float) -> Calibration:
-    """Several calibrations as one.
-
-    Example:
-        >>> first, second = Calibration(("a",), {"b": "no batch"}, 3, 0.1), Calibration(("b", "a"), {}, 2, 0.1)
-        >>> both = joined([first, second], 0.2)
-        >>> both.repaired, dict(both.skipped), both.batches
-        (('a', 'b'), {}, 3)
-    """
-    how: dict[str, list[str]] = {}
-    for calibration in done:
-        for name in calibration.repaired:
-            how.setdefault(name, []).append(calibration.how.get(name, "repaired"))
-    skipped = {name: reason for calibration in done for name, reason in calibration.skipped.items()}
-    return Calibration(
-        tuple(how),
-        {name: reason for name, reason in skipped.items() if name not in how},
-        max((calibration.batches for calibration in done), default=0),
-        seconds,
-        Snapshots(calibration.before for calibration in done),
-        {name: ", then ".join(dict.fromkeys(steps)) for name, steps in how.items()},
-    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.least_squares import Normals, ridge
+from reflow_lightning.calibration.least_squares import Normals, Sums, ridge
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Valid
@@ -44,26 +46,41 @@ def take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs
             start = rows.stop
 
 
+Chooser = Callable[[AffineMap, Sums, Tensor, float], Tensor]
+"""Says which weights of a map stay, by group: from its sums, its weights of shape (groups, O, K) and the ridge."""
+
+
+def not_zero(_: AffineMap, __: Sums, old: Tensor, ___: float) -> Tensor:
+    """The weights that are not zero."""
+    return old != 0
+
+
 @torch.no_grad()
-def solve(affine: AffineMap, normals: Normals, strength: float, free_shift: bool = False) -> None:
-    """Change the weights of a map that are not zero, and its biases, so that it fits best.
+def solve(
+    affine: AffineMap, normals: Normals, strength: float, free_shift: bool = False, choose: Chooser = not_zero
+) -> None:
+    """Change the weights of a map that stay, and its biases, so that it fits best; the others are zero.
 
     Args:
         affine: The map.
         normals: Its inputs, and what it shall put out.
         strength: Of the ridge.
         free_shift: A shift of the output does not matter, as where a BatchNorm layer takes the mean off.
+        choose: Which weights stay.
     """
     weights = affine.matrix().view(affine.groups, -1, normals.inputs)
     sums = normals.compute(centred=affine.can_shift or free_shift)
-    old = weights.to(sums.gram)
+    before = weights.to(sums.gram)
+    stays = choose(affine, sums, before, strength)
+    old = torch.where(stays, before, 0.0)
     products = sums.products - sums.gram @ old.transpose(1, 2)  # with what the old weights leave to explain
-    change = torch.stack([ridge(sums.gram[g], products[g], old[g] != 0, strength) for g in range(affine.groups)])
+    change = torch.stack([ridge(sums.gram[g], products[g], stays[g], strength) for g in range(affine.groups)])
     shift = None
     if affine.can_shift:
         shift = (sums.mean_y - sums.mean_x @ (old + change).transpose(1, 2)).flatten()
         for bias in affine.biases:
             shift = shift - bias.to(shift)
+    affine.zero_but(stays.flatten(0, 1))
     affine.add(change.flatten(0, 1), shift)
 
 

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,13 @@ from reflow_lightning.calibration import (
     warn_of_drift,
 )
 from reflow_lightning.calibration.drift.check import is_trained
-from reflow_lightning.calibration.repair import leaves_undo_to_caller, undone_by_caller
+from reflow_lightning.calibration.repair import keeping_zeros, leaves_undo_to_caller, moves_zeros, undone_by_caller
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.events.record import PruneEvent, PruneStep
 from reflow_lightning.events.steps import Step, choose_step, steps_of
 from reflow_lightning.pruning import Choice, Masks, check_model
-from reflow_lightning.pruning.refilled import zero_again
+from reflow_lightning.pruning.refilled import masks_after, zero_again
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.processes import share, together, warn
@@ -93,7 +93,7 @@ def prune_and_repair(
             start = time.perf_counter()
             with together("the repair"):
                 calibration = _repair(model, step.repair, reference, plan)
-                zero_again(model, choice.masks, step.repair)
+                choice = replace(choice, masks=masks_after(model, choice.masks, step.repair, moves_zeros(step.repair)))
             record.append(PruneStep(choice.masks.sparsity, pruned, time.perf_counter() - start))
             done += [(choice, step.repair)] if plan.averages else []
         reached("repaired")
@@ -102,8 +102,8 @@ def prune_and_repair(
             undo.callback(_remember(average, of_average, repairs))
             with together("the repair of the averaged weights"):
                 for chosen, repair in done:
-                    chosen.apply(average)
-                    _repair(average, repair, of_average, plan)
+                    chosen.apply(average)  # the zeros are the model's, wherever a repair of its own would have them
+                    _repair(average, keeping_zeros(repair), of_average, plan)
                     zero_again(average, chosen.masks, repair)
         with together("the end of the event"):
             plan.finish(choice.masks)

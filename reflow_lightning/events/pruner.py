@@ -41,7 +41,7 @@ class Pruner:
         exclude: Glob patterns on parameter names.
         tied: See `reflow_lightning.prune`.
         steps: So many prunings lead to the sparsity at one moment, each with the repair. In each the same share of what
-            is left goes; to a pattern such as 2:4 they lead over 3:4.
+            is left goes; layers share it as the network of before does. To a pattern such as 2:4 they lead over 3:4.
         repair: See `reflow_lightning.calibrate`. ``"best"`` also chooses the number of steps, unless it is given.
         budget: How long ``repair="best"`` may take: seconds, or a time such as ``"5min"``; ``None`` for a minute.
         calibration_batches: At most so many batches; ``"auto"``: until their statistics are precise enough.

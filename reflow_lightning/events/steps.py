@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import nn
 
 from reflow_lightning.calibration import Recipe, Repair, resolve_repair
-from reflow_lightning.calibration.best import PRUNINGS
-from reflow_lightning.calibration.repair import between_prunings
+from reflow_lightning.calibration.recipes import PRUNINGS
+from reflow_lightning.calibration.repair import between_prunings, keeping_zeros
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.pruning import Choice, Masks, choose
@@ -50,6 +50,7 @@ class Steps(NamedTuple):
 def steps_of(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | None) -> Steps:
     """The prunings; between them stands what a repair has for that."""
     repair = resolve_repair(plan.repair)
+    repair = keeping_zeros(repair) if plan.spec.rules_zeros else repair
     reached = 0.0 if previous is None else previous.sparsity
     if plan.is_last and (choose_recipe := getattr(repair, "recipe", None)) is not None:
         prunings, recipe = _by_recipe(choose_recipe, model, sparsity, plan, reached)

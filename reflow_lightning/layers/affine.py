@@ -68,6 +68,17 @@ class AffineMap:
         if shift is not None:
             self._shift(shift)
 
+    @torch.no_grad()
+    def zero_but(self, stays: Tensor) -> None:
+        """Set the weights to zero that do not stay, of shape (channels, inputs), the inputs of all side by side."""
+        for weight, own in zip(self.weights, torch.split(stays, self.columns, dim=1), strict=True):
+            weight.mul_(own.to(weight).view(weight.shape))
+
+    @property
+    def columns(self) -> list[int]:
+        """How many inputs each of the weights has."""
+        return [weight[0].numel() for weight in self.weights]
+
     def matrix(self) -> Tensor:
         """The weights side by side, of shape (channels, inputs); a copy."""
         return torch.cat([weight.reshape(self.channels, -1) for weight in self.weights], dim=1)

@@ -15,6 +15,7 @@ from reflow_lightning.pruning.bits import zero_where_pruned
 from reflow_lightning.pruning.coverage import Coverage, coverage_of
 from reflow_lightning.pruning.kept import KeptZeros
 from reflow_lightning.pruning.mask_state import packed, unpacked
+from reflow_lightning.pruning.moved import moved
 from reflow_lightning.pruning.shards import local, part_of, spread_like
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import FormatError
@@ -118,6 +119,22 @@ class Masks(Mapping[str, Tensor]):
         """
         values, masks = map(list, zip(*self.local(model), strict=True)) if self else ([], [])
         zero_where_pruned(values, masks)
+
+    @outside_inference()
+    @torch.no_grad()
+    def moved(self, model: nn.Module) -> Masks:
+        """The masks after a repair that exchanged pruned weights for others, such as ``"reselect"``.
+
+        Raises:
+            ValueError: If the masks do not fit the model, or more weights are other than zero than were kept.
+
+        Example:
+            >>> layer, masks = nn.Linear(3, 1), Masks({"weight": torch.tensor([[True, True, False]])})
+            >>> _ = layer.weight.data.copy_(torch.tensor([[0.0, 0.0, 1.0]]))
+            >>> masks.moved(layer)["weight"].tolist()
+            [[True, False, True]]
+        """
+        return Masks(moved(self, self._kept, self.parameters(model)))
 
     @outside_inference()
     def keep(self, model: nn.Module, *optimizers: optim.Optimizer) -> KeptZeros:

@@ -1,4 +1,4 @@
-"""What a repair has put where weights were pruned: it is taken back."""
+"""What a repair has put where weights were pruned: it is taken back, or the masks follow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,34 @@ import torch
 from torch import nn
 
 from reflow_lightning.pruning.masks import Masks
-from reflow_lightning.running.processes import gather, warn
+from reflow_lightning.running.processes import gather, warn, world_size
+
+
+def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> Masks:
+    """The masks after a repair: moved with the zeros if it moves them; else as they are, with the zeros set again.
+
+    Args:
+        model: The repaired model.
+        masks: What was pruned.
+        repair: For the message.
+        moves: Whether the repair exchanges zeros for others.
+
+    Raises:
+        ValueError: If it left fewer zeros, or others on other processes.
+
+    Example:
+        >>> layer, masks = nn.Linear(2, 1), Masks({"weight": torch.tensor([[True, False]])})
+        >>> _ = layer.weight.data.copy_(torch.tensor([[0.0, 1.0]]))
+        >>> masks_after(layer, masks, "reselect", moves=True)["weight"].tolist()
+        [[False, True]]
+    """
+    if not moves:
+        zero_again(model, masks, repair)
+        return masks
+    after = masks.moved(model)
+    if world_size() > 1 and len(set(gather(after.state_dict()["checksum"]))) > 1:
+        raise ValueError(f"repair {repair} chose other weights on other processes: let it decide by the same numbers")
+    return after
 
 
 @torch.no_grad()

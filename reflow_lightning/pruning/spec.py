@@ -77,6 +77,11 @@ class PruneSpec:
                 raise ValueError(f"PruneSpec has no '{key}': use some of {known}{nearest(str(key), known)}")
         return cls(**values)
 
+    @property
+    def rules_zeros(self) -> bool:
+        """Whether more is asked of the zeros of a tensor than their number: a pattern, or another tensor's place."""
+        return self.pattern is not None or bool(self.tied)
+
     def check_sparsity(self, sparsity: float) -> None:
         """Check a sparsity that weights are to be pruned to by this spec.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration import AnyRepair, calibrate, resolve_repair
-from reflow_lightning.calibration.repair import between_prunings
+from reflow_lightning.calibration.repair import between_prunings, keeping_zeros, moves_zeros
 from reflow_lightning.pruning import (
     AnyAllocation,
     AnyCriterion,
@@ -27,7 +27,7 @@ from reflow_lightning.pruning.choose import Learned, learn
 from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
-from reflow_lightning.pruning.refilled import zero_again
+from reflow_lightning.pruning.refilled import masks_after
 from reflow_lightning.pruning.stepwise import check_steps, shared_out, stepwise
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
@@ -138,6 +138,7 @@ def find_sparsity(
         _check_arguments(batches, max_drop, tolerance, coarse)
         check_steps(steps)
         last = resolve_repair(repair)
+        last = keeping_zeros(last) if spec.rules_zeros else last
         between = last if steps == 1 else between_prunings(last, model)
         least = 0.0 if pattern is None else Pattern.parse(pattern).sparsity
         selected = check_model(model, least, spec)
@@ -173,7 +174,7 @@ def find_sparsity(
             after = last if number == len(targets) else between
             with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
                 calibrate(model, batches, repair=after, reference=reference, **reading)
-            zero_again(model, masks, after)
+            masks = masks_after(model, masks, after, moves_zeros(after))
         assert masks is not None  # there is one target at least
         return masks
 

@@ -9,7 +9,8 @@ from zoo.linear import mlp
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Auto, BatchNormStatistics, Moments, NoRepair, Reconstruct, ThenBatchNorm, auto
 from reflow_lightning.calibration.auto import without_batchnorm
-from reflow_lightning.calibration.repair import InTurn, between_prunings
+from reflow_lightning.calibration.in_turn import InTurn
+from reflow_lightning.calibration.repair import between_prunings
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.models.resnet import ResNet
 from reflow_lightning.layers import Order, find_layers, forward_order

@@ -12,8 +12,9 @@ from scenarios.thinned import bits, make
 from torch import nn
 
 from reflow_lightning import OneShot, Pruner, Reflow, calibrate
-from reflow_lightning.calibration import Auto, Best, best
-from reflow_lightning.calibration.best import Pace, recipe, seconds_of
+from reflow_lightning.calibration import Auto, Best, best, recipes
+from reflow_lightning.calibration.best import seconds_of
+from reflow_lightning.calibration.recipes import Pace, recipe, recipe_keeping_zeros
 
 
 @pytest.fixture
@@ -38,15 +39,18 @@ def test_what_is_no_time_is_refused(budget):
         Best(budget)
 
 
-@given(st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100))
-def test_more_time_never_means_less_repair(budget, forward, batches):
+RECIPES = st.sampled_from([recipe, recipe_keeping_zeros])
+
+
+@given(RECIPES, st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100))
+def test_more_time_never_means_less_repair(recipe, budget, forward, batches):
     less, more = (recipe(time_, Pace(forward, forward / 3, batches)) for time_ in (budget, 2 * budget))
     assert less.prunings <= more.prunings
     assert not (isinstance(more.repair, Auto) and not isinstance(less.repair, Auto))
 
 
-@given(st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100), st.integers(1, 20))
-def test_a_number_of_prunings_that_is_asked_for_is_kept(budget, forward, batches, prunings):
+@given(RECIPES, st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100), st.integers(1, 20))
+def test_a_number_of_prunings_that_is_asked_for_is_kept(recipe, budget, forward, batches, prunings):
     assert recipe(budget, Pace(forward, 0.1, batches), [prunings]).prunings == prunings
 
 
@@ -55,12 +59,12 @@ def test_a_number_of_prunings_that_is_asked_for_is_kept(budget, forward, batches
     [
         (1, "BatchNorm statistics", 1),
         (17, "least squares", 1),
-        (130, "least squares", 4),
-        (1000, "least squares", 12),
+        (40, "least squares over other zeros", 1),
+        (1000, "least squares over other zeros", 1),
     ],
 )
 def test_an_event_does_what_fits_and_says_so(budget, how, prunings, seconds, monkeypatch):
-    monkeypatch.setattr(best, "_MOST_STEPS", 100)
+    monkeypatch.setattr(recipes, "_MOST_STEPS", 100)
     seconds(0.5)
     dense, batches = make("batchnorm", 3)[1:]
     pruner = Pruner(0.8, repair="best", budget=budget, calibration_batches=3, monitor=False)
@@ -69,6 +73,18 @@ def test_an_event_does_what_fits_and_says_so(budget, how, prunings, seconds, mon
     assert len(event.steps) == prunings
     assert event.recipe == recipe(budget, Pace(1.0, 0.0, 3)).words
     assert event.sparsity == pytest.approx(0.8, abs=1e-2)
+
+
+@pytest.mark.parametrize("arguments", [{"pattern": "2:4"}, {"tied": {"1.*": "0.*"}}])
+def test_where_more_is_asked_of_the_zeros_they_stay(arguments, seconds):
+    seconds(0.5)
+    dense = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    pruner = Pruner(0.5, repair="best", budget=1000, calibration_batches=1, monitor=False, **arguments)
+    event = pruner.apply(dense, [torch.randn(64, 8)])
+    assert "prunings, each with least squares, then" in event.recipe
+    assert all(
+        ((weight != 0) == pruner.masks[name]).all() for name, weight in dense.named_parameters() if weight.ndim > 1
+    )
 
 
 def test_steps_that_are_asked_for_are_taken(seconds):
@@ -133,7 +149,8 @@ def test_the_time_is_measured_on_the_first_batch_and_leaves_no_trace():
     dense.train()
     before, read = bits(dense), []
     found = Best(60).recipe(dense, (read.append(1) or batch for batch in batches), lambda m, x: m(x))
-    assert found.prunings == 12
+    assert found.prunings == 1
+    assert Best(60).keeping_zeros().recipe(dense, batches, lambda m, x: m(x)).prunings == 12
     assert (bits(dense), dense.training, len(read)) == (before, True, 3)
 
 
@@ -191,9 +208,9 @@ def test_where_alignment_is_impossible_least_squares_stay(steps, seconds):
     expected = copy.deepcopy(dense)
     with pytest.warns(UserWarning, match="alignment was left out, and least squares stay: .*no_grad"):
         event = pruner.apply(dense, batches)
-    assert "least squares" in event.calibration.how.values()
+    assert "least squares over other zeros" in event.calibration.how.values()
     if steps == 1:
-        other = Pruner(0.5, steps=12, repair="reconstruct", monitor=False, calibration_batches=3)
+        other = Pruner(0.5, repair="reselect", monitor=False, calibration_batches=3)
         other.apply(expected, batches)
         assert bits(dense) == bits(expected)
     event.calibration.undo()

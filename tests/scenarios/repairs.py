@@ -11,14 +11,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from reflow_lightning import Pruner, calibrate
-from reflow_lightning.calibration import Align, Repair, best
+from reflow_lightning.calibration import Align, Repair, best, recipes
 from scenarios.processes import error_of, mine, named, on_the_last
 from scenarios.thinned import bits, make
 
 NAMES = ("batchnorm", "layernorm", "attention", "gru")
 REPAIRS = ("moments", "reconstruct", "auto")
 ALIGN = Align(steps=30, lr=0.05)
-ALL = (*REPAIRS, ALIGN)
+ALL = (*REPAIRS, "reselect", ALIGN)
 SIZES = (20, 7, 30, 13, 26)
 
 
@@ -116,7 +116,7 @@ def the_best_in_a_time(_: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         found = best.Pace(1.0, 0.0, len(own)) if dist.get_rank() else best.Pace(0.0, 0.0, 0)
         patch.setattr(best, "_pace", lambda *_: found)
-        patch.setattr(best, "_MOST_STEPS", 100)
+        patch.setattr(recipes, "_MOST_STEPS", 100)
         event = pruner.apply(model, own)
     return {"state": dict(model.state_dict()), "recipe": event.recipe}
 

@@ -1,0 +1,108 @@
+"""Least squares that also choose which weights of each layer stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.calibration.least_squares import Sums, ridge
+from reflow_lightning.calibration.reconstruct import Reconstruct, fit
+from reflow_lightning.calibration.repair import Calibration, Repair
+from reflow_lightning.calibration.reselecting import MOST_INPUTS, reselected
+from reflow_lightning.calibration.solving import Chooser
+from reflow_lightning.layers.affine import AffineMap
+from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running.forward import Forward
+
+DONE = "least squares over other zeros"
+
+
+@dataclass(frozen=True)
+class Reselect:
+    """Fit the weights of each layer as `Reconstruct` does, and choose anew which of them stay.
+
+    Every tensor keeps as many weights as it had, but others: those with which the layer's output comes closest to the
+    dense network's, found by ADMM from the same sums (see `reselected`). A choice that fits worse than the zeros of
+    before is not taken. Weights that are zero in the dense network stay zero, as do those of a layer with more than
+    8,192 inputs. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
+
+    So the masks of before hold no more. `Pruner`, `Reflow` and `find_sparsity` take the new ones; whoever calls
+    `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the zeros, they stay as they
+    are.
+
+    Args:
+        ridge: See `Reconstruct`.
+        held_bytes: See `Reconstruct`.
+
+    Example:
+        The second input is small, so its weight counts less, though it is the largest.
+
+        >>> import copy
+        >>> model = nn.Linear(3, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 1.1, 0.9]]))
+        >>> dense, x = copy.deepcopy(model), torch.randn(64, 3) * torch.tensor([1.0, 0.1, 1.0])
+        >>> _ = model.weight.data[0, 2].zero_()
+        >>> _ = Reselect()(model, [x], lambda network, x: network(x), dense)
+        >>> (model.weight != 0).tolist()
+        [[True, False, True]]
+    """
+
+    writes_weights: ClassVar[bool] = True
+    restores_itself: ClassVar[bool] = True
+    leaves_undo_to_caller: ClassVar[bool] = True
+    ridge: float = 0.01
+    held_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        self.keeping_zeros()
+
+    def keeping_zeros(self) -> Repair:
+        """What stands for it where zeros stay as they are."""
+        return Reconstruct(self.ridge, self.held_bytes)
+
+    def needs_reference(self, model: nn.Module) -> bool:
+        """The outputs of the dense network are what is fitted: always."""
+        return True
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
+    ) -> Calibration:
+        """Repair the model."""
+        settings = Reconstruct(self.ridge, self.held_bytes)
+        return fit(model, batches, forward, reference, settings, DONE, _chooser)
+
+
+def _chooser(dense: nn.Module) -> Chooser:
+    maps = {affine.name: affine for layer in find_layers(dense).known.values() for affine in layer.maps}
+
+    def choose(affine: AffineMap, sums: Sums, old: Tensor, strength: float) -> Tensor:
+        kept = old != 0
+        free = (maps[affine.name].matrix() != 0).view_as(kept)
+        if bool((free <= kept).all()) or old.shape[2] > MOST_INPUTS:
+            return kept
+        return torch.stack([_better(affine, _of(sums, g), old[g], kept[g], free[g], strength) for g in range(len(old))])
+
+    return choose
+
+
+def _of(sums: Sums, group: int) -> tuple[Tensor, Tensor]:
+    return sums.gram[group], sums.products[group]
+
+
+def _better(
+    affine: AffineMap, sums: tuple[Tensor, Tensor], old: Tensor, kept: Tensor, free: Tensor, strength: float
+) -> Tensor:
+    """The choice of ADMM, unless the zeros of before fit better."""
+    found = reselected(*sums, old, kept, free, affine.columns, strength)
+    return min((found, kept), key=lambda stays: _misfit(*sums, old, stays, strength))
+
+
+def _misfit(gram: Tensor, products: Tensor, old: Tensor, stays: Tensor, strength: float) -> float:
+    """What least squares over these weights leave of the squared error, up to a constant."""
+    start = torch.where(stays, old, 0.0)
+    fitted = start + ridge(gram, products - gram @ start.T, stays, strength)
+    return float(((fitted @ gram) * fitted).sum() - 2 * (fitted * products.T).sum())
