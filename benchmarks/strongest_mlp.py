@@ -69,7 +69,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def measure(allocation: str, sparsity: float, networks: list[nn.Sequential]) -> Row:
     """A row: means and deviations over the seeds."""
-    x, y, test_x, test_y = digits()
+    x, _, test_x, test_y = digits()
     row: Row = {"allocation": allocation, "sparsity": f"{sparsity:g}"}
     found: dict[str, list[float]] = {"dense": [accuracy(model, test_x, test_y) for model in networks]}
     signal = []

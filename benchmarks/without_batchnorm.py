@@ -1,4 +1,4 @@
-"""Networks without BatchNorm: dense, pruned once by magnitude, and repaired by moments, reconstruction, reselection, and the best.
+"""Networks without BatchNorm: dense, pruned once by magnitude, and repaired in four ways.
 
     REFLOW_DATA=... python benchmarks/without_batchnorm.py [FOLDER]
 

@@ -18,7 +18,7 @@ PRUNINGS = (12, 8, 4, 2, 1)
 """Numbers of prunings that may be chosen, the largest first."""
 
 _RECONSTRUCTION = 5.0  # costs so many bare passes of a network and the dense one over the batches, which are read twice
-_RESELECTION = 10.0
+_RESELECTION = 7.0
 _STEP = 2.0  # of alignment costs so many bare passes of both over its batch, which is read once
 _LEAST_STEPS, _MOST_STEPS = 100, 1000
 
@@ -71,7 +71,7 @@ def recipe(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits
         statistics and moments
         least squares
         least squares over other zeros
-        least squares over other zeros, then 526 steps of alignment
+        least squares over other zeros, then 532 steps of alignment
     """
     number, each = prunings[-1], _seconds(_RESELECTION, pace)
     if number * each > budget:

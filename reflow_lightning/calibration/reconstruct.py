@@ -54,7 +54,7 @@ class Reconstruct:
         held_bytes: Batches that wait may take so much memory; ``None`` stands for half of what is free.
 
     Example:
-        >>> import copy
+        >>> import copy, torch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> dense, batch = copy.deepcopy(model), torch.randn(64, 4)
         >>> with torch.no_grad():

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.least_squares import Sums, ridge
+from reflow_lightning.calibration.least_squares import Sums
 from reflow_lightning.calibration.reconstruct import Reconstruct, fit
 from reflow_lightning.calibration.repair import Calibration, Repair
 from reflow_lightning.calibration.reselecting import MOST_INPUTS, reselected
@@ -30,9 +29,9 @@ class Reselect:
     before is not taken. Weights that are zero in the dense network stay zero, as do those of a layer with more than
     8,192 inputs. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
 
-    So the masks of before hold no more. `Pruner`, `Reflow` and `find_sparsity` take the new ones; whoever calls
-    `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the zeros, they stay as they
-    are.
+    So the masks of before hold no more, until ``undo()``. `Pruner`, `Reflow` and `find_sparsity` take the new ones;
+    whoever calls `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the zeros,
+    they stay as they are.
 
     Args:
         ridge: See `Reconstruct`.
@@ -41,7 +40,7 @@ class Reselect:
     Example:
         The second input is small, so its weight counts less, though it is the largest.
 
-        >>> import copy
+        >>> import copy, torch
         >>> model = nn.Linear(3, 1, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 1.1, 0.9]]))
         >>> dense, x = copy.deepcopy(model), torch.randn(64, 3) * torch.tensor([1.0, 0.1, 1.0])
@@ -79,30 +78,12 @@ class Reselect:
 def _chooser(dense: nn.Module) -> Chooser:
     maps = {affine.name: affine for layer in find_layers(dense).known.values() for affine in layer.maps}
 
-    def choose(affine: AffineMap, sums: Sums, old: Tensor, strength: float) -> Tensor:
+    def choose(affine: AffineMap, group: int, sums: Sums, old: Tensor, strength: float) -> list[Tensor]:
         kept = old != 0
-        free = (maps[affine.name].matrix() != 0).view_as(kept)
-        if bool((free <= kept).all()) or old.shape[2] > MOST_INPUTS:
-            return kept
-        return torch.stack([_better(affine, _of(sums, g), old[g], kept[g], free[g], strength) for g in range(len(old))])
+        free = maps[affine.name].matrix().chunk(affine.groups)[group] != 0
+        if bool((free <= kept).all()) or old.shape[1] > MOST_INPUTS:
+            return [kept]
+        found = reselected(sums.gram[group], sums.products[group], old, kept, free, affine.columns, strength)
+        return [found, kept]
 
     return choose
-
-
-def _of(sums: Sums, group: int) -> tuple[Tensor, Tensor]:
-    return sums.gram[group], sums.products[group]
-
-
-def _better(
-    affine: AffineMap, sums: tuple[Tensor, Tensor], old: Tensor, kept: Tensor, free: Tensor, strength: float
-) -> Tensor:
-    """The choice of ADMM, unless the zeros of before fit better."""
-    found = reselected(*sums, old, kept, free, affine.columns, strength)
-    return min((found, kept), key=lambda stays: _misfit(*sums, old, stays, strength))
-
-
-def _misfit(gram: Tensor, products: Tensor, old: Tensor, stays: Tensor, strength: float) -> float:
-    """What least squares over these weights leave of the squared error, up to a constant."""
-    start = torch.where(stays, old, 0.0)
-    fitted = start + ridge(gram, products - gram @ start.T, stays, strength)
-    return float(((fitted @ gram) * fitted).sum() - 2 * (fitted * products.T).sum())

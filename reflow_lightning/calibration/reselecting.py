@@ -46,7 +46,8 @@ def reselected(
     penalty = strength * gram.diagonal().mean()
     system = (gram + penalty * torch.eye(len(gram)).to(gram)) / size[:, None] / size
     wanted = (products + penalty * old.T) / size[:, None]
-    sparse, multipliers = old.T * size[:, None], torch.zeros_like(wanted)
+    system, wanted = system.float(), wanted.float()  # they only say which weights stay
+    sparse, multipliers = (old.T * size[:, None]).float(), torch.zeros_like(wanted)
     stays, weight = kept.T, _FIRST_PENALTY * float(system.diagonal().mean())
     for _ in range(_STAGES):
         shifted = system + weight * torch.eye(len(system)).to(system)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +47,22 @@ def take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs
             start = rows.stop
 
 
-Chooser = Callable[[AffineMap, Sums, Tensor, float], Tensor]
-"""Says which weights of a map stay, by group: from its sums, its weights of shape (groups, O, K) and the ridge."""
+Chooser = Callable[[AffineMap, int, Sums, Tensor, float], list[Tensor]]
+"""Says which weights may stay: from a map, one of its groups, its sums, the group's weights (O, K), and the ridge.
+
+Each entry is one choice, a bool tensor of shape (O, K); the one that fits best is taken.
+"""
 
 
-def not_zero(_: AffineMap, __: Sums, old: Tensor, ___: float) -> Tensor:
-    """The weights that are not zero."""
-    return old != 0
+def not_zero(_: AffineMap, __: int, ___: Sums, old: Tensor, ____: float) -> list[Tensor]:
+    """The weights that are not zero stay."""
+    return [old != 0]
+
+
+class _Fitted(NamedTuple):
+    misfit: float
+    stays: Tensor
+    change: Tensor
 
 
 @torch.no_grad()
@@ -66,15 +76,18 @@ def solve(
         normals: Its inputs, and what it shall put out.
         strength: Of the ridge.
         free_shift: A shift of the output does not matter, as where a BatchNorm layer takes the mean off.
-        choose: Which weights stay.
+        choose: Which weights may stay.
     """
     weights = affine.matrix().view(affine.groups, -1, normals.inputs)
     sums = normals.compute(centred=affine.can_shift or free_shift)
-    before = weights.to(sums.gram)
-    stays = choose(affine, sums, before, strength)
-    old = torch.where(stays, before, 0.0)
-    products = sums.products - sums.gram @ old.transpose(1, 2)  # with what the old weights leave to explain
-    change = torch.stack([ridge(sums.gram[g], products[g], stays[g], strength) for g in range(affine.groups)])
+    old = weights.to(sums.gram)
+    best: list[_Fitted] = []
+    for group, before in enumerate(old):
+        choices = choose(affine, group, sums, before, strength)
+        fitted = [_fit(sums.gram[group], sums.products[group], before, stays, strength) for stays in choices]
+        best.append(min(fitted, key=lambda found: found.misfit))
+    stays = torch.stack([found.stays for found in best])
+    old, change = torch.where(stays, old, 0.0), torch.stack([found.change for found in best])
     shift = None
     if affine.can_shift:
         shift = (sums.mean_y - sums.mean_x @ (old + change).transpose(1, 2)).flatten()
@@ -82,6 +95,15 @@ def solve(
             shift = shift - bias.to(shift)
     affine.zero_but(stays.flatten(0, 1))
     affine.add(change.flatten(0, 1), shift)
+
+
+def _fit(gram: Tensor, products: Tensor, before: Tensor, stays: Tensor, strength: float) -> _Fitted:
+    """The weights that stay, fitted, and what they leave of the squared error, up to a constant."""
+    start = torch.where(stays, before, 0.0)
+    change = ridge(gram, products - gram @ start.T, stays, strength)  # of what the old ones leave to explain
+    new = start + change
+    misfit = float(((new @ gram) * new).sum() - 2 * (new * products.T).sum())
+    return _Fitted(misfit, stays, change)
 
 
 @torch.no_grad()

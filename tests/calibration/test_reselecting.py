@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflow_lightning.calibration.reselect import _misfit
 from reflow_lightning.calibration.reselecting import reselected
+from reflow_lightning.calibration.solving import _fit
 
 
 def problem(seed, outputs=1, inputs=6, kept=3):
@@ -23,7 +23,7 @@ def problem(seed, outputs=1, inputs=6, kept=3):
 
 
 def loss(stays, gram, products, old):
-    return _misfit(gram, products, old, stays, 0.01)
+    return _fit(gram, products, old, stays, 0.01).misfit
 
 
 def test_it_finds_the_best_choice_of_all_mostly_and_magnitude_seldom():
