@@ -78,12 +78,10 @@ class Reselect:
 def _chooser(dense: nn.Module) -> Chooser:
     maps = {affine.name: affine for layer in find_layers(dense).known.values() for affine in layer.maps}
 
-    def choose(affine: AffineMap, group: int, sums: Sums, old: Tensor, strength: float) -> list[Tensor]:
-        kept = old != 0
-        free = maps[affine.name].matrix().chunk(affine.groups)[group] != 0
-        if bool((free <= kept).all()) or old.shape[1] > MOST_INPUTS:
+    def choose(affine: AffineMap, sums: Sums, old: Tensor, strength: float) -> list[Tensor]:
+        kept, free = old != 0, (maps[affine.name].matrix() != 0).view_as(old)
+        if bool((free <= kept).all()) or old.shape[2] > MOST_INPUTS:
             return [kept]
-        found = reselected(sums.gram[group], sums.products[group], old, kept, free, affine.columns, strength)
-        return [found, kept]
+        return [reselected(sums.gram, sums.products, old, kept, free, affine.columns, strength), kept]
 
     return choose

@@ -47,14 +47,14 @@ def take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs
             start = rows.stop
 
 
-Chooser = Callable[[AffineMap, int, Sums, Tensor, float], list[Tensor]]
-"""Says which weights may stay: from a map, one of its groups, its sums, the group's weights (O, K), and the ridge.
+Chooser = Callable[[AffineMap, Sums, Tensor, float], list[Tensor]]
+"""Says which weights may stay: from a map, its sums, its weights of shape (groups, O, K), and the ridge.
 
-Each entry is one choice, a bool tensor of shape (O, K); the one that fits best is taken.
+Each entry is one choice, a bool tensor of that shape; in each group the one that fits best is taken.
 """
 
 
-def not_zero(_: AffineMap, __: int, ___: Sums, old: Tensor, ____: float) -> list[Tensor]:
+def not_zero(_: AffineMap, __: Sums, old: Tensor, ___: float) -> list[Tensor]:
     """The weights that are not zero stay."""
     return [old != 0]
 
@@ -81,10 +81,10 @@ def solve(
     weights = affine.matrix().view(affine.groups, -1, normals.inputs)
     sums = normals.compute(centred=affine.can_shift or free_shift)
     old = weights.to(sums.gram)
+    choices = choose(affine, sums, old, strength)
     best: list[_Fitted] = []
-    for group, before in enumerate(old):
-        choices = choose(affine, group, sums, before, strength)
-        fitted = [_fit(sums.gram[group], sums.products[group], before, stays, strength) for stays in choices]
+    for g, before in enumerate(old):
+        fitted = [_fit(sums.gram[g], sums.products[g], before, stays[g], strength) for stays in choices]
         best.append(min(fitted, key=lambda found: found.misfit))
     stays = torch.stack([found.stays for found in best])
     old, change = torch.where(stays, old, 0.0), torch.stack([found.change for found in best])

@@ -27,7 +27,7 @@ from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.events.record import PruneEvent, PruneStep
 from reflow_lightning.events.steps import Step, choose_step, steps_of
 from reflow_lightning.pruning import Choice, Masks, check_model
-from reflow_lightning.pruning.refilled import masks_after, zero_again
+from reflow_lightning.pruning.refilled import bring_back, masks_after, zero_again
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.processes import share, together, warn
@@ -102,6 +102,8 @@ def prune_and_repair(
             undo.callback(_remember(average, of_average, repairs))
             with together("the repair of the averaged weights"):
                 for chosen, repair in done:
+                    if of_average is not None and moves_zeros(repair):
+                        bring_back(average, of_average, chosen.masks)
                     chosen.apply(average)  # the zeros are the model's, wherever a repair of its own would have them
                     _repair(average, keeping_zeros(repair), of_average, plan)
                     zero_again(average, chosen.masks, repair)

@@ -7,6 +7,7 @@ from torch import nn
 
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.running.processes import gather, warn, world_size
+from reflow_lightning.running.sharding import is_sharded
 
 
 def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> Masks:
@@ -27,7 +28,7 @@ def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> 
         >>> masks_after(layer, masks, "reselect", moves=True)["weight"].tolist()
         [[False, True]]
     """
-    if not moves:
+    if not moves or any(map(is_sharded, masks.values())):  # what moves zeros is refused there
         zero_again(model, masks, repair)
         return masks
     after = masks.moved(model)
@@ -62,3 +63,18 @@ def zero_again(model: nn.Module, masks: Masks, repair: object) -> None:
             f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: they are zero again, so the network is not as "
             "the repair left it; let it keep zeros"
         )
+
+
+@torch.no_grad()
+def bring_back(model: nn.Module, dense: nn.Module, masks: Masks) -> None:
+    """Give weights that an earlier pruning took, and these masks keep, the values of the dense network again.
+
+    Example:
+        >>> model, dense = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> _ = model.weight.data.zero_()
+        >>> bring_back(model, dense, Masks({"weight": torch.tensor([[True, False]])}))
+        >>> bool(model.weight[0, 0] == dense.weight[0, 0]), float(model.weight[0, 1])
+        (True, 0.0)
+    """
+    for (now, mask), (before, _) in zip(masks.local(model), masks.local(dense), strict=True):
+        now.copy_(torch.where((now == 0) & mask, before, now))

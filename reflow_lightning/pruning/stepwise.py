@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
+from reflow_lightning.pruning.allocations.protocols import Allocation
 from reflow_lightning.pruning.choose import Learned, shares
 from reflow_lightning.pruning.patterns import Pattern
+from reflow_lightning.pruning.ranking import Cut
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.spec import PruneSpec
 
@@ -64,12 +66,18 @@ class Shares:
 
     Args:
         kept: The numbers, by name.
+        otherwise: Shares out where floors ask for more than that, as the remedies of a warning do.
     """
 
     kept: Mapping[str, int]
+    otherwise: Allocation = field(repr=False, compare=False)
 
-    def __call__(self, scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> dict[str, int]:
+    def __call__(
+        self, scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]
+    ) -> Mapping[str, int] | Mapping[str, Cut]:
         """The numbers of those that are asked for."""
+        if any(self.kept[name] < floors[name] for name in scores):
+            return self.otherwise(scores, keep, floors)
         return {name: self.kept[name] for name in scores}
 
 
@@ -101,7 +109,10 @@ def shared_out(
     if len(prunings) == 1:
         return list(prunings)
     kept = [shares(model, target, spec, learned, previous) for spec, target in prunings]
-    return [(replace(spec, allocation=Shares(own)), target) for (spec, target), own in zip(prunings, kept, strict=True)]
+    return [
+        (replace(spec, allocation=Shares(own, learned.allocation)), target)
+        for (spec, target), own in zip(prunings, kept, strict=True)
+    ]
 
 
 def _over_patterns(

@@ -168,13 +168,15 @@ def find_sparsity(
             with together("scoring"), isolated_rng(seed):
                 learned.append(learn(model, sparsity, spec, Reading(batches=batches, **reading)))
         masks = None
-        targets = shared_out(model, stepwise(spec, sparsity, steps), learned[0])
+        with together("sharing out the weights"), isolated_rng(seed):
+            targets = shared_out(model, stepwise(spec, sparsity, steps), learned[0])
         for number, (step, target) in enumerate(targets, 1):
             masks = pruned(step, target, learned[0] if masks is None else None, masks)
             after = last if number == len(targets) else between
             with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
                 calibrate(model, batches, repair=after, reference=reference, **reading)
-            masks = masks_after(model, masks, after, moves_zeros(after))
+            with together("the repair"):
+                masks = masks_after(model, masks, after, moves_zeros(after))
         assert masks is not None  # there is one target at least
         return masks
 

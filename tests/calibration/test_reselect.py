@@ -167,10 +167,28 @@ def test_the_forward_pass_of_the_model_is_what_is_fitted():
     assert misfit(model, dense, batches) < before
 
 
-def test_an_average_of_the_weights_has_the_zeros_of_the_model():
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_average_of_the_weights_has_the_zeros_of_the_model(steps):
     dense, batches = make("batchnorm", 3)[1:]
-    average = AveragedModel(dense)
-    pruner = Pruner(0.8, repair="reselect", monitor=False, calibration_batches=3)
-    plan = replace(pruner.plan(lambda: iter(batches)), averages=[average.module])
+    average = AveragedModel(dense).module
+    pruner = Pruner(0.8, repair="reselect", steps=steps, monitor=False, calibration_batches=3)
+    plan = replace(pruner.plan(lambda: iter(batches)), averages=[average])
     pruner.carry_out(dense, 0.8, plan)
-    assert {n: z.tolist() for n, z in zeros(dense).items()} == {n: z.tolist() for n, z in zeros(average.module).items()}
+    assert {n: z.tolist() for n, z in zeros(dense).items()} == {n: z.tolist() for n, z in zeros(average).items()}
+
+
+def test_grouped_convolutions_keep_their_numbers():
+    dense = nn.Sequential(nn.Conv2d(8, 16, 3, groups=4), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.Flatten())
+    pruner = Pruner(0.7, repair="reselect", monitor=False, calibration_batches=1)
+    model = copy.deepcopy(dense)
+    pruner.apply(model, [torch.randn(64, 8, 6, 6)])
+    assert all(((model.get_parameter(name) != 0) == mask).all() for name, mask in pruner.masks.items())
+    assert pruner.masks.sparsity == pytest.approx(0.7, abs=1e-3)
+
+
+def test_a_saturated_unit_does_no_harm():
+    model = nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 8))
+    model[0].bias.data[3] = -60.0
+    Pruner(0.8, allocation="uniform", repair="reselect", monitor=False, calibration_batches=1).apply(
+        model, [torch.randn(256, 16)]
+    )

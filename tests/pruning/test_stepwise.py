@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from reflow_lightning import Pruner
 from reflow_lightning.pruning import PruneSpec, choose
 from reflow_lightning.pruning.stepwise import check_steps, stepwise
 
@@ -57,3 +58,11 @@ def test_the_masks_of_the_steps_lie_within_each_other_and_count_exactly(pattern,
 def test_steps_are_a_whole_number(steps):
     with pytest.raises(ValueError, match=r"steps=.* must be a whole number of at least 1"):
         check_steps(steps)
+
+
+def test_the_warning_of_an_empty_layer_names_its_remedies_in_several_prunings_too():
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40))
+    model[1].weight.data.mul_(0.001)
+    pruner = Pruner(0.6, steps=2, repair="none", monitor=False, calibration_batches=1)
+    with pytest.warns(UserWarning, match=r"min_kept=.* would leave"):
+        pruner.apply(model, [torch.randn(4, 40)])

@@ -407,3 +407,17 @@ def test_the_masks_are_those_of_pruning_the_dense_model(criterion):
     search = find_sparsity(network(), batches, falling, max_drop=0.6, criterion=criterion, **QUICK)
     masks = prune(network(), search.sparsity, criterion=criterion, batches=batches, max_batches=QUICK["max_batches"])
     assert search.masks == masks
+
+
+def test_a_criterion_that_draws_does_so_by_the_seed_in_several_prunings_too():
+    def found(seed):
+        torch.manual_seed(seed)
+        model = network()
+        criterion = lambda _, weight: torch.rand_like(weight)  # noqa: E731
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        search = find_sparsity(model, BATCHES, lambda _: 1.0, criterion=criterion, steps=2, max_drop=0.1, **QUICK)
+        assert torch.equal(torch.get_rng_state(), state)
+        return search.masks
+
+    assert found(1) == found(2)
