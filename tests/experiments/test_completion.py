@@ -16,7 +16,7 @@ def test_all_registered_names_are_offered(kind, prefix):
     ("line", "found"),
     [
         ("reflow-lightning criterion=ma", ["criterion=magnitude"]),
-        ("python -m reflow_lightning search repair=re", ["repair=reconstruct"]),
+        ("python -m reflow_lightning search repair=rec", ["repair=reconstruct"]),
         ("reflow-lightning criterion=magnitude ", []),  # a new word
         ("reflow-lightning criterion", []),
         ("reflow-lightning criterion=zzz", []),
