@@ -29,7 +29,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("scenario", ["uneven_batches", "all_batches_on_the_last"])
-@pytest.mark.parametrize("repair", REPAIRS)
+@pytest.mark.parametrize("repair", [*REPAIRS, "reselect"])
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_the_same_on_all_processes_and_close_to_those_of_the_union(name, repair, scenario, together):
     alone = repaired(name, repair, parts(name)[2])

@@ -21,13 +21,13 @@ DONE = "least squares over other zeros"
 
 
 @dataclass(frozen=True)
-class Reselect:
+class Reselect(Reconstruct):
     """Fit the weights of each layer as `Reconstruct` does, and choose anew which of them stay.
 
     Every tensor keeps as many weights as it had, but others: those with which the layer's output comes closest to the
     dense network's, found by ADMM from the same sums (see `reselected`). A choice that fits worse than the zeros of
-    before is not taken. Weights that are zero in the dense network stay zero, as do those of a layer with more than
-    8,192 inputs. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
+    before is not taken. Weights that are zero in the dense network stay zero. A layer with more than 8,192 inputs keeps
+    its zeros. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
 
     So the masks of before hold no more, until ``undo()``. `Pruner`, `Reflow` and `find_sparsity` take the new ones;
     whoever calls `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the zeros,
@@ -50,29 +50,17 @@ class Reselect:
         [[True, False, True]]
     """
 
-    writes_weights: ClassVar[bool] = True
-    restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
-    ridge: float = 0.01
-    held_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        self.keeping_zeros()
 
     def keeping_zeros(self) -> Repair:
         """What stands for it where zeros stay as they are."""
         return Reconstruct(self.ridge, self.held_bytes)
 
-    def needs_reference(self, model: nn.Module) -> bool:
-        """The outputs of the dense network are what is fitted: always."""
-        return True
-
     def __call__(
         self, model: nn.Module, batches: Iterable[Any], forward: Forward, reference: nn.Module | None, /
     ) -> Calibration:
         """Repair the model."""
-        settings = Reconstruct(self.ridge, self.held_bytes)
-        return fit(model, batches, forward, reference, settings, DONE, _chooser)
+        return fit(model, batches, forward, reference, self, DONE, _chooser)
 
 
 def _chooser(dense: nn.Module) -> Chooser:

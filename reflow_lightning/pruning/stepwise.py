@@ -89,8 +89,8 @@ def shared_out(
 ) -> list[tuple[PruneSpec, float]]:
     """The prunings of `stepwise`, with layers sharing what each leaves as the network shares it before the first.
 
-    A repair that writes weights changes how large those of a layer are among all, most where a norm takes the scale off
-    again. Layers ranked against each other after it would lose what they need: measured in ``docs/strongest.md``.
+    A repair may enlarge all weights of a layer, and a norm behind the layer then takes the scale off again. If the
+    layers were ranked against each other after such a repair, some would lose weights that they need.
 
     Args:
         model: The network before the first pruning.
