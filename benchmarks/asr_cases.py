@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from reflow_lightning.experiments.checkpoints import load_weights
-from reflow_lightning.experiments.experiment import make_trainer
 from reflow_lightning.experiments.models.vgg import VGG
+from reflow_lightning.experiments.training import make_trainer
 
 SEED = 0
 BATCH = 128

@@ -26,7 +26,7 @@ from torchvision.datasets import ImageFolder
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration.batchnorm import Population, population_statistics, write_statistics
 from reflow_lightning.experiments.checkpoints import load_weights
-from reflow_lightning.experiments.experiment import make_trainer
+from reflow_lightning.experiments.training import make_trainer
 from reflow_lightning.running.batches import MOST_BATCHES
 from reflow_lightning.running.forward import default_forward
 

@@ -24,8 +24,8 @@ from torch import nn
 
 from reflow_lightning import Pruner
 from reflow_lightning.experiments.checkpoints import load_weights
-from reflow_lightning.experiments.experiment import make_trainer
 from reflow_lightning.experiments.stages import BestWeights
+from reflow_lightning.experiments.training import make_trainer
 from reflow_lightning.running.files import read_tensors, write_tensors
 
 SEED = 0

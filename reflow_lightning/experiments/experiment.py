@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
-import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,22 +10,23 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from torch import nn
 
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.cost.cost import Cost, measure_cost
-from reflow_lightning.experiments.checkpoints import load_weights
+from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
+from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
-from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
+from reflow_lightning.experiments.resume import Resume
+from reflow_lightning.experiments.stages import Stages, copy_state
+from reflow_lightning.experiments.training import fit_and_prune, load_or_pretrain, make_trainer, trains
 from reflow_lightning.pruning import select
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
-from reflow_lightning.signal import SignalReport
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -43,7 +42,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: If the training ended before anything was pruned.
     """
-    start = time.perf_counter()
+    clock = Clock()
+    resume = Resume(cfg, folder, clock)
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
     load_extensions(cfg)
@@ -58,19 +58,18 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         data.prepare_data()
         data.setup("fit")
     module: pl.LightningModule = instantiate(cfg.module)
-    began = time.perf_counter()
-    load_or_pretrain(cfg, module, data, folder)
+    load_or_pretrain(cfg, module, data, folder, resume)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
-    stages = Stages()
+    stages = Stages(clock)
     reflow.listeners.append(stages.record)
     if trains(cfg):
-        _fit(cfg, module, data, reflow, stages, folder)
+        events = fit_and_prune(cfg, module, data, reflow, stages, folder, resume)
     else:
-        _apply(cfg, module, data, reflow)
-    ended = time.perf_counter()
+        events = _apply(cfg, module, data, reflow)
+    ended = clock.seconds()
     tested = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
-    event = reflow.events[-1]
+    event = events[-1]
     report = {
         "title": str(cfg.title),
         "paper": cfg.get("paper"),
@@ -80,96 +79,29 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         **tested,
         "validation": _validation(cfg, tester, module, data),
         "sparsity": list(tested["stages"].values())[-1]["sparsity"],
-        "coverage": event.coverage.to_dict(),
+        "coverage": event["coverage"],
         "rounds": [asdict(row) for row in reflow.rounds],
-        "calibration": {"batches": event.calibration.batches, "layers": len(event.calibration.repaired)},
+        "calibration": event["calibration"],
         "cost": cost_of(module, data).to_dict(),
         "collapse": collapsed,
-        "seconds": _seconds(reflow, began, stages.times["repaired"], ended, start),
+        "seconds": _seconds(events, stages.times["repaired"], ended, clock.seconds()),
         "environment": describe_environment(tester),
         "config": fingerprint(cfg),
     }
     if tester.is_global_zero:
         save_pruned(folder / "pruned.ckpt", module, reflow)
-        write_signal(folder, _labelled(reflow), f"{cfg.title}, sparsity {event.sparsity:.3g}")
+        write_signal(folder, signal_of(events), f"{cfg.title}, sparsity {event['sparsity']:.3g}")
         write_report(folder, report)
         print_table(report)
         if tables:
             print(tables)
+        resume.forget()
     return report
 
 
-def trains(cfg: DictConfig) -> bool:
-    """Whether the network is trained here, beside a dense training of its own."""
-    return bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
-
-
-def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
-    """The trainer of the configuration, with a progress bar only where somebody can see it."""
-    shown = bool(cfg.trainer.enable_progress_bar) and sys.stderr.isatty()
-    trainer: pl.Trainer = instantiate(cfg.trainer, **options, enable_progress_bar=shown)
-    return trainer
-
-
-def load_or_pretrain(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path) -> None:
-    """Give the network its first weights, if it does not start from random ones."""
-    net: nn.Module = getattr(module, "net", module)
-    if cfg.ckpt is not None:
-        load_weights(net, cfg.ckpt)
-    elif cfg.get("weights") is not None:
-        return  # loaded by the model itself
-    elif cfg.pretrain is not None:
-        load_weights(net, _pretrain(cfg, data, folder))
-    elif not trains(cfg):
-        raise ValueError(
-            "train=false needs a network that is trained: pass ckpt=PATH, or weights=DEFAULT with torchvision"
-        )
-
-
-def _pretrain(cfg: DictConfig, data: Any, folder: Path) -> Path:
-    """Train a dense network with a recipe of its own; its best weights are kept in ``dense.ckpt``."""
-    recipe = cfg.pretrain
-    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was made before
-    optimizer, scheduler = instantiate(recipe.optimizer), instantiate(recipe.scheduler)
-    smoothing = recipe.get("label_smoothing", cfg.label_smoothing)
-    module: pl.LightningModule = instantiate(
-        cfg.module, optimizer=optimizer, scheduler=scheduler, label_smoothing=smoothing
-    )
-    best = BestWeights(cfg.monitor, cfg.mode)
-    logger = TensorBoardLogger(folder, name="tensorboard", version="pretrain")
-    trainer = make_trainer(cfg, callbacks=[best], logger=logger, max_epochs=int(recipe.total_epochs))
-    batch_size = data.batch_size
-    data.batch_size = recipe.get("batch_size") or batch_size
-    trainer.fit(module, datamodule=data)
-    data.batch_size = batch_size
-    path = folder / "dense.ckpt"
-    if trainer.is_global_zero:
-        write_tensors(path, {"state_dict": best.state or copy_state(module)})
-    trainer.strategy.barrier()
-    return path
-
-
-def _fit(
-    cfg: DictConfig,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule,
-    reflow: Reflow,
-    stages: Stages,
-    folder: Path,
-) -> None:
-    best = BestWeights(cfg.monitor, cfg.mode, ready=lambda: reflow.completed)
-    logger = TensorBoardLogger(folder, name="tensorboard", version="")
-    trainer = make_trainer(cfg, callbacks=[reflow, best, *instantiate(cfg.callbacks).values()], logger=logger)
-    trainer.fit(module, datamodule=data)
-    if not reflow.events:
-        raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
-    if reflow.returned is not None:
-        stages.keep("final", copy_state(module), reflow.returned.step or 0)
-    elif trainer.global_step != stages.steps["repaired"]:
-        stages.keep("final", best.state or copy_state(module), best.step or trainer.global_step)
-
-
-def _apply(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow) -> None:
+def _apply(
+    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
+) -> list[dict[str, Any]]:
     """Prune and repair without training."""
     trainer = make_trainer(cfg, logger=False, callbacks=[])
     if trainer.world_size > 1:
@@ -177,6 +109,7 @@ def _apply(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataMo
     module.to(trainer.strategy.root_device)
     loader = getattr(data, "calibration_dataloader", data.train_dataloader)
     reflow.apply(module, loader())
+    return EventRecords(reflow).events()
 
 
 def measure_stages(
@@ -220,22 +153,16 @@ def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:
     return measure_cost(getattr(module, "net", module), batch_input(batch)[:1].to(device_of(module)))
 
 
-def _labelled(reflow: Reflow) -> dict[str, SignalReport]:
-    """The signal at the last event; what came before a later event of a gradual schedule was not dense."""
-    signal = dict(reflow.events[-1].signal)
-    return signal if len(reflow.events) == 1 else {"before": signal.pop("dense"), **signal} if signal else signal
-
-
-def _seconds(reflow: Reflow, began: float, repaired: float, ended: float, start: float) -> dict[str, float]:
+def _seconds(events: list[dict[str, Any]], repaired: float, ended: float, total: float) -> dict[str, float]:
     """Seconds by activity; training is what is left up to the last repair."""
-    prune = sum(event.seconds["prune"] for event in reflow.events)
-    repair = sum(event.seconds["repair"] for event in reflow.events)
+    prune = sum(event["seconds"]["prune"] for event in events)
+    repair = sum(event["seconds"]["repair"] for event in events)
     return {
-        "train": repaired - began - prune - repair,
+        "train": repaired - prune - repair,
         "prune": prune,
         "repair": repair,
         "finetune": ended - repaired,
-        "total": time.perf_counter() - start,
+        "total": total,
     }
 
 

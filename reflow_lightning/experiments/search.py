@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -17,20 +15,15 @@ from torch import nn
 
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.events.pruner import Pruner
+from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
-from reflow_lightning.experiments.experiment import (
-    cost_of,
-    describe_environment,
-    load_or_pretrain,
-    make_trainer,
-    measure_stages,
-    save_pruned,
-    trains,
-)
+from reflow_lightning.experiments.experiment import cost_of, describe_environment, measure_stages, save_pruned
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
+from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.search_plot import plot_search
 from reflow_lightning.experiments.stages import Stages, copy_state
+from reflow_lightning.experiments.training import fit, load_or_pretrain, make_trainer, trains
 from reflow_lightning.search import Search, find_sparsity
 
 
@@ -47,7 +40,8 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If an argument is out of range, or the data have no validation.
     """
-    start = time.perf_counter()
+    clock = Clock()
+    resume = Resume(cfg, folder, clock)
     load_extensions(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
@@ -61,11 +55,11 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data.setup("fit")
     module: pl.LightningModule = instantiate(cfg.module)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)  # how to prune and repair
-    load_or_pretrain(cfg, module, data, folder)
-    steps = _train(cfg, module, data, folder) if trains(cfg) else 0
-    trained = time.perf_counter()
+    load_or_pretrain(cfg, module, data, folder, resume)
+    steps = fit(cfg, module, data, folder, resume).global_step if trains(cfg) else 0
+    trained = clock.seconds()
     found = _find(cfg, tester, module, data, reflow.pruner)
-    searched = time.perf_counter()
+    searched = clock.seconds()
     reflow.pruner.masks = found.masks
     tested = measure_stages(cfg, tester, _stages(module, found, steps), module, data)
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
@@ -81,7 +75,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "search": _as_dict(found, _sign(cfg)),
         "cost": cost_of(module, data).to_dict(),
         "collapse": collapsed,
-        "seconds": {"train": trained - start, "search": searched - trained, "total": time.perf_counter() - start},
+        "seconds": {"train": trained, "search": searched - trained, "total": clock.seconds()},
         "environment": describe_environment(tester),
         "config": fingerprint(cfg),
     }
@@ -92,20 +86,13 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     print_table(report)
     if tables:
         print(tables)
+    resume.forget()
     return report
 
 
 def found_sparsity(report: Mapping[str, Any]) -> float:
     """What a sweeper is told: the sparsity that was found."""
     return float(report["sparsity"])
-
-
-def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path) -> int:
-    """The dense training of an experiment, without the pruning at its end; returns the number of steps."""
-    logger = TensorBoardLogger(folder, name="tensorboard", version="")
-    trainer = make_trainer(cfg, callbacks=list(instantiate(cfg.callbacks).values()), logger=logger)
-    trainer.fit(module, datamodule=data)
-    return trainer.global_step
 
 
 def _find(

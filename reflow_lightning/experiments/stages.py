@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
+from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.running.processes import warn
 
 State = dict[str, Tensor]
@@ -20,19 +20,33 @@ def copy_state(module: nn.Module) -> State:
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
-@dataclass
-class Stages:
+class Stages(pl.Callback):
     """Copies of the network's state: dense before the first prune event, pruned and repaired at the last, and final.
+
+    As a callback of a training it keeps them in the checkpoints, too.
+
+    Args:
+        clock: Counts the seconds of the run.
 
     Attributes:
         states: State dictionaries by stage, in the order dense, pruned, repaired, final.
         steps: Optimizer steps done by then.
-        times: When that was, by ``time.perf_counter()``.
+        times: When that was, in seconds since the run began.
     """
 
-    states: dict[str, State] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
-    times: dict[str, float] = field(default_factory=dict)
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.states: dict[str, State] = {}
+        self.steps: dict[str, int] = {}
+        self.times: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, in plain types and tensors."""
+        return {"states": self.states, "steps": self.steps, "times": self.times}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what a checkpoint holds."""
+        self.states, self.steps, self.times = (dict(state_dict[name]) for name in ("states", "steps", "times"))
 
     def record(self, stage: str, module: nn.Module) -> None:
         """Copy the network as it is now; a listener of `Reflow`."""
@@ -42,7 +56,7 @@ class Stages:
 
     def keep(self, stage: str, state: State, step: int) -> None:
         """Keep the state of a stage."""
-        self.states[stage], self.steps[stage], self.times[stage] = state, step, time.perf_counter()
+        self.states[stage], self.steps[stage], self.times[stage] = state, step, self.clock.seconds()
 
 
 class BestWeights(pl.Callback):
@@ -67,6 +81,15 @@ class BestWeights(pl.Callback):
         self.ready = ready
         self.state: State | None = None
         self.step, self.value, self._best = 0, float("nan"), float("-inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, in plain types and tensors."""
+        return {"state": self.state, "step": self.step, "value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best that a checkpoint holds."""
+        self.state, self.step, self.value = state_dict["state"], int(state_dict["step"]), float(state_dict["value"])
+        self._best = float("-inf") if math.isnan(self.value) else self.sign * self.value
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare with the best so far; of equal ones the later stays, which trained longer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,36 @@ class RandomState:
         in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._cuda = torch.cuda.get_rng_state_all() if in_use else []
         self._others = [(generator, state_of(generator)) for generator in generators]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Those of Python, NumPy and PyTorch as plain types and tensors, for a checkpoint."""
+        version, numbers, gauss = self._python
+        name, keys, *rest = self._numpy or ("", [])
+        return {
+            "python": [version, list(numbers), gauss],
+            "numpy": [name, [int(key) for key in keys], *rest],
+            "torch": self._torch,
+            "cuda": self._cuda,
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> RandomState:
+        """The states that `to_dict` gave.
+
+        Example:
+            >>> before = RandomState.from_dict(RandomState().to_dict())
+            >>> first = random.random()
+            >>> before.restore()
+            >>> random.random() == first
+            True
+        """
+        found = cls()
+        version, numbers, gauss = state["python"]
+        name, keys, *rest = state["numpy"]
+        found._python = version, tuple(numbers), gauss
+        found._numpy = (name, keys, *rest) if name else None
+        found._torch, found._cuda = state["torch"], state["cuda"]
+        return found
 
     def restore(self) -> None:
         """Put them back."""

@@ -82,6 +82,18 @@ class SignalReport:
             "rectifiers": [asdict(row) for row in self.rectifiers],
         }
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SignalReport:
+        """The report that `to_dict` gave.
+
+        Example:
+            >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
+            >>> SignalReport.from_dict(report.to_dict()) == report
+            True
+        """
+        rows = tuple(LayerSignal(**row) for row in content["layers"])
+        return cls(rows, content["batches"], tuple(LayerEntropy(**row) for row in content["rectifiers"]))
+
     def variances(self) -> dict[str, float]:
         """Variance by layer name, in forward order."""
         return {row.name: row.variance for row in self.rows}

@@ -16,7 +16,8 @@ class SplitDataModule(pl.LightningDataModule):
     Args:
         batch_size: Samples a batch.
         calibration_batch_size: Samples a calibration batch; larger ones give steadier batch statistics.
-        num_workers: Processes that load the data.
+        num_workers: Processes that load the data. They end with each epoch, and begin the next from a seed, so that a
+            resumed training gets the augmentation that it would have got.
     """
 
     def __init__(self, batch_size: int, calibration_batch_size: int = 128, num_workers: int = 0) -> None:
@@ -32,7 +33,6 @@ class SplitDataModule(pl.LightningDataModule):
             batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0 and split == "train",
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -47,6 +47,19 @@ def wrapped_sampler(sampler: Any) -> Any:
     return getattr(getattr(sampler, "dataset", None), "_sampler", None)
 
 
+def restart_batches(trainer: Any, skipped: int) -> None:
+    """Begin the training batches of the present epoch again, and take so many of them without using them.
+
+    Args:
+        trainer: The trainer, when its training starts.
+        skipped: Number of batches.
+    """
+    fetcher = trainer.fit_loop._data_fetcher
+    iter(fetcher)
+    for _ in range(skipped):
+        next(fetcher.iterator)
+
+
 def send_with_results(trainer: Any, name: str, result: Any) -> None:
     """Have a process that Lightning started to train in send something along with its results.
 

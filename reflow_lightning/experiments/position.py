@@ -1,0 +1,71 @@
+"""Where a training is in its data, so that a resumed one gets the batches that it would have got."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+
+from reflow_lightning.running.compat.lightning import restart_batches
+from reflow_lightning.running.generators import RandomState
+from reflow_lightning.running.processes import gather, rank
+
+
+class Position:
+    """The random states of a training, now and where its epoch began, and how many batches it has had of the epoch.
+
+    Lightning goes on with the next epoch's first batches when it resumes within an epoch, since it does not know the
+    order that was drawn. Here the state of before is put back, the order drawn again, the batches of before are taken
+    and dropped, and the state of the checkpoint is put back. So batches, augmentation and dropout are those of a
+    training that never stopped, with any number of loading processes, if these end with each epoch.
+    """
+
+    def __init__(self) -> None:
+        self._start = RandomState()
+        self._batches = 0
+        self._resumed: Mapping[str, Any] | None = None
+        self._has_order = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all processes, in plain types and tensors; all of them must call it."""
+        own = {"start": self._start.to_dict(), "now": RandomState().to_dict(), "batches": self._batches}
+        return {"ranks": gather(own)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from there when the training starts."""
+        ranks = state_dict["ranks"]
+        self._resumed = ranks[rank() % len(ranks)]
+
+    def fit_starts(self) -> None:
+        """Note the state in which Lightning will draw the order of the first epoch."""
+        self._start, self._has_order = RandomState(), True
+
+    def training_starts(self, trainer: pl.Trainer) -> None:
+        """Take the place of the checkpoint."""
+        if self._resumed is None:
+            return
+        state, self._resumed = self._resumed, None
+        now, self._batches = RandomState.from_dict(state["now"]), int(state["batches"])
+        self._start = RandomState.from_dict(state["start"]) if self._batches else now
+        self._start.restore()
+        restart_batches(trainer, self._batches)
+        if self._batches:
+            now.restore()
+
+    def epoch_starts(self) -> None:
+        """Note the state in which Lightning will draw the order of the epoch, unless it has done so already."""
+        if not self._has_order:
+            self._start = RandomState()
+
+    def batch_starts(self) -> None:
+        """The order of this epoch has been drawn."""
+        self._has_order = False
+
+    def batch_ends(self) -> None:
+        """One more batch of this epoch is behind."""
+        self._batches += 1
+
+    def epoch_ends(self) -> None:
+        """The next epoch begins with its first batch."""
+        self._batches = 0

@@ -1,0 +1,137 @@
+"""Checkpoints from which a training goes on to the same bits."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+from reflow_lightning.experiments.clock import Clock
+from reflow_lightning.experiments.position import Position
+from reflow_lightning.running.processes import warn
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+KEY = "reflow_lightning_run"
+"""Under this name a checkpoint says of which run and phase it is."""
+
+
+class Checkpoints(Checkpoint):
+    """Saves a training every so many minutes or epochs, at its end, and when it is asked to terminate (SIGTERM).
+
+    The two newest checkpoints are kept, ``last.ckpt`` and ``previous.ckpt``: one is whole whenever the machine stops.
+    A checkpoint is written after an optimizer step or at the end of an epoch, when all other callbacks are done.
+
+    Args:
+        folder: Where they are.
+        run: Which run and phase it is, in plain types; a checkpoint says so under `KEY`.
+        clock: Counts the seconds of the run.
+        every_minutes: So often; ``None`` for never.
+        every_n_epochs: At the end of every so many epochs; ``None`` for none but the last.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: Mapping[str, Any],
+        clock: Clock,
+        every_minutes: float | None = 5.0,
+        every_n_epochs: int | None = None,
+    ) -> None:
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(f"checkpoint.every_minutes={every_minutes} must be positive, or null for never")
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"checkpoint.every_n_epochs={every_n_epochs} must be at least 1, or null for never")
+        self.folder, self.run, self.clock = folder, dict(run), clock
+        self.every_minutes, self.every_n_epochs = every_minutes, every_n_epochs
+        self._position = Position()
+        self._saved_at, self._step = time.monotonic(), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training is in its data, and its seconds so far."""
+        return {"position": self._position.state_dict(), "seconds": self.clock.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._position.load_state_dict(state_dict["position"])
+        self.clock.go_on_from(float(state_dict["seconds"]))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the checkpoint say of which run it is."""
+        checkpoint[KEY] = self.run
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See `Position`."""
+        self._position.fit_starts()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See `Position`; the minutes count from here."""
+        self._position.training_starts(trainer)
+        self._saved_at, self._step = time.monotonic(), trainer.global_step
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See `Position`."""
+        self._position.epoch_starts()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """See `Position`."""
+        self._position.batch_starts()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time, or if the process was told to terminate, unless gradients are still gathered."""
+        self._position.batch_ends()
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not stepped:
+            return
+        late = self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
+        due = trainer.received_sigterm or (late and not trainer.is_last_batch)  # after that the epoch ends, soon
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if it is time."""
+        self._position.epoch_ends()
+        late = self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
+        due = late or bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
+        if trainer.strategy.broadcast(due):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what the training came to: tests and searches follow, which may be stopped as well."""
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write ``last.ckpt``; if that fails in a training on one device, a warning says so, and it goes on."""
+        new = self.folder / "new.ckpt"
+        self._saved_at = time.monotonic()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(new)
+            if trainer.is_global_zero:
+                if (self.folder / LAST).exists():
+                    _replace(self.folder / LAST, self.folder / PREVIOUS)
+                _replace(new, self.folder / LAST)
+        except (OSError, RuntimeError) as error:  # torch hides a full disk behind a RuntimeError
+            if trainer.world_size > 1:
+                raise
+            warn(f"{self.folder / LAST} could not be written, and the training goes on without it: {error}")
+        trainer.strategy.barrier("saved")
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Move a checkpoint, which is a folder where parameters are spread over processes."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)

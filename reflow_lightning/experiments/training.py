@@ -1,0 +1,151 @@
+"""The trainings of a run: the dense one before, if there is one, and the one in which the network is pruned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+from torch import nn
+
+from reflow_lightning.callbacks import Reflow
+from reflow_lightning.experiments.checkpoints import load_weights
+from reflow_lightning.experiments.event_records import EventRecords
+from reflow_lightning.experiments.resume import Resume, differences, settings
+from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
+from reflow_lightning.running.files import read_tensors, write_tensors
+from reflow_lightning.running.generators import RandomState
+
+PRETRAIN, FIT = "pretrain", "fit"
+"""The phases of a run that train, as its folders of checkpoints are called."""
+
+
+def trains(cfg: DictConfig) -> bool:
+    """Whether the network is trained here, beside a dense training of its own."""
+    return bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
+
+
+def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """The trainer of the configuration, with a progress bar only where somebody can see it."""
+    shown = bool(cfg.trainer.enable_progress_bar) and sys.stderr.isatty()
+    trainer: pl.Trainer = instantiate(cfg.trainer, **options, enable_progress_bar=shown)
+    return trainer
+
+
+def _saving_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
+    """A trainer with a callback that saves: Lightning adds none of its own then, and must not forbid ours."""
+    return make_trainer(cfg, callbacks=list(callbacks), enable_checkpointing=True, **options)
+
+
+def load_or_pretrain(
+    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, resume: Resume
+) -> None:
+    """Give the network its first weights, if it does not start from random ones."""
+    net: nn.Module = getattr(module, "net", module)
+    if cfg.ckpt is not None:
+        load_weights(net, cfg.ckpt)
+    elif cfg.get("weights") is not None:
+        return  # loaded by the model itself
+    elif cfg.pretrain is not None:
+        if resume.checkpoint(FIT) is None:  # else the checkpoint holds all that came of it
+            load_weights(net, _pretrain(cfg, data, folder, resume))
+    elif not trains(cfg):
+        raise ValueError(
+            "train=false needs a network that is trained: pass ckpt=PATH, or weights=DEFAULT with torchvision"
+        )
+
+
+def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
+    """Train a dense network with a recipe of its own; its best weights are kept in ``dense.ckpt``."""
+    path = folder / "dense.ckpt"
+    if cfg.resume and path.exists() and _goes_on_from(path, cfg):
+        return path
+    recipe = cfg.pretrain
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was made before
+    optimizer, scheduler = instantiate(recipe.optimizer), instantiate(recipe.scheduler)
+    smoothing = recipe.get("label_smoothing", cfg.label_smoothing)
+    module: pl.LightningModule = instantiate(
+        cfg.module, optimizer=optimizer, scheduler=scheduler, label_smoothing=smoothing
+    )
+    best = BestWeights(cfg.monitor, cfg.mode)
+    logger = TensorBoardLogger(folder, name="tensorboard", version="pretrain")
+    callbacks = [best, resume.callback(PRETRAIN)]
+    trainer = _saving_trainer(cfg, callbacks, logger=logger, max_epochs=int(recipe.total_epochs))
+    batch_size = data.batch_size
+    data.batch_size = recipe.get("batch_size") or batch_size
+    trainer.fit(module, datamodule=data, ckpt_path=resume.checkpoint(PRETRAIN))
+    data.batch_size = batch_size
+    if trainer.is_global_zero:
+        content = {"state_dict": best.state or copy_state(module), "settings": settings(cfg)}
+        write_tensors(path, {**content, "random": RandomState().to_dict()})
+    trainer.strategy.barrier()
+    return path
+
+
+def _goes_on_from(path: Path, cfg: DictConfig) -> bool:
+    """Whether the dense training of this very run is over, and if so, leave the random state that it left."""
+    content = read_tensors(path)
+    if differences(content.get("settings", {}), settings(cfg)):
+        return False
+    RandomState.from_dict(content["random"]).restore()
+    return True
+
+
+def fit(
+    cfg: DictConfig,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    folder: Path,
+    resume: Resume,
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """Train, from a checkpoint if there is one to go on from.
+
+    Args:
+        cfg: The configuration, whose callbacks come after those that are given.
+        module: What is trained.
+        data: What it is trained on.
+        folder: Where the curves go.
+        resume: Says from where, and saves.
+        callbacks: What the training does beside.
+    """
+    logger = TensorBoardLogger(folder, name="tensorboard", version="")
+    own = instantiate(cfg.callbacks).values()
+    trainer = _saving_trainer(cfg, [*callbacks, *own, resume.callback(FIT)], logger=logger)
+    trainer.fit(module, datamodule=data, ckpt_path=resume.checkpoint(FIT))
+    return trainer
+
+
+def fit_and_prune(
+    cfg: DictConfig,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    reflow: Reflow,
+    stages: Stages,
+    folder: Path,
+    resume: Resume,
+) -> list[dict[str, Any]]:
+    """The training in which the network is pruned.
+
+    Returns:
+        Its prune events; see `EventRecords`.
+
+    Raises:
+        RuntimeError: If it ended before anything was pruned.
+    """
+    best = BestWeights(cfg.monitor, cfg.mode, ready=lambda: reflow.completed)
+    records = EventRecords(reflow)
+    trainer = fit(cfg, module, data, folder, resume, [reflow, best, stages, records])
+    events = records.events()
+    if not events:
+        raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
+    if reflow.returned is not None:
+        stages.keep("final", copy_state(module), reflow.returned.step or 0)
+    elif trainer.global_step != stages.steps["repaired"]:
+        stages.keep("final", best.state or copy_state(module), best.step or trainer.global_step)
+    return events
