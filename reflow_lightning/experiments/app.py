@@ -47,4 +47,8 @@ def main() -> None:
     check_overrides(sys.argv[1:], config)
     if print_help(sys.argv[1:], config):
         return
+    if any(argument.startswith("resume=") for argument in sys.argv):
+        from reflow_lightning.experiments.unfinished import taken_up
+
+        sys.argv += taken_up(sys.argv[1:], config)
     (_search if searches else _app)()

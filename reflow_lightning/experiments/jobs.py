@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -12,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from reflow_lightning.experiments.kept import find_finished
 from reflow_lightning.experiments.paths import find_from
-from reflow_lightning.experiments.results import cause_of, describe_error, note_error
-from reflow_lightning.running.errors import ReflowError
+from reflow_lightning.experiments.results import describe_error, note_error
+from reflow_lightning.experiments.resume import is_first, only_one
+from reflow_lightning.experiments.unfinished import is_same
 from reflow_lightning.running.saying import saying_once
 
 Report = dict[str, Any]
@@ -29,7 +30,6 @@ Task = Callable[[DictConfig, Path], Report]
 
 _log = logging.getLogger(__name__)
 _NOISE = (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*deprecated.*")
-_REFUSED = (ReflowError, ValueError, TypeError, OSError, MisconfigurationException)
 
 
 def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) -> float | None:
@@ -54,18 +54,45 @@ def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) ->
     folder = Path(hydra_cfg.runtime.output_dir)
     if hydra_cfg.job.chdir:
         find_from(Path(hydra_cfg.runtime.cwd), cfg)
-    if hydra_cfg.mode == RunMode.MULTIRUN:
-        with saying_once(set()):
-            report = _job(task, cfg, folder)
-        return None if report is None else result(report)
+    begin = _job if hydra_cfg.mode == RunMode.MULTIRUN else _run
+    with saying_once(set()):
+        report = begin(task, cfg, folder)
+    return None if report is None else result(report)
+
+
+def _run(task: Task, cfg: DictConfig, folder: Path) -> Report:
+    """A run of its own."""
     try:
-        with saying_once(set()):
-            return result(task(cfg, folder))
+        with only_one(folder):
+            _check_unfinished(cfg, folder)
+            return task(cfg, folder)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        saved = any((folder / "checkpoints").glob("*/*.ckpt"))
+        way = "the same command with resume=true goes on from its last checkpoint"
+        raise _stopped(stop, way if saved else "there was no checkpoint yet") from None
     except Exception as error:
-        note_error(folder, error)
-        if not says_all(error):
+        where = note_error(folder, error)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or where is None:
             traceback.print_exception(error)
-        raise SystemExit(f"\nreflow-lightning: {describe_error(error)}") from None  # last, where it is seen
+        raise _ended(describe_error(error), 1) from None
+
+
+def _stopped(stop: BaseException, way_on: str) -> SystemExit:
+    """The end of a process that was told to stop: Lightning turns both signals into exits of its own."""
+    told = isinstance(stop, SIGTERMException)
+    return _ended(f"stopped by {'SIGTERM' if told else 'Ctrl-C'}; {way_on}", 143 if told else 130)
+
+
+def _ended(text: str, status: int) -> SystemExit:
+    """The end of the process, after a last line, where it is seen."""
+    sys.stderr.write(f"\nreflow-lightning: {text}\n")
+    return SystemExit(status)
+
+
+def _check_unfinished(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to begin anew where checkpoints are, unless that was asked for: they may hold days of work."""
+    if is_first() and cfg.resume is None and cfg.ckpt_path is None and any((folder / "checkpoints").glob("*/*.ckpt")):
+        raise ValueError(f"{folder} holds an unfinished run: resume=true goes on with it, resume=false begins anew")
 
 
 def _job(task: Task, cfg: DictConfig, folder: Path) -> Report | None:
@@ -73,28 +100,26 @@ def _job(task: Task, cfg: DictConfig, folder: Path) -> Report | None:
     if finished := find_finished(folder, cfg):
         print(f"{folder} holds the result of this job already: skipped")
         return finished
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # curves of an earlier try would mix with the new
     try:
         if cfg.trainer.devices not in (1, "1"):
             raise ValueError(
                 f"a sweep with trainer.devices={cfg.trainer.devices} would start anew in each process: use 1"
             )
-        return task(cfg, folder)
+        with only_one(folder):
+            if cfg.resume is None:
+                cfg.resume = (folder / "checkpoints").exists() and is_same(cfg, folder)
+            if not cfg.resume:
+                shutil.rmtree(
+                    folder / "tensorboard", ignore_errors=True
+                )  # curves of another try would mix with the new
+            return task(cfg, folder)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        sweep = HydraConfig.get().sweep.dir
+        raise _stopped(
+            stop, f"the same command with hydra.sweep.dir={sweep} goes on with its unfinished jobs"
+        ) from None
     except Exception as error:
         note_error(folder, error)  # the end of the sweep names the job and exits with 1
-        told = says_all(error)
-        _log.error(f"this job failed, the sweep goes on: {describe_error(error)}", exc_info=None if told else error)
+        shown = error if os.environ.get("HYDRA_FULL_ERROR") == "1" else None
+        _log.error(f"this job failed, the sweep goes on: {describe_error(error)}", exc_info=shown)
         return None
-
-
-def says_all(error: Exception) -> bool:
-    """Whether the message of an error is enough, since it refuses what was given; or its traceback is needed.
-
-    That is so of wrong arguments of what Hydra makes, and of what this package raises itself. ``HYDRA_FULL_ERROR=1``
-    asks for all tracebacks.
-    """
-    if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(cause_of(error), _REFUSED):
-        return False
-    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
-    ours = str(innermost.f_globals.get("__name__")).startswith("reflow_lightning.")
-    return ours or isinstance(error, InstantiationException)

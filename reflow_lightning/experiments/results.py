@@ -6,8 +6,8 @@ import csv
 import hashlib
 import json
 import math
+import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +20,16 @@ from rich.table import Table
 from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
 
+_HOW_TO_GO_ON = ("resume", "ckpt_path", "checkpoint")
 _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": "finetune"}
 
 
 def fingerprint(cfg: DictConfig) -> str:
     """A short name of all that the configuration says and of the checkpoint's content, the same for the same job."""
-    content = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    said = {key: value for key, value in plain.items() if key not in _HOW_TO_GO_ON}
+    content = json.dumps(said, sort_keys=True, default=str)
     digest = hashlib.sha256(content.encode())
     if cfg.get("ckpt") is not None and Path(cfg.ckpt).is_file():
         with Path(cfg.ckpt).open("rb") as file:
@@ -57,11 +61,19 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip()
 
 
-def note_error(folder: Path, error: Exception) -> None:
-    """Write ``error.txt`` in place of a report; if the error is that nothing can be written, there is neither."""
-    with suppress(OSError):
+def note_error(folder: Path, error: Exception) -> Path | None:
+    """Write ``error.txt`` in place of a report: what made a run fail, then the traceback.
+
+    Returns:
+        The file; ``None`` if the error is that nothing can be written.
+    """
+    path = folder / "error.txt"
+    try:
         (folder / "report.json").unlink(missing_ok=True)
-        (folder / "error.txt").write_text(f"{describe_error(error)}\n")
+        path.write_text(f"{describe_error(error)}\n\n{''.join(traceback.format_exception(error))}")
+    except OSError:
+        return None
+    return path
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

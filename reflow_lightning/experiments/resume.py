@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.experiments.clock import Clock
@@ -22,59 +22,67 @@ _FREE_OF_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_
 """Settings that a resumed run may have otherwise: they do not change what comes out."""
 
 
-@dataclass(frozen=True)
+class Saved(NamedTuple):
+    """A checkpoint that can be read.
+
+    Attributes:
+        path: Its file.
+        run: Which run and phase it is of.
+        step: Optimizer steps done by then.
+    """
+
+    path: Path
+    run: Mapping[str, Any]
+    step: int
+
+
 class Resume:
     """Where a run keeps its checkpoints, and whether it goes on from them.
 
-    Attributes:
+    Args:
         cfg: The run's configuration. ``resume`` is true, false or ``"force"``, which accepts other settings than those
             that the checkpoint was saved with; ``ckpt_path`` names a checkpoint to go on from in any case.
         folder: The run's folder.
         clock: Counts the run's seconds.
     """
 
-    cfg: DictConfig
-    folder: Path
-    clock: Clock
-
-    def __post_init__(self) -> None:
-        if self.cfg.resume not in (True, False, None, "force"):
-            raise ValueError(f"resume={self.cfg.resume!r} must be true, false or force")
+    def __init__(self, cfg: DictConfig, folder: Path, clock: Clock) -> None:
+        if cfg.resume not in (True, False, None, "force"):
+            raise ValueError(f"resume={cfg.resume!r} must be true, false or force")
+        self.cfg, self.folder, self.clock = cfg, folder, clock
+        self._found: dict[str, Saved | None] = {}
+        if not cfg.resume and cfg.ckpt_path is None:
+            self.forget()
 
     def callback(self, phase: str) -> Checkpoints:
         """What saves a phase of the run."""
         run = {"phase": phase, "config": settings(self.cfg)}
         return Checkpoints(self._at(phase), run, self.clock, **self.cfg.checkpoint)
 
-    def checkpoint(self, phase: str) -> Path | None:
-        """The checkpoint to go on from in a phase of a run, if there is one.
+    def checkpoint(self, phase: str) -> Saved | None:
+        """The checkpoint to go on from in a phase of a run, if there is one; looked for once.
 
         Raises:
             ValueError: If it is of a run with other settings, or none of those that are there can be read.
         """
-        if self.cfg.ckpt_path is not None:
-            path = Path(self.cfg.ckpt_path)
-            content = read_tensors(path)
-            if KEY not in content:
-                raise ValueError(
-                    f"ckpt_path={path} was not saved by reflow-lightning: pass ckpt={path} to begin with its weights"
-                )
-            found = (path, content[KEY])
-        elif self.cfg.resume and (newest := newest_whole(self._at(phase))):
-            found = newest
-        else:
-            return None
-        path, run = found
-        if self.cfg.resume != "force" and (told := differences(run["config"], settings(self.cfg))):
-            raise ValueError(
-                f"{path} was saved by a run with other settings: {told}; give the same to go on, resume=force to go on "
-                "with these, or resume=false to begin anew"
-            )
-        return path if run["phase"] == phase else None
+        if phase not in self._found:
+            self._found[phase] = self._find(phase)
+        return self._found[phase]
 
-    def is_beyond(self, phase: str) -> bool:
-        """Whether a checkpoint is there of a phase: those before it are over."""
-        return self.checkpoint(phase) is not None
+    def _find(self, phase: str) -> Saved | None:
+        if self.cfg.ckpt_path is not None:
+            found: Saved | None = read(Path(self.cfg.ckpt_path))
+        else:
+            found = newest_whole(self._at(phase)) if self.cfg.resume else None
+        if found is None:
+            return None
+        told = differences(found.run["config"], settings(self.cfg))
+        if told and self.cfg.resume != "force":
+            raise ValueError(
+                f"{found.path} was saved by a run with other settings: {told}; give the same to go on, resume=force to "
+                "go on with these, or resume=false to begin anew"
+            )
+        return found if found.run["phase"] == phase else None
 
     def forget(self) -> None:
         """Remove the checkpoints of a run that is over, or that begins anew."""
@@ -84,8 +92,23 @@ class Resume:
         return self.folder / "checkpoints" / phase
 
 
-def newest_whole(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """The newest checkpoint in a folder that can be read, and what it says of its run.
+def read(path: Path) -> Saved:
+    """Read what a checkpoint says of itself.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is damaged, or none of ours.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict) or KEY not in content:
+        raise ValueError(
+            f"{path} was not saved by a run of reflow-lightning: pass ckpt={path} to begin with its weights"
+        )
+    return Saved(path, content[KEY], int(content["global_step"]))
+
+
+def newest_whole(folder: Path) -> Saved | None:
+    """The newest checkpoint in a folder that can be read.
 
     Raises:
         ValueError: If there are some, and none can be read.
@@ -95,8 +118,8 @@ def newest_whole(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
         if not (path := folder / name).exists():
             continue
         try:
-            return path, read_tensors(path)[KEY]
-        except (OSError, ValueError, KeyError) as error:
+            return read(path)
+        except (OSError, ValueError) as error:
             damaged.append(f"{path} can't be read ({error})")
             warn(f"{damaged[-1]}: the checkpoint before it is taken, if there is one")
     if damaged:
@@ -106,7 +129,8 @@ def newest_whole(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """What a configuration says that decides what comes out, in plain types, by dotted key."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    keys = [str(key) for key in cfg if key not in (*_FREE, "title", "hydra")]
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     assert isinstance(plain, dict)
     free = (*_FREE, *(f"trainer.{name}" for name in _FREE_OF_TRAINER))
     return {
@@ -142,6 +166,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value if isinstance(value, (int, float, type(None))) else str(value)
 
 
+def is_first() -> bool:
+    """Whether this is the first process of a run, or its only one: known before the processes are connected."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Have a folder to this run alone; the system ends that with the process, however it ends.
@@ -149,6 +178,9 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If another run is at work in it.
     """
+    if not is_first():  # the first process of a run has it for all
+        yield
+        return
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -34,7 +34,7 @@ def collect(folder: Path) -> list[dict[str, Any]]:
         if (job / "report.json").exists():
             row |= {"status": "done"} | _results(json.loads((job / "report.json").read_text()))
         elif (job / "error.txt").exists():
-            row["error"] = (job / "error.txt").read_text().strip()
+            row["error"] = (job / "error.txt").read_text().splitlines()[0]
         else:
             row["error"] = "no report: it was killed, or still runs"
         rows.append(row)
@@ -73,7 +73,7 @@ def summarise(folder: Path) -> list[str]:
     note = f", {len(failed)} failed: {', '.join(row['job'] for row in failed)}" if failed else ""
     print(f"{len(rows)} jobs{note}; summary.csv and summary.png are in {folder.resolve()}")
     for row in failed:
-        print(f"  {row['job']} ({describe(row, ['sparsity', *varied(rows)])}): {row['error'].splitlines()[0]}")
+        print(f"  {row['job']} ({describe(row, ['sparsity', *varied(rows)])}): {row['error']}")
     return [row["job"] for row in failed]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.event_records import EventRecords
-from reflow_lightning.experiments.resume import Resume, differences, settings
+from reflow_lightning.experiments.resume import Resume, Saved, differences, settings
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.generators import RandomState
@@ -40,6 +40,12 @@ def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
 def _saving_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
     """A trainer with a callback that saves: Lightning adds none of its own then, and must not forbid ours."""
     return make_trainer(cfg, callbacks=list(callbacks), enable_checkpointing=True, **options)
+
+
+def _logger(folder: Path, version: str, saved: Saved | None) -> TensorBoardLogger:
+    """Curves of a training, which go on where its checkpoint was: TensorBoard drops what came after."""
+    purge: dict[str, Any] = {} if saved is None else {"purge_step": saved.step}
+    return TensorBoardLogger(folder, name="tensorboard", version=version, **purge)
 
 
 def load_or_pretrain(
@@ -73,12 +79,13 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
         cfg.module, optimizer=optimizer, scheduler=scheduler, label_smoothing=smoothing
     )
     best = BestWeights(cfg.monitor, cfg.mode)
-    logger = TensorBoardLogger(folder, name="tensorboard", version="pretrain")
+    saved = resume.checkpoint(PRETRAIN)
+    logger = _logger(folder, "pretrain", saved)
     callbacks = [best, resume.callback(PRETRAIN)]
     trainer = _saving_trainer(cfg, callbacks, logger=logger, max_epochs=int(recipe.total_epochs))
     batch_size = data.batch_size
     data.batch_size = recipe.get("batch_size") or batch_size
-    trainer.fit(module, datamodule=data, ckpt_path=resume.checkpoint(PRETRAIN))
+    trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     data.batch_size = batch_size
     if trainer.is_global_zero:
         content = {"state_dict": best.state or copy_state(module), "settings": settings(cfg)}
@@ -114,10 +121,11 @@ def fit(
         resume: Says from where, and saves.
         callbacks: What the training does beside.
     """
-    logger = TensorBoardLogger(folder, name="tensorboard", version="")
+    saved = resume.checkpoint(FIT)
+    logger = _logger(folder, "", saved)
     own = instantiate(cfg.callbacks).values()
     trainer = _saving_trainer(cfg, [*callbacks, *own, resume.callback(FIT)], logger=logger)
-    trainer.fit(module, datamodule=data, ckpt_path=resume.checkpoint(FIT))
+    trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     return trainer
 
 

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import sys
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import open_dict
+from scenarios.commands import application
 
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
@@ -110,10 +112,9 @@ def test_so_it_is_within_a_dense_training_before_and_after_it(batches, tmp_path)
     folder = tmp_path / "stopped"
     folder.mkdir()
     if batches < 8:
-        cfg = configuration(*overrides)
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr("reflow_lightning.experiments.training.BestWeights.on_train_batch_start", stop_at(batches))
-            run(cfg, folder)
+            stopped(configuration(*overrides), folder, 99)
     else:
         stopped(configuration(*overrides), folder, batches - 8)
         assert (folder / "dense.ckpt").exists()
@@ -149,6 +150,71 @@ def test_a_run_that_is_told_to_terminate_saves_before_it_ends(tmp_path):
     assert saved["global_step"] == 6
     run(configuration(*never, "resume=true"), folder)
     assert same(outcome(folder), outcome(tmp_path))
+
+
+STOP = """
+import os, signal
+import lightning.pytorch as pl
+
+class Stop(pl.Callback):
+    def __init__(self, seed, signal):
+        self.seed, self.signal = seed, signal
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        first = not os.path.exists("stopped")
+        if first and trainer.global_step == 5 and os.environ["PL_GLOBAL_SEED"] == str(self.seed):
+            open("stopped", "w").close()
+            os.kill(os.getpid(), getattr(signal, self.signal))
+"""
+STOPPING = ("+callbacks.stop._target_=stopping.Stop", "+callbacks.stop.seed=1")
+
+
+def import_from_here():
+    sys.path.insert(0, "")
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_the_same_command_goes_on_where_the_run_was_stopped(name, status, tmp_path):
+    (tmp_path / "stopping.py").write_text(STOP)
+    command = (*SMALL, "epochs=3", "seed=1", *STOPPING, f"+callbacks.stop.signal={name}")
+    first = application(tmp_path, *command, before=import_from_here)
+    assert first.status == status
+    assert first.stderr.splitlines()[-1] == (
+        f"reflow-lightning: stopped by {'Ctrl-C' if name == 'SIGINT' else name}; the same command with resume=true "
+        "goes on from its last checkpoint"
+    )
+    second = application(tmp_path, *command, "resume=true", before=import_from_here)
+    assert second.status == 0, second.text
+    (folder,) = (tmp_path / "outputs").glob("*/*")
+    (tmp_path / "alone").mkdir()
+    run(configuration("epochs=3", "seed=1"), tmp_path / "alone")
+    assert same(outcome(folder), outcome(tmp_path / "alone"))
+
+
+def test_a_run_never_begins_anew_where_an_unfinished_one_is_without_being_asked(tmp_path):
+    (tmp_path / "stopping.py").write_text(STOP)
+    command = (*SMALL, "epochs=3", "seed=1", *STOPPING, "+callbacks.stop.signal=SIGTERM", "hydra.run.dir=out")
+    application(tmp_path, *command, before=import_from_here)
+    refused = application(tmp_path, *command, before=import_from_here)
+    assert (refused.status, "out holds an unfinished run: resume=true goes on with it" in refused.stderr) == (1, True)
+    assert application(tmp_path, *command, "resume=false", before=import_from_here).status == 0
+
+
+def test_a_sweep_started_again_goes_on_with_its_unfinished_jobs(tmp_path):
+    (tmp_path / "stopping.py").write_text(STOP)
+    command = ("-m", *SMALL, "epochs=3", "seed=0,1,2", *STOPPING, "+callbacks.stop.signal=SIGTERM")
+    first = application(tmp_path, *command, "hydra.sweep.dir=sweep", before=import_from_here)
+    assert first.status == 143
+    assert "the same command with hydra.sweep.dir=sweep goes on with its unfinished jobs" in first.stderr
+    assert not (tmp_path / "sweep" / "2").exists()
+    second = application(tmp_path, *command, "hydra.sweep.dir=sweep", before=import_from_here)
+    assert second.status == 0, second.text
+    assert "0 holds the result of this job already: skipped" in second.stdout
+    for seed in range(3):
+        alone = tmp_path / f"alone{seed}"
+        alone.mkdir()
+        run(configuration("epochs=3", f"seed={seed}"), alone)
+        assert same(outcome(tmp_path / "sweep" / str(seed)), outcome(alone)), seed
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, recwarn):
@@ -187,7 +253,7 @@ def test_a_checkpoint_can_be_named_and_weights_alone_can_not(tmp_path):
     assert same(outcome(tmp_path / "second"), outcome(tmp_path))
     assert last.exists()
     weights = tmp_path / "pruned.ckpt"
-    with pytest.raises(ValueError, match=r"was not saved by reflow-lightning: pass ckpt="):
+    with pytest.raises(ValueError, match=r"was not saved by a run of reflow-lightning: pass ckpt="):
         run(configuration(f"ckpt_path={weights}"), tmp_path)
 
 
@@ -212,9 +278,9 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ValueError, match="resume='yes!' must be true, false or force"):
         run(configuration("resume='yes!'"), tmp_path)
-    with pytest.raises(ValueError, match="checkpoint.every_minutes=0 must be positive"):
+    with pytest.raises(ValueError, match=r"checkpoint\.every_minutes=0 must be positive"):
         run(configuration("checkpoint.every_minutes=0"), tmp_path)
-    with pytest.raises(ValueError, match="checkpoint.every_n_epochs=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"checkpoint\.every_n_epochs=0 must be at least 1"):
         run(configuration("checkpoint.every_n_epochs=0"), tmp_path)
 
 

@@ -1,0 +1,57 @@
+"""Runs that were stopped: found again by their settings, without being told where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from reflow_lightning.experiments.resume import differences, newest_whole, settings
+from reflow_lightning.experiments.saving import LAST
+
+CONF = "reflow_lightning.conf"
+
+
+def taken_up(arguments: Sequence[str], config: str = "config") -> list[str]:
+    """The argument that has a command with ``resume=true`` go on in the folder of its newest unfinished run.
+
+    A run's folder is named after the time of its start, so that the same command would begin in another one.
+
+    Args:
+        arguments: Those of the command.
+        config: Name of its configuration.
+
+    Returns:
+        ``["hydra.run.dir=FOLDER"]``, or nothing if no folder is wanted, as the command names one, or none is found.
+    """
+    wants = any(argument in ("resume=true", "resume=True", "resume=force") for argument in arguments)
+    named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "-m", "--m")) for argument in arguments)
+    if not wants or named:
+        return []
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    with initialize_config_module(CONF, version_base="1.3"):
+        cfg = compose(config, overrides, return_hydra_config=True)
+    root = Path(cfg.hydra.run.dir).parent.parent
+    found = next((folder for folder in unfinished(root) if is_same(cfg, folder)), None)
+    if found is None:
+        print(f"there is no unfinished run of these settings in {root}: a new one begins")
+        return []
+    return [f"hydra.run.dir={found}"]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The folders of runs two levels below a folder that have checkpoints, the newest first."""
+    files = {path.parent.parent.parent: path.stat().st_mtime for path in folder.glob(f"*/*/checkpoints/*/{LAST}")}
+    return sorted(files, key=lambda run: -files[run])
+
+
+def is_same(cfg: DictConfig, folder: Path) -> bool:
+    """Whether the run in a folder has these settings, and a checkpoint that can be read."""
+    try:
+        found = [newest_whole(phase) for phase in sorted((folder / "checkpoints").iterdir())]
+    except (OSError, ValueError):
+        return False
+    runs = [saved.run["config"] for saved in found if saved]
+    return bool(runs) and not any(differences(run, settings(cfg)) for run in runs)
