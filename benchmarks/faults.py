@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py
 
-Writes ``docs/faults.md``; exits with 1 if anything is lost but the steps since the last checkpoint. Takes one or two
+Writes ``docs/faults.md``; exits with 1 if anything is lost but the steps since the last checkpoint. Takes five
 minutes on one core.
 """
 
@@ -29,6 +29,7 @@ from faults_files import (
 from faults_kills import kill_masks, kill_while_calibrating, kill_while_pruning, kill_while_writing
 from faults_outcome import Fault, Outcome
 from faults_processes import kill_one, raise_on_one, raise_on_one_sharded
+from faults_runs import kill_runs
 from tables import ROOT, Row, environment, markdown
 
 SEED = 0
@@ -38,6 +39,7 @@ FAULTS = [
     Fault("SIGKILL while pruning", kill_while_pruning, 20),
     Fault("SIGKILL while calibrating", kill_while_calibrating, 20),
     Fault("SIGKILL while a checkpoint is written over the last one", kill_while_writing, 20),
+    Fault("SIGKILL at a random moment of a run of the application, which goes on with the same command", kill_runs, 20),
     Fault("SIGKILL while a mask file is written over the last one", kill_masks, 100),
     Fault("Ctrl-C (SIGINT) at a random moment of a prune event", interrupt, 50),
     Fault("the forward pass raises, at each pass of a prune event", raise_in_forward, ALL),
@@ -59,7 +61,8 @@ PAGE = """# Faults, and what they cost
 
 Each fault was tried as often as the table says, at moments and places drawn from a seed. What was lost is measured.
 After a kill the training goes on from its last checkpoint, and every checkpoint that is found then, as well as the last
-one, must be bit for bit that of a training left alone: weights, BatchNorm buffers, masks, optimizer, scheduler. After
+one, must be bit for bit that of a training left alone: weights, BatchNorm buffers, masks, optimizer, scheduler. So must
+the network and the numbers in which a run of the application ends. After
 an error the network, its training flags, its hooks and the random state must be as they were, and the file of before
 must be there. A disk is full here when the system refuses to write beyond some size. Of several processes all must
 raise, and none may wait for ever. The temporary folder, where Lightning writes a checkpoint before it moves it to its

@@ -8,6 +8,8 @@ import torch
 from faults import FAULTS
 from faults_kills import PHASES, kill_masks, kill_training
 from faults_outcome import Outcome, differences
+from faults_runs import PHASES as OF_RUNS
+from faults_runs import kill_runs
 from faults_training import InPlaceIO
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +30,12 @@ def test_a_training_killed_again_and_again_ends_bit_for_bit_as_one_left_alone(tm
 def test_kills_do_harm_a_checkpoint_that_is_written_in_place(tmp_path):
     outcome = kill_training(PHASES[-1:], 20, tmp_path, Random(1), InPlaceIO)
     assert any("does not load" in damage for damage in outcome.damage)
+
+
+def test_a_run_killed_again_and_again_ends_bit_for_bit_as_one_left_alone(tmp_path):
+    outcome = kill_runs(3, tmp_path, Random(1))
+    assert outcome.damage == []
+    assert all(outcome.seen[f"killed {OF_RUNS[phase]}"] >= 3 for phase in (1, 3))
 
 
 def test_a_mask_file_is_the_old_or_the_new_one_after_a_kill(tmp_path):
