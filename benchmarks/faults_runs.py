@@ -29,7 +29,7 @@ TRAINING = PHASES[1], PHASES[3]
 
 
 def kill_runs(times: int, folder: Path, chance: Random) -> Outcome:
-    """Kill runs until each training was struck so often; each must end with the network and the numbers of one left alone.
+    """Kill runs until each training was struck so often; each run must end as one that was left alone.
 
     A run trains a dense network, prunes it at once or in rounds, and trains on.
     """
