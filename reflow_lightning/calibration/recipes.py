@@ -20,7 +20,7 @@ PRUNINGS = (12, 8, 4, 2, 1)
 _RECONSTRUCTION = 5.0  # costs so many bare passes of a network and the dense one over the batches, which are read twice
 _RESELECTION = 7.0
 _STEP = 2.0  # of alignment costs so many bare passes of both over its batch, which is read once
-_LEAST_STEPS, _MOST_STEPS = 100, 1000
+_LEAST_STEPS, _MOST_STEPS = 100, 2000
 
 
 class Recipe(NamedTuple):
