@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
+from reflow_lightning.callbacks.profiles import log_profile
 from reflow_lightning.events.record import PruneEvent
-from reflow_lightning.running.compat.lightning import is_one, logged_step
-
-_PROFILED = {
-    "variance": "variance",
-    "cka": "CKA with the dense network",
-    "class_share": "between-class share",
-    "entropy": "entropy",
-    "saturated": "saturated channels",
-}
-"""Fields of `LayerSignal` that are logged against depth, and what their charts are called."""
+from reflow_lightning.running.compat.lightning import logged_step
 
 
 def logger_step(trainer: pl.Trainer) -> int:
     """The step that Lightning itself logs with, so that all curves share their x-axis."""
     return logged_step(trainer)
-
-
-def overlay(trainer: pl.Trainer, charts: Mapping[str, Sequence[str]]) -> None:
-    """Have TensorBoard draw several curves in each chart, under *custom scalars*; other loggers have no such thing."""
-    layout = {chart: ["Multiline", [f"^{tag}$" for tag in tags]] for chart, tags in charts.items()}
-    for logger in trainer.loggers:
-        if is_one(logger, "TensorBoardLogger") and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars({"reflow": layout})
 
 
 def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) -> None:
@@ -40,26 +24,14 @@ def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) ->
         logger.log_metrics({k.replace("/", logger.group_separator, 1): v for k, v in metrics.items()}, step=step)
 
 
-def log_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool) -> None:
-    """Log the sparsity of every layer, and the signal against depth; all but the last profile are marked ``@step``."""
+def log_event(trainer: pl.Trainer, event: PruneEvent) -> None:
+    """Log the sparsity of every layer, and the signal against depth: see `log_profile`."""
     metrics = {"sparsity/global": event.sparsity, "sparsity/all_matrices": event.coverage.share}
     metrics |= {f"sparsity/{name.removesuffix('.weight')}": s for name, s in event.sparsities.items()}
     trainer.callback_metrics["sparsity/global"] = torch.tensor(event.sparsity)  # for other callbacks to monitor
     log_metrics(trainer, metrics, logger_step(trainer))
-    suffix = "" if is_last else f"@{event.step}"
-    for stage, report in event.signal.items():
-        for depth, row in enumerate(report.rows, start=1):
-            found = {metric: getattr(row, metric) for metric in _PROFILED}
-            profile = {
-                f"{metric}_profile/{stage}{suffix}": value for metric, value in found.items() if value is not None
-            }
-            log_metrics(trainer, profile, depth)
-        for depth, rectifier in enumerate(report.rectifiers, start=1):
-            log_metrics(trainer, {f"rectifier_entropy_profile/{stage}{suffix}": rectifier.entropy}, depth)
-    if is_last and event.signal:
-        charts = {f"{name} against depth": f"{metric}_profile" for metric, name in _PROFILED.items()}
-        charts["entropy of rectifiers against depth"] = "rectifier_entropy_profile"
-        overlay(trainer, {chart: [f"{tag}/{stage}" for stage in event.signal] for chart, tag in charts.items()})
+    if trainer.is_global_zero:
+        log_profile(trainer.loggers, event, logger_step(trainer))
 
 
 def announce(event: PruneEvent, what: str = "Reflow") -> None:

@@ -41,8 +41,8 @@ class Reflow(KeepsState, KeepsZeros):
     the network is as it was. Parameters are never renamed or wrapped; a checkpoint loads without this package.
 
     Logged are ``sparsity/global``, of the selected weights, ``sparsity/all_matrices`` and ``sparsity/<layer>``,
-    ``variance/<layer>`` over the training, and with the layer's depth as x-axis ``variance_profile/dense``,
-    ``/pruned`` and ``/repaired`` (the last pruning of a gradual schedule, with all metrics; others carry ``@step``).
+    ``variance/<layer>`` over the training, and at each pruning the signal of the network dense, pruned and repaired
+    against depth: as figure and table, where the logger has such, and as ``signal.csv``, where it has a folder.
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
@@ -239,7 +239,7 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if target is not None:
             with together("logging the prune event"):
-                log_event(trainer, self.events[-1], target.is_last)
+                log_event(trainer, self.events[-1])
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: Target, step: int) -> None:
         assert self._scope is not None  # since the training began
@@ -256,5 +256,5 @@ class Reflow(KeepsState, KeepsZeros):
         assert self._scope is not None
         plan = plan_event(self.pruner, self._scope, self._once, trainer, pl_module, step)
         event = self.pruner.rehearse(pl_module, self.sparsity, plan)
-        log_event(trainer, event, is_last=True)
+        log_event(trainer, event)
         announce(event, "Reflow tried a pruning, and took it back,")

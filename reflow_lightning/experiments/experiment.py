@@ -14,11 +14,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from reflow_lightning.callbacks import Reflow
+from reflow_lightning.callbacks.profiles import log_profile
 from reflow_lightning.cost.cost import Cost, measure_cost
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
+from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.stages import Stages, copy_state
@@ -47,6 +49,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
     load_extensions(cfg)
+    check_loggers(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
@@ -63,9 +66,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     stages = Stages(clock)
     reflow.listeners.append(stages.record)
     if trains(cfg):
-        events = fit_and_prune(cfg, module, data, reflow, stages, folder, resume)
+        events, loggers = fit_and_prune(cfg, module, data, reflow, stages, folder, resume)
     else:
-        events = _apply(cfg, module, data, reflow)
+        events, loggers = _apply(cfg, module, data, reflow), make_loggers(cfg, folder)
+        log_settings(loggers, cfg)
+        log_profile(loggers, reflow.events[-1], 0)
     ended = clock.seconds()
     tested = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
@@ -92,6 +97,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         save_pruned(folder / "pruned.ckpt", module, reflow)
         write_signal(folder, signal_of(events), f"{cfg.title}, sparsity {event['sparsity']:.3g}")
         write_report(folder, report)
+        log_report(loggers, cfg, report)
         print_table(report)
         if tables:
             print(tables)

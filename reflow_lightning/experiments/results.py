@@ -8,7 +8,6 @@ import json
 import math
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
+from reflow_lightning.signal.report import profile_rows
 
 _HOW_TO_GO_ON = ("resume", "ckpt_path", "checkpoint")
 _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": "finetune"}
@@ -99,11 +99,7 @@ def objective(report: Mapping[str, Any]) -> float | None:
 
 def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -> None:
     """Write ``signal.csv``, one row a stage and layer, and ``variance_profile.png``."""
-    rows = [
-        {"stage": stage, "depth": depth, **asdict(row)}
-        for stage, report in signal.items()
-        for depth, row in enumerate(report.rows, start=1)
-    ]
+    rows = profile_rows(signal)
     if not rows:
         return
     with (folder / "signal.csv").open("w", newline="") as file:

@@ -17,7 +17,7 @@ from reflow_lightning.experiments.saving import KEY, LAST, PREVIOUS, Checkpoints
 from reflow_lightning.running.files import read_tensors
 from reflow_lightning.running.processes import warn
 
-_FREE = ("resume", "ckpt_path", "checkpoint", "callbacks", "data_dir", "data.folder", "data.num_workers")
+_FREE = ("resume", "ckpt_path", "checkpoint", "callbacks", "logger", "data_dir", "data.folder", "data.num_workers")
 _FREE_OF_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 """Settings that a resumed run may have otherwise: they do not change what comes out."""
 

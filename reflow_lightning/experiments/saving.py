@@ -118,7 +118,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(new)
+            trainer.save_checkpoint(new, weights_only=False)
             if trainer.is_global_zero:
                 if (self.folder / LAST).exists():
                     _replace(self.folder / LAST, self.folder / PREVIOUS)

@@ -19,6 +19,7 @@ from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.experiment import cost_of, describe_environment, measure_stages, save_pruned
 from reflow_lightning.experiments.extensions import load_extensions
+from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.search_plot import plot_search
@@ -43,6 +44,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     clock = Clock()
     resume = Resume(cfg, folder, clock)
     load_extensions(cfg)
+    check_loggers(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     tester = make_trainer(cfg, logger=False, callbacks=[])
@@ -56,7 +58,8 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     module: pl.LightningModule = instantiate(cfg.module)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)  # how to prune and repair
     load_or_pretrain(cfg, module, data, folder, resume)
-    steps = fit(cfg, module, data, folder, resume).global_step if trains(cfg) else 0
+    trainer = fit(cfg, module, data, folder, resume) if trains(cfg) else None
+    steps, loggers = (trainer.global_step, list(trainer.loggers)) if trainer else (0, make_loggers(cfg, folder))
     trained = clock.seconds()
     found = _find(cfg, tester, module, data, reflow.pruner)
     searched = clock.seconds()
@@ -82,6 +85,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     save_pruned(folder / "pruned.ckpt", module, reflow)
     plot_search(report).savefig(folder / "search.png", dpi=150)
     write_report(folder, report)
+    log_report(loggers, cfg, report)
     print_trials(report)
     print_table(report)
     if tables:

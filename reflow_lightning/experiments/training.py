@@ -9,14 +9,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
 
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.event_records import EventRecords
-from reflow_lightning.experiments.resume import Resume, Saved, differences, settings
+from reflow_lightning.experiments.loggers import log_settings, make_loggers
+from reflow_lightning.experiments.resume import Resume, differences, settings
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.generators import RandomState
@@ -40,12 +41,6 @@ def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
 def _saving_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
     """A trainer with a callback that saves: Lightning adds none of its own then, and must not forbid ours."""
     return make_trainer(cfg, callbacks=list(callbacks), enable_checkpointing=True, **options)
-
-
-def _logger(folder: Path, version: str, saved: Saved | None) -> TensorBoardLogger:
-    """Curves of a training, which go on where its checkpoint was: TensorBoard drops what came after."""
-    purge: dict[str, Any] = {} if saved is None else {"purge_step": saved.step}
-    return TensorBoardLogger(folder, name="tensorboard", version=version, **purge)
 
 
 def load_or_pretrain(
@@ -80,7 +75,7 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
     )
     best = BestWeights(cfg.monitor, cfg.mode)
     saved = resume.checkpoint(PRETRAIN)
-    logger = _logger(folder, "pretrain", saved)
+    logger = make_loggers(cfg, folder, PRETRAIN, saved)
     callbacks = [best, resume.callback(PRETRAIN)]
     trainer = _saving_trainer(cfg, callbacks, logger=logger, max_epochs=int(recipe.total_epochs))
     batch_size = data.batch_size
@@ -122,8 +117,9 @@ def fit(
         callbacks: What the training does beside.
     """
     saved = resume.checkpoint(FIT)
-    logger = _logger(folder, "", saved)
-    own = instantiate(cfg.callbacks).values()
+    logger = make_loggers(cfg, folder, saved=saved)
+    log_settings(logger, cfg)
+    own = instantiate(cfg.callbacks or {}).values()
     trainer = _saving_trainer(cfg, [*callbacks, *own, resume.callback(FIT)], logger=logger)
     trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     return trainer
@@ -137,11 +133,11 @@ def fit_and_prune(
     stages: Stages,
     folder: Path,
     resume: Resume,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[Logger]]:
     """The training in which the network is pruned.
 
     Returns:
-        Its prune events; see `EventRecords`.
+        Its prune events, see `EventRecords`, and its loggers.
 
     Raises:
         RuntimeError: If it ended before anything was pruned.
@@ -156,4 +152,4 @@ def fit_and_prune(
         stages.keep("final", copy_state(module), reflow.returned.step or 0)
     elif trainer.global_step != stages.steps["repaired"]:
         stages.keep("final", best.state or copy_state(module), best.step or trainer.global_step)
-    return events
+    return events, list(trainer.loggers)

@@ -109,6 +109,34 @@ class SignalReport:
         return plot_quality({"signal": self}, title)
 
 
+def profile_rows(signal: Mapping[str, SignalReport]) -> list[dict[str, Any]]:
+    """One row for each state and layer, in plain types, with the layer's number.
+
+    Args:
+        signal: Reports by state of the network.
+
+    Example:
+        >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
+        >>> row = profile_rows({"dense": report})[0]
+        >>> row["stage"], row["depth"], row["name"], row["variance"]
+        ('dense', 1, 'conv1', 1.0)
+    """
+    return [
+        {"stage": stage, "depth": depth, **asdict(row)}
+        for stage, report in signal.items()
+        for depth, row in enumerate(report.rows, start=1)
+    ]
+
+
+def rectifier_rows(signal: Mapping[str, SignalReport]) -> list[dict[str, Any]]:
+    """One row for each state and rectifier, in plain types, with the rectifier's number."""
+    return [
+        {"stage": stage, "depth": depth, **asdict(row)}
+        for stage, report in signal.items()
+        for depth, row in enumerate(report.rectifiers, start=1)
+    ]
+
+
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as aligned text, first the layer's name, without the columns that are empty throughout."""
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]

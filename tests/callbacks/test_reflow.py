@@ -368,7 +368,7 @@ def test_listeners_may_be_added_or_replaced():
 # -- the logs
 
 
-def test_tensorboard_has_the_curves_and_the_depth_profiles(tmp_path):
+def test_tensorboard_has_the_curves_and_the_picture_of_the_signal(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     callback = reflow(0.8, schedule=OneShot(epoch=1), monitor=SignalMonitor(every_n_steps=2))
@@ -377,35 +377,57 @@ def test_tensorboard_has_the_curves_and_the_depth_profiles(tmp_path):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"sparsity/global", "sparsity/net.0", "sparsity/net.9", "variance/net.1", "variance/net.9"} <= tags
+    assert not [tag for tag in tags if "profile" in tag]
     assert [s.step for s in events.Scalars("variance/net.1")] == [0, 2, 4, 6]
     assert [s.value for s in events.Scalars("sparsity/global")] == pytest.approx([0.8], abs=1e-2)
-    assert "custom_scalars__config__" in events.Tags()["tensors"]  # the three profiles in one chart
-    for stage in ("dense", "pruned", "repaired"):
-        profile = events.Scalars(f"variance_profile/{stage}")
-        assert [s.step for s in profile] == [1, 2, 3]
-        variances = [row.variance for row in callback.events[0].signal[stage].rows]
-        assert [s.value for s in profile] == pytest.approx(variances)
-        rectifiers = [row.entropy for row in callback.events[0].signal[stage].rectifiers]
-        assert [s.value for s in events.Scalars(f"rectifier_entropy_profile/{stage}")] == pytest.approx(rectifiers)
+    (image,) = events.Images("signal/variance")
+    assert (image.step, image.encoded_image_string[:4]) == (4, b"\x89PNG")
+    assert [row["step"] for row in table(tmp_path / "signal.csv")] == ["4"] * 9
 
 
-def test_a_gradual_schedule_keeps_its_profiles_apart(tmp_path):
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_has_the_signal_of_every_layer_in_every_state_at_every_pruning(tmp_path):
     callback = reflow(schedule=Gradual(every_n_steps=3))
     fit(callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
-    with (tmp_path / "metrics.csv").open() as file:
-        columns = csv.DictReader(file).fieldnames
-    steps = [event.step for event in callback.events]
-    assert steps == [3, 6]
-    assert {f"variance_profile/{s}{suffix}" for s in ("dense", "pruned", "repaired") for suffix in ("", "@3")} <= set(
-        columns
-    )
+    rows = table(tmp_path / "signal.csv")
+    assert [event.step for event in callback.events] == [3, 6]
+    expected = [
+        (str(event.step), stage, str(depth), row.name, repr(row.variance))
+        for event in callback.events
+        for stage, report in event.signal.items()
+        for depth, row in enumerate(report.rows, 1)
+    ]
+    assert [(row["step"], row["stage"], row["depth"], row["name"], row["variance"]) for row in rows] == expected
+    rectifiers = [row for row in table(tmp_path / "rectifiers.csv") if row["stage"] == "pruned"]
+    of_last = callback.events[-1].signal["pruned"].rectifiers
+    assert [(row["layer"], float(row["entropy"])) for row in rectifiers] == [(r.layer, r.entropy) for r in of_last]
+
+
+def test_metrics_are_logged_at_steps_of_the_training_alone_and_under_names_that_stay(tmp_path):
+    names = []
+    for every in (1, 3):
+        folder = tmp_path / str(every)
+        logger = CSVLogger(folder, name="", version="")
+        fit(reflow(schedule=Gradual(every_n_steps=every)), logger=logger, log_every_n_steps=1)
+        rows = table(folder / "metrics.csv")
+        steps = [int(row["step"]) for row in rows]
+        assert steps == sorted(steps)
+        assert max(steps) < 8
+        names.append(set(rows[0]))
+    assert names[0] == names[1]
 
 
 def test_the_last_moment_of_a_gradual_schedule_has_a_profile_though_nothing_more_goes(tmp_path):
     callback = reflow(1 / SIZE, schedule=Gradual(every_n_steps=1, end=1.0))  # one weight, gone long before the end
     fit(callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
     assert callback.events[-1].step == 8
-    assert "variance_profile/repaired," in (tmp_path / "metrics.csv").read_text().splitlines()[0] + ","
+    assert {row["stage"] for row in table(tmp_path / "signal.csv") if row["step"] == "8"} == {
+        "dense", "pruned", "repaired",
+    }  # fmt: skip
 
 
 def test_the_monitor_alone_logs_any_training(tmp_path):
@@ -762,10 +784,11 @@ def test_the_seed_chooses_the_calibration_batches():
 def test_all_metrics_are_measured_at_the_last_pruning_and_before_it_what_is_asked_for(tmp_path, monitor, between):
     callback = reflow(schedule=Gradual(every_n_steps=3), monitor=monitor)
     fit(callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
-    with (tmp_path / "metrics.csv").open() as file:
-        columns = csv.DictReader(file).fieldnames
-    assert {c.partition("_profile")[0] for c in columns if c.endswith("_profile/pruned@3")} == between
-    assert {"variance", "cka", "entropy", "rectifier_entropy"} <= {
-        c.partition("_profile")[0] for c in columns if c.endswith("_profile/pruned")
-    }
+    rows = table(tmp_path / "signal.csv")
+    pruned = [row for row in rows if row["stage"] == "pruned"]
+    first, last = (next(row for row in pruned if row["step"] == step) for step in ("3", "6"))
+    assert {"variance", "entropy", "saturated"} & {name for name, value in first.items() if value} == between
+    assert {"variance", "cka", "entropy"} <= {name for name, value in last.items() if value}
+    assert {row["step"] for row in table(tmp_path / "rectifiers.csv")} == {"6"}
+    columns = set(table(tmp_path / "metrics.csv")[0])
     assert ("dead/net.1" in columns, "rectifier_entropy/net.0" in columns) == (False, False)

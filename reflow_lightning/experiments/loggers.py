@@ -1,0 +1,118 @@
+"""The loggers of a run: made for its folder, told its settings, and given the numbers of its report."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from reflow_lightning.experiments.resume import Saved, settings
+from reflow_lightning.running.compat.lightning import is_one
+
+_NEEDS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+_COMPARED = (
+    *("sparsity", "criterion", "allocation", "pattern", "min_kept", "steps", "repair", "seed", "epochs"),
+    *("finetune_epochs", "optimizer.lr", "model._target_", "data._target_"),
+)
+"""Settings by which TensorBoard compares runs; its table gets unreadable with all of them. Other loggers get all."""
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Refuse a logger whose package is not installed, before anything is trained.
+
+    Raises:
+        ValueError: The message names what to install.
+    """
+    for name, node in (cfg.logger or {}).items():
+        kind = str(node.get("_target_", "")).rpartition(".")[2]
+        if (package := _NEEDS.get(kind)) is None:
+            continue
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ValueError(
+                f'logger.{name} needs {package}, which is not installed: pip install "reflow-lightning[{package}]"'
+            ) from error
+
+
+def make_loggers(cfg: DictConfig, folder: Path, phase: str = "", saved: Saved | None = None) -> list[Logger]:
+    """Make the loggers of a training.
+
+    A logger that takes a folder, an identity or a place where its curves go on gets those of the run, unless the
+    configuration says otherwise.
+
+    Args:
+        cfg: Its ``logger`` is a dictionary of them.
+        folder: The run's folder.
+        phase: The training's name, ``""`` for the one in which the network is pruned.
+        saved: The checkpoint that it goes on from.
+    """
+    return [_make(node, folder, phase, saved) for node in (cfg.logger or {}).values()]
+
+
+def _make(node: DictConfig, folder: Path, phase: str, saved: Saved | None) -> Logger:
+    kind = get_class(node["_target_"])
+    start = f"{phase}from_step_{saved.step}" if saved else phase  # of files that can't be continued
+    of_run: dict[str, Any] = {"save_dir": str(folder), "version": start}
+    if is_kind(kind, "TensorBoardLogger"):
+        of_run |= {"version": phase} | ({"purge_step": saved.step} if saved else {})
+    elif is_kind(kind, "WandbLogger"):
+        name = f"{folder.name}-{phase}" if phase else folder.name
+        identity = hashlib.sha256(f"{folder.resolve()}{phase}".encode()).hexdigest()[:12]
+        of_run = {"save_dir": str(folder), "name": name, "id": identity, "resume": "allow"}
+    elif is_kind(kind, "MLFlowLogger"):
+        of_run = {"run_name": f"{folder.name}-{phase}" if phase else folder.name}
+    else:
+        taken = inspect.signature(kind).parameters
+        of_run = {name: value for name, value in of_run.items() if name in taken}
+    logger: Logger = instantiate(node, **{name: value for name, value in of_run.items() if node.get(name) is None})
+    return logger
+
+
+def is_kind(kind: type, name: str) -> bool:
+    """Whether a class is one of Lightning's loggers, or a subclass of it."""
+    return any(base.__name__ == name for base in kind.__mro__)
+
+
+def log_settings(loggers: Sequence[Logger], cfg: DictConfig) -> None:
+    """Tell the loggers the settings; TensorBoard is told those together with the results."""
+    for logger in loggers:
+        if not is_one(logger, "TensorBoardLogger"):
+            logger.log_hyperparams(settings(cfg))
+
+
+def log_report(loggers: Sequence[Logger], cfg: DictConfig, report: Mapping[str, Any]) -> None:
+    """Log the metric of every tested state, so that runs can be compared by it, and end the loggers' runs.
+
+    Args:
+        loggers: Those of the training in which the network was pruned.
+        cfg: The configuration.
+        report: What ``report.json`` holds.
+    """
+    metric = report["metric"]
+    found = {f"states/{stage}_{metric}": float(row["value"]) for stage, row in report["stages"].items()}
+    found["states/sparsity"] = float(report["sparsity"])
+    step = max(int(row["step"]) for row in report["stages"].values())
+    compared = {key: value for key, value in settings(cfg).items() if key in _COMPARED}
+    for logger in loggers:
+        if is_one(logger, "TensorBoardLogger"):
+            logger.log_hyperparams({key: _plain(value) for key, value in compared.items()}, found, step)
+        else:
+            logger.log_metrics(found, step)
+        logger.save()
+        logger.finalize("success")
+        if is_one(logger, "WandbLogger"):
+            sys.modules["wandb"].finish()  # else the next job of a sweep would go on in the same run
+
+
+def _plain(value: Any) -> Any:
+    """A value that the table of TensorBoard can show."""
+    return value if isinstance(value, (int, float, str)) else str(value)
