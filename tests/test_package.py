@@ -45,6 +45,8 @@ def test_every_package_and_config_group_is_listed_for_the_build():
 def test_every_target_of_the_configuration_is_ours_or_a_class_of_torch_or_lightning():
     for path in (ROOT / "conf").glob("**/*.yaml"):
         for target in re.findall(r"^\s*_target_: (\S+)", path.read_text(), flags=re.MULTILINE):
+            if target == "???":  # of one's own
+                continue
             assert target.split(".")[0] in ("reflow_lightning", "torch", "lightning"), target
             module, _, name = target.rpartition(".")
             found = getattr(__import__(module, fromlist=[name]), name)

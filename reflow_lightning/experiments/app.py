@@ -34,7 +34,11 @@ def _search(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The console script ``reflow-lightning``; ``reflow-lightning search`` looks for the sparsity itself."""
+    """The console script ``reflow-lightning``; ``search`` looks for the sparsity itself, ``report`` summarises runs."""
+    if sys.argv[1:2] == ["report"]:
+        from reflow_lightning.experiments.summary import report
+
+        raise SystemExit(report(sys.argv[2:]))
     searches = sys.argv[1:2] == ["search"]
     if searches:
         del sys.argv[1]

@@ -20,6 +20,7 @@ from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
+from reflow_lightning.experiments.extras import git_state, print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
@@ -50,6 +51,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
     load_extensions(cfg)
     check_loggers(cfg)
+    if cfg.print_config:
+        print_config(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
@@ -79,6 +82,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "title": str(cfg.title),
         "paper": cfg.get("paper"),
         "published": _published(cfg),
+        "tags": list(cfg.tags),
         "seed": int(cfg.seed),
         "metric": str(cfg.metric),
         **tested,
@@ -173,9 +177,10 @@ def _seconds(events: list[dict[str, Any]], repaired: float, ended: float, total:
 
 
 def describe_environment(trainer: pl.Trainer) -> dict[str, str]:
-    """Versions, and the device."""
+    """Versions, the device, and the commit of the code that the command was started in."""
     packages = {name: version(name) for name in ("torch", "lightning", "reflow-lightning")}
-    return {"python": platform.python_version(), **packages, "device": str(trainer.strategy.root_device)}
+    device = str(trainer.strategy.root_device)
+    return {"python": platform.python_version(), **packages, "device": device, "git": git_state()}
 
 
 def save_pruned(path: Path, module: nn.Module, reflow: Reflow) -> None:

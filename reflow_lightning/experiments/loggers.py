@@ -26,11 +26,17 @@ _COMPARED = (
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Refuse a logger whose package is not installed, before anything is trained.
+    """Refuse a logger that is given in the wrong place, or whose package is not installed, before anything is trained.
 
     Raises:
-        ValueError: The message names what to install.
+        ValueError: The message names the place, or what to install.
     """
+    for name in ("logger", "callbacks"):
+        if cfg.trainer.get(name) is not None:
+            raise ValueError(
+                f"trainer.{name} is no place for it: write +{name}.mine._target_=... in place of "
+                f"+trainer.{name}._target_=..., with any name for mine"
+            )
     for name, node in (cfg.logger or {}).items():
         kind = str(node.get("_target_", "")).rpartition(".")[2]
         if (package := _NEEDS.get(kind)) is None:
@@ -55,10 +61,11 @@ def make_loggers(cfg: DictConfig, folder: Path, phase: str = "", saved: Saved | 
         phase: The training's name, ``""`` for the one in which the network is pruned.
         saved: The checkpoint that it goes on from.
     """
-    return [_make(node, folder, phase, saved) for node in (cfg.logger or {}).values()]
+    tags = [str(tag) for tag in cfg.tags]
+    return [_make(node, folder, phase, saved, tags) for node in (cfg.logger or {}).values()]
 
 
-def _make(node: DictConfig, folder: Path, phase: str, saved: Saved | None) -> Logger:
+def _make(node: DictConfig, folder: Path, phase: str, saved: Saved | None, tags: list[str]) -> Logger:
     kind = get_class(node["_target_"])
     start = f"{phase}from_step_{saved.step}" if saved else phase  # of files that can't be continued
     of_run: dict[str, Any] = {"save_dir": str(folder), "version": start}
@@ -67,9 +74,9 @@ def _make(node: DictConfig, folder: Path, phase: str, saved: Saved | None) -> Lo
     elif is_kind(kind, "WandbLogger"):
         name = f"{folder.name}-{phase}" if phase else folder.name
         identity = hashlib.sha256(f"{folder.resolve()}{phase}".encode()).hexdigest()[:12]
-        of_run = {"save_dir": str(folder), "name": name, "id": identity, "resume": "allow"}
+        of_run = {"save_dir": str(folder), "name": name, "id": identity, "resume": "allow", "tags": tags}
     elif is_kind(kind, "MLFlowLogger"):
-        of_run = {"run_name": f"{folder.name}-{phase}" if phase else folder.name}
+        of_run = {"run_name": f"{folder.name}-{phase}" if phase else folder.name, "tags": dict.fromkeys(tags, "true")}
     else:
         taken = inspect.signature(kind).parameters
         of_run = {name: value for name, value in of_run.items() if name in taken}

@@ -17,7 +17,19 @@ from reflow_lightning.experiments.saving import KEY, LAST, PREVIOUS, Checkpoints
 from reflow_lightning.running.files import read_tensors
 from reflow_lightning.running.processes import warn
 
-_FREE = ("resume", "ckpt_path", "checkpoint", "callbacks", "logger", "data_dir", "data.folder", "data.num_workers")
+_FREE = (
+    "resume",
+    "tags",
+    "print_config",
+    "output_dir",
+    "ckpt_path",
+    "checkpoint",
+    "callbacks",
+    "logger",
+    "data_dir",
+    "data.folder",
+    "data.num_workers",
+)
 _FREE_OF_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 """Settings that a resumed run may have otherwise: they do not change what comes out."""
 
@@ -129,7 +141,7 @@ def newest_whole(folder: Path) -> Saved | None:
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """What a configuration says that decides what comes out, in plain types, by dotted key."""
-    keys = [str(key) for key in cfg if key not in (*_FREE, "title", "hydra")]
+    keys = [str(key) for key in cfg if key not in ("title", "hydra")]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     assert isinstance(plain, dict)
     free = (*_FREE, *(f"trainer.{name}" for name in _FREE_OF_TRAINER))

@@ -19,6 +19,7 @@ from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.experiment import cost_of, describe_environment, measure_stages, save_pruned
 from reflow_lightning.experiments.extensions import load_extensions
+from reflow_lightning.experiments.extras import print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.resume import Resume
@@ -45,6 +46,8 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     resume = Resume(cfg, folder, clock)
     load_extensions(cfg)
     check_loggers(cfg)
+    if cfg.print_config:
+        print_config(cfg)
     for name in ("report.json", "error.txt"):  # of an earlier run in this folder
         (folder / name).unlink(missing_ok=True)
     tester = make_trainer(cfg, logger=False, callbacks=[])
@@ -70,6 +73,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "title": f"{cfg.title}: sparsity {found.sparsity:.4f}",
         "paper": cfg.get("paper"),
         "published": {},
+        "tags": list(cfg.tags),
         "seed": int(cfg.seed),
         "metric": str(cfg.metric),
         **tested,

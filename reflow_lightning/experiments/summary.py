@@ -1,18 +1,27 @@
-"""The end of a sweep: summary.csv and a picture of all jobs."""
+"""The end of a sweep: a table, a picture and a page of all jobs."""
 
 from __future__ import annotations
 
 import atexit
 import csv
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from reflow_lightning.experiments.summary_plot import RESULTS, STATES, describe, plot, varied
+from reflow_lightning.experiments.grouping import RESULTS, STATES
+from reflow_lightning.experiments.summary_page import write_page
+from reflow_lightning.experiments.summary_plot import describe, plot, varied
+
+
+def jobs_in(folder: Path) -> list[Path]:
+    """The folders of a sweep's jobs, or of any runs, below a folder or that folder itself; by number or name."""
+    found = [path.parent.parent for path in folder.rglob(".hydra/overrides.yaml")]
+    return sorted(found, key=lambda path: (len(path.parts), len(path.name), str(path)))
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
@@ -24,21 +33,22 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     Returns:
         Rows with the job's number, its status, its overrides, its sparsity and the metric of each state.
     """
-    jobs = [path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")]
-    rows = []
-    for job in sorted(jobs, key=lambda path: (len(path.name), path.name)):
-        overrides = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
-        assert isinstance(overrides, list)
-        row: dict[str, Any] = {"job": job.name, "status": "failed"}
-        row |= {key: value for key, _, value in (str(override).partition("=") for override in overrides)}
-        if (job / "report.json").exists():
-            row |= {"status": "done"} | _results(json.loads((job / "report.json").read_text()))
-        elif (job / "error.txt").exists():
-            row["error"] = (job / "error.txt").read_text().splitlines()[0]
-        else:
-            row["error"] = "no report: it was killed, or still runs"
-        rows.append(row)
-    return rows
+    return [row_of(job, str(job.relative_to(folder)) if job != folder else job.name) for job in jobs_in(folder)]
+
+
+def row_of(job: Path, name: str) -> dict[str, Any]:
+    """The row of a job; see `collect`."""
+    overrides = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
+    assert isinstance(overrides, list)
+    row: dict[str, Any] = {"job": name, "status": "failed"}
+    row |= {key: value for key, _, value in (str(override).partition("=") for override in overrides)}
+    if (job / "report.json").exists():
+        row |= {"status": "done"} | _results(json.loads((job / "report.json").read_text()))
+    elif (job / "error.txt").exists():
+        row["error"] = (job / "error.txt").read_text().splitlines()[0]
+    else:
+        row["error"] = "no report: it was killed, or still runs"
+    return row
 
 
 def _results(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,34 +61,59 @@ def _results(report: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def summarise(folder: Path) -> list[str]:
-    """Write ``summary.csv`` and ``summary.png`` of a sweep, and print how its jobs ended.
+def summarise(*folders: Path, into: Path | None = None) -> list[str]:
+    """Write ``summary.csv``, ``summary.png`` and ``summary.html`` of sweeps or runs, and print how their jobs ended.
 
     Args:
-        folder: The sweep's folder.
+        folders: Those of the sweeps, or of single runs.
+        into: Where the summary goes; ``None`` for the first folder.
 
     Returns:
-        The numbers of the failed jobs.
+        The names of the failed jobs.
     """
-    rows = collect(folder)
+    into = into or folders[0]
+    jobs = [job for folder in folders for job in jobs_in(folder)]
+    several = len(folders) > 1
+    rows = [row for folder in folders for row in collect(folder)]
+    if several:
+        for row, job in zip(rows, jobs, strict=True):
+            row["job"] = f"{job.parent.name}/{job.name}"
     if not rows:
         return []
     keys = list({key: None for row in rows for key in row if key not in RESULTS})
-    with (folder / "summary.csv").open("w", newline="") as file:
+    with (into / "summary.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=[*keys, *(k for k in RESULTS if any(k in row for row in rows))])
         writer.writeheader()
         writer.writerows(rows)
-    plot([row for row in rows if row["status"] == "done"]).savefig(folder / "summary.png", dpi=150)
+    plot([row for row in rows if row["status"] == "done"]).savefig(into / "summary.png", dpi=150)
+    write_page(into / "summary.html", rows, jobs, ", ".join(folder.resolve().name for folder in folders))
     failed = [row for row in rows if row["status"] == "failed"]
     note = f", {len(failed)} failed: {', '.join(row['job'] for row in failed)}" if failed else ""
-    print(f"{len(rows)} jobs{note}; summary.csv and summary.png are in {folder.resolve()}")
+    print(f"{len(rows)} jobs{note}; summary.html, summary.csv and summary.png are in {into.resolve()}")
     for row in failed:
         print(f"  {row['job']} ({describe(row, ['sparsity', *varied(rows)])}): {row['error']}")
     return [row["job"] for row in failed]
 
 
+def report(arguments: Sequence[str]) -> int:
+    """``reflow-lightning report FOLDER...``: the summary of any sweeps and runs, in the present folder if several.
+
+    Returns:
+        The exit status: 0, or 2 if a folder is missing or none holds a run.
+    """
+    folders = [Path(argument) for argument in arguments]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    found = [job for folder in folders if folder.is_dir() for job in jobs_in(folder)]
+    if missing or not found:
+        what = f"there is no folder {', '.join(missing)}" if missing else "no run of reflow-lightning is in there"
+        sys.stderr.write(f"reflow-lightning: {what}; write reflow-lightning report FOLDER..., with folders of runs\n")
+        return 2
+    summarise(*folders, into=folders[0] if len(folders) == 1 else Path())
+    return 0
+
+
 class SweepSummary(Callback):
-    """Hydra callback: writes ``summary.csv`` and ``summary.png`` into the sweep's folder when all jobs have ended."""
+    """Hydra callback: writes the summary into the sweep's folder when all jobs have ended."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the jobs of an earlier sweep in this folder, but not their results: every job notes itself again."""

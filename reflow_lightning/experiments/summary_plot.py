@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reflow_lightning.experiments.grouping import RESULTS, STATES, Row, over_seeds
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-STATES = ("dense", "pruned", "repaired", "final")
-RESULTS = ("metric", *STATES, "seconds", "error")
 
 _STYLES: dict[str, dict[str, Any]] = {  # ever smaller, so that all are seen where they coincide
     "dense": {"color": "#3b4a5a", "marker": "D", "markersize": 7, "linewidth": 1.5, "linestyle": "--"},
@@ -19,12 +18,16 @@ _STYLES: dict[str, dict[str, Any]] = {  # ever smaller, so that all are seen whe
     "repaired": {"color": "#2a9d8f", "marker": "s", "markersize": 5, "linewidth": 1.8},
     "final": {"color": "#e9a23b", "marker": "^", "markersize": 4, "linewidth": 1.2},
 }
-Row = Mapping[str, Any]
 
 
 def varied(rows: Sequence[Row]) -> list[str]:
     """The overrides, beside the sparsity, in which jobs differ."""
-    keys = {key: None for row in rows for key in row if key not in ("job", "status", "sparsity", *RESULTS)}
+    keys = {
+        key: None
+        for row in rows
+        for key in row
+        if key not in ("job", "status", "sparsity", "seeds", *RESULTS) and not key.endswith("_std")
+    }
     return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
 
 
@@ -35,10 +38,11 @@ def describe(row: Row, keys: Sequence[str]) -> str:
         >>> describe({"sparsity": 0.90001, "model": "resnet20"}, ["sparsity", "model"])
         'sparsity=0.9, model=resnet20'
     """
-    return ", ".join(f"{key}={_short(row[key])}" for key in keys if key in row)
+    return ", ".join(f"{key}={short(row[key])}" for key in keys if key in row)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as text, a number with three digits."""
     try:
         return f"{float(value):.3g}"
     except ValueError:
@@ -47,6 +51,8 @@ def _short(value: Any) -> str:
 
 def plot(rows: Sequence[Row]) -> Figure:
     """Metric against sparsity, a panel for each combination of the other overrides; or a row of points for each job.
+
+    Jobs that differ in their seed alone are one point, with a bar of one standard deviation to each side.
 
     Args:
         rows: Of `collect`, those that are done. If no two of them differ in their sparsity alone, there are no lines
@@ -60,6 +66,7 @@ def plot(rows: Sequence[Row]) -> Figure:
 
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
+    rows = over_seeds(rows)
     others = varied(rows)
     panels: dict[str, list[Row]] = {}
     for row in rows:
@@ -83,8 +90,14 @@ def _plot_lines(figure: Figure, rows: Sequence[Row], panels: Mapping[str, Sequen
     for axes, (name, group) in zip(grid.flat, panels.items(), strict=False):
         axes.set_title(name.replace(", ", "\n"), fontsize=9)
         for state in STATES:
-            if points := sorted((row["sparsity"], row[state]) for row in group if state in row):
-                axes.plot(*zip(*points, strict=True), label=state, **_STYLES[state])
+            points = sorted(
+                (row["sparsity"], row[state], row.get(f"{state}_std", 0.0)) for row in group if state in row
+            )
+            if points:
+                x, y, spread = zip(*points, strict=True)
+                axes.plot(x, y, label=state, **_STYLES[state])
+                if any(spread):
+                    axes.errorbar(x, y, spread, fmt="none", ecolor=_STYLES[state]["color"], capsize=3, elinewidth=1.2)
         _tidy(axes)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -96,8 +109,12 @@ def _plot_jobs(figure: Figure, rows: Sequence[Row]) -> None:
     figure.set_size_inches(9, 1.5 + 0.3 * len(rows))
     axes = figure.add_subplot()
     for state in STATES:
-        if points := [(row[state], place) for place, row in enumerate(rows) if state in row]:
-            axes.plot(*zip(*points, strict=True), label=state, **_STYLES[state] | {"linestyle": "none"})
+        points = [(row[state], place, row.get(f"{state}_std", 0.0)) for place, row in enumerate(rows) if state in row]
+        if points:
+            x, y, spread = zip(*points, strict=True)
+            axes.plot(x, y, label=state, **_STYLES[state] | {"linestyle": "none"})
+            if any(spread):
+                axes.errorbar(x, y, xerr=spread, fmt="none", ecolor=_STYLES[state]["color"], capsize=3, elinewidth=1.2)
     names = [f"{row['job']}: {describe(row, ['sparsity', *varied(rows)])}" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # the first job on top

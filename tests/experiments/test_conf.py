@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from reflow_lightning.experiments.overrides import config_groups
 
 NAMED = {"torchvision": ("name=mobilenet_v3_small",), "timm": ("name=mobilenetv3_small_050",)}
-IMAGES = [name for name in config_groups()["model"] if name not in ("fastgrnn", "signal_cnn")]
+IMAGES = [name for name in config_groups()["model"] if name not in ("fastgrnn", "signal_cnn", "own")]
 
 
 def composed(*overrides):
@@ -38,7 +38,7 @@ def test_networks_for_signals_give_logits(model, data, classes):
     assert instantiate(cfg.data).task == ("har2" if classes == 2 else "activities")
 
 
-@pytest.mark.parametrize("data", config_groups()["data"])
+@pytest.mark.parametrize("data", [name for name in config_groups()["data"] if name != "own"])
 def test_data_modules_have_loaders_for_training_calibration_validation_and_test(data):
     if data == "imagenet_stream":
         pytest.importorskip("litdata")

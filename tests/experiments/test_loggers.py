@@ -83,7 +83,11 @@ def test_without_training_the_loggers_get_the_same(tmp_path):
 def test_mlflow_holds_curves_results_settings_and_the_picture(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    place = (f"logger.mlflow.tracking_uri={uri}", f"+logger.mlflow.artifact_location={tmp_path / 'artifacts'}")
+    place = (
+        "tags=[first]",
+        f"logger.mlflow.tracking_uri={uri}",
+        f"+logger.mlflow.artifact_location={tmp_path / 'artifacts'}",
+    )
     expected = report_of(tmp_path, "logger=mlflow", *place)
     client = mlflow.MlflowClient(uri)
     (experiment,) = (e for e in client.search_experiments() if e.name == "reflow_lightning")
@@ -92,6 +96,7 @@ def test_mlflow_holds_curves_results_settings_and_the_picture(tmp_path):
     assert {name: found.data.metrics[name] for name in expected} == pytest.approx(expected)
     assert {"variance/net.bn1", "sparsity/global", "val/accuracy"} <= set(found.data.metrics)
     assert (found.data.params["sparsity"], found.data.params["optimizer.lr"]) == ("0.8", "0.1")
+    assert found.data.tags["first"] == "true"
     (picture,) = client.list_artifacts(found.info.run_id, "signal/variance")
     assert picture.path.endswith("step_00000004.png")
     table = client.download_artifacts(found.info.run_id, "signal/signal/step_00000004.csv", str(tmp_path))
@@ -150,3 +155,9 @@ def test_a_logger_that_is_not_installed_is_told_before_anything_is_trained(monke
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r'pip install "reflow-lightning\[wandb\]"'):
         check_loggers(configuration("logger=wandb"))
+
+
+@pytest.mark.parametrize("name", ["logger", "callbacks"])
+def test_a_logger_given_to_the_trainer_is_refused_with_its_right_place(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"write \+{name}\.mine\._target_=\.\.\. in place of"):
+        run(configuration(f"+trainer.{name}._target_=lightning.pytorch.loggers.CSVLogger"), tmp_path)

@@ -62,7 +62,8 @@ def test_keys_of_the_chosen_group_count():
 
 def test_the_groups_are_those_of_the_folder():
     assert set(config_groups()) == {
-        *("data", "experiment", "launcher", "model", "optimizer", "recipe", "schedule", "scheduler", "sweep"),
+        *("callbacks", "data", "debug", "experiment", "launcher", "logger", "model", "module", "optimizer", "paths"),
+        *("recipe", "schedule", "scheduler", "sweep", "trainer"),
     }
 
 

@@ -1,11 +1,13 @@
 import atexit
 import csv
 import json
+import re
 
 import pytest
 from omegaconf import OmegaConf
 
-from reflow_lightning.experiments.summary import SweepSummary, collect, plot, summarise
+from reflow_lightning.experiments.grouping import over_seeds
+from reflow_lightning.experiments.summary import SweepSummary, collect, plot, report, summarise
 
 
 def job(folder, number, overrides, **report):
@@ -101,3 +103,48 @@ def test_the_summary_is_written_though_a_job_failed(sweep, capsys):
     text = capsys.readouterr().out
     assert "3 jobs, 1 failed: 10" in text
     assert "10 (sparsity=2): no report" in text
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    for number, (sparsity, seed) in enumerate([(0.5, 0), (0.5, 1), (0.9, 0), (0.9, 1)]):
+        repaired = 0.8 + seed / 10 - sparsity / 10
+        overrides = [f"sparsity={sparsity}", f"seed={seed}"]
+        job(tmp_path, number, overrides, sparsity=sparsity, dense=0.9, pruned=0.2, repaired=repaired)
+    return tmp_path
+
+
+def test_seeds_are_one_line_with_mean_and_deviation(seeds):
+    rows = over_seeds(collect(seeds))
+    assert [(row["sparsity"], row["seeds"], row["job"]) for row in rows] == [(0.5, 2, "0, 1"), (0.9, 2, "2, 3")]
+    assert [row["repaired"] for row in rows] == pytest.approx([0.8, 0.76])
+    assert [row["repaired_std"] for row in rows] == pytest.approx([0.0707, 0.0707], abs=1e-4)
+    (axes,) = plot(collect(seeds)).axes
+    assert len(axes.containers) == 1  # one bar of errors, of the state that differs
+
+
+def test_the_page_needs_no_other_file_and_holds_means_jobs_and_the_last_lines_of_a_failure(seeds):
+    job(seeds, 4, ["sparsity=2", "seed=0"])
+    (seeds / "4" / "error.txt").write_text("ValueError: <2> is outside\n\nTraceback\n  the very line\n")
+    assert summarise(seeds) == ["4"]
+    page = (seeds / "summary.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|\d)', page)
+    assert '0.8000 <span class="spread">± 0.0707</span>' in page
+    assert '<a href="3">3</a>' in page
+    assert "ValueError: &lt;2&gt; is outside" in page
+    assert "the very line" in page
+
+
+def test_a_report_of_several_folders_is_made_where_one_is(seeds, tmp_path_factory, monkeypatch, capsys):
+    here, other = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("other")
+    job(other, "single", ["sparsity=0.7", "seed=0"], sparsity=0.7, dense=0.9, pruned=0.2, repaired=0.77)
+    monkeypatch.chdir(here)
+    assert report([str(seeds), str(other)]) == 0
+    with (here / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"].split("/")[1] for row in rows] == ["0", "1", "2", "3", "single"]
+    assert str(here) in capsys.readouterr().out
+    assert report([str(here)]) == 2
+    assert "no run of reflow-lightning is in there" in capsys.readouterr().err
+    assert report(["nowhere"]) == 2
+    assert "there is no folder nowhere" in capsys.readouterr().err
