@@ -17,7 +17,7 @@ from reflow_lightning.running.compat.lightning import state_key
 from reflow_lightning.running.describing import as_texts, changes
 from reflow_lightning.running.formats import check_format
 from reflow_lightning.running.processes import warn
-from reflow_lightning.schedules import Schedule
+from reflow_lightning.schedules import Progress, Schedule
 
 FORMAT = 1
 """Number of the format of a callback's state in a checkpoint; version 0.1 wrote none."""
@@ -39,6 +39,10 @@ class KeepsState(ComesHome):
     def completed(self) -> bool:
         """Whether all pruning is done, by the schedule or since a round was not good enough."""
         return self._course.is_completed
+
+    def is_due(self, now: Progress) -> bool:
+        """Whether a pruning is due at a moment of the training."""
+        return self._course.is_due(now)
 
     @property
     def rounds(self) -> tuple[Round, ...]:

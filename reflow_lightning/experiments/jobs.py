@@ -108,10 +108,10 @@ def _job(task: Task, cfg: DictConfig, folder: Path) -> Report | None:
         with only_one(folder):
             if cfg.resume is None:
                 cfg.resume = (folder / "checkpoints").exists() and is_same(cfg, folder)
+            if cfg.share is None:
+                cfg.share = str(folder.parent / "dense")
             if not cfg.resume:
-                shutil.rmtree(
-                    folder / "tensorboard", ignore_errors=True
-                )  # curves of another try would mix with the new
+                shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of another try, whose curves would mix
             return task(cfg, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
         sweep = HydraConfig.get().sweep.dir

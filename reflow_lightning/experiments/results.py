@@ -20,7 +20,7 @@ from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
 from reflow_lightning.signal.report import profile_rows
 
-_HOW_TO_GO_ON = ("resume", "ckpt_path", "checkpoint", "logger", "print_config", "output_dir")
+_HOW_TO_GO_ON = ("resume", "share", "ckpt_path", "checkpoint", "logger", "print_config", "output_dir")
 _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": "finetune"}
 
 

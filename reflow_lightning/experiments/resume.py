@@ -18,6 +18,7 @@ from reflow_lightning.running.files import read_tensors
 from reflow_lightning.running.processes import warn
 
 _FREE = (
+    "share",
     "resume",
     "tags",
     "print_config",
@@ -125,9 +126,14 @@ def newest_whole(folder: Path) -> Saved | None:
     Raises:
         ValueError: If there are some, and none can be read.
     """
+    return newest_of(folder / LAST, folder / PREVIOUS)
+
+
+def newest_of(*paths: Path) -> Saved | None:
+    """The first of several checkpoints that can be read; see `newest_whole`."""
     damaged = []
-    for name in (LAST, PREVIOUS):
-        if not (path := folder / name).exists():
+    for path in paths:
+        if not path.exists():
             continue
         try:
             return read(path)

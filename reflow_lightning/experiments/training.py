@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
@@ -17,10 +19,12 @@ from reflow_lightning.callbacks import Reflow
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.event_records import EventRecords
 from reflow_lightning.experiments.loggers import log_settings, make_loggers
-from reflow_lightning.experiments.resume import Resume, differences, settings
+from reflow_lightning.experiments.resume import Resume, Saved
+from reflow_lightning.experiments.sharing import SharedDense, dense_key, shared_checkpoint, shared_file
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
-from reflow_lightning.running.files import read_tensors, write_tensors
+from reflow_lightning.running.files import read_tensors, write_tensors, write_whole
 from reflow_lightning.running.generators import RandomState
+from reflow_lightning.schedules import Iterative
 
 PRETRAIN, FIT = "pretrain", "fit"
 """The phases of a run that train, as its folders of checkpoints are called."""
@@ -53,7 +57,7 @@ def load_or_pretrain(
     elif cfg.get("weights") is not None:
         return  # loaded by the model itself
     elif cfg.pretrain is not None:
-        if resume.checkpoint(FIT) is None:  # else the checkpoint holds all that came of it
+        if resume.checkpoint(FIT) is None and shared_checkpoint(cfg) is None:  # else that holds all that came of it
             load_weights(net, _pretrain(cfg, data, folder, resume))
     elif not trains(cfg):
         raise ValueError(
@@ -63,8 +67,10 @@ def load_or_pretrain(
 
 def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
     """Train a dense network with a recipe of its own; its best weights are kept in ``dense.ckpt``."""
-    path = folder / "dense.ckpt"
-    if cfg.resume and path.exists() and _goes_on_from(path, cfg):
+    path, shared = folder / "dense.ckpt", shared_file(cfg, PRETRAIN)
+    if shared is not None and shared.exists() and not path.exists():
+        shutil.copy(shared, path)
+    if (cfg.resume or shared) and path.exists() and _goes_on_from(path, cfg):
         return path
     recipe = cfg.pretrain
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was made before
@@ -83,16 +89,19 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
     trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     data.batch_size = batch_size
     if trainer.is_global_zero:
-        content = {"state_dict": best.state or copy_state(module), "settings": settings(cfg)}
+        content = {"state_dict": best.state or copy_state(module), "of": dense_key(cfg)}
         write_tensors(path, {**content, "random": RandomState().to_dict()})
+        if shared is not None:
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(shared, path.read_bytes())
     trainer.strategy.barrier()
     return path
 
 
 def _goes_on_from(path: Path, cfg: DictConfig) -> bool:
-    """Whether the dense training of this very run is over, and if so, leave the random state that it left."""
+    """Whether the dense training of such a run is over, and if so, leave the random state that it left."""
     content = read_tensors(path)
-    if differences(content.get("settings", {}), settings(cfg)):
+    if content.get("of") != dense_key(cfg):
         return False
     RandomState.from_dict(content["random"]).restore()
     return True
@@ -105,6 +114,8 @@ def fit(
     folder: Path,
     resume: Resume,
     callbacks: Sequence[pl.Callback] = (),
+    last: Sequence[Checkpoint] = (),
+    saved: Saved | None = None,
 ) -> pl.Trainer:
     """Train, from a checkpoint if there is one to go on from.
 
@@ -115,12 +126,14 @@ def fit(
         folder: Where the curves go.
         resume: Says from where, and saves.
         callbacks: What the training does beside.
+        last: Callbacks that save, after those of ``resume``.
+        saved: What to start from if there is no checkpoint to go on from.
     """
-    saved = resume.checkpoint(FIT)
+    saved = resume.checkpoint(FIT) or saved
     logger = make_loggers(cfg, folder, saved=saved)
     log_settings(logger, cfg)
     own = instantiate(cfg.callbacks or {}).values()
-    trainer = _saving_trainer(cfg, [*callbacks, *own, resume.callback(FIT)], logger=logger)
+    trainer = _saving_trainer(cfg, [*callbacks, *own, resume.callback(FIT), *last], logger=logger)
     trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     return trainer
 
@@ -144,7 +157,10 @@ def fit_and_prune(
     """
     best = BestWeights(cfg.monitor, cfg.mode, ready=lambda: reflow.completed)
     records = EventRecords(reflow)
-    trainer = fit(cfg, module, data, folder, resume, [reflow, best, stages, records])
+    path = shared_file(cfg, "dense")
+    in_rounds = isinstance(reflow.schedule, Iterative)  # whose judge knows the dense network, too
+    shares = [] if path is None or in_rounds else [SharedDense(reflow, path)]
+    trainer = fit(cfg, module, data, folder, resume, [reflow, best, stages, records], shares, shared_checkpoint(cfg))
     events = records.events()
     if not events:
         raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
