@@ -31,7 +31,7 @@ from reflow_lightning.running.files import read_tensors, write_tensors
 SEED = 0
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 REPAIRS = ("none", "moments", "reconstruct", "reselect", "best")
-BUDGET = "2min"  # of the last
+BUDGET = "1min"  # of the last, the default
 BATCHES = 20  # of the calibration loader, for every repair the same
 
 
