@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
+from lightning.fabric import Fabric
 from omegaconf import DictConfig
 from torch import nn
 
@@ -30,6 +31,8 @@ from reflow_lightning.pruning import select
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
+from reflow_lightning.running.fresh import fresh
+from reflow_lightning.running.processes import share
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -71,9 +74,10 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if trains(cfg):
         events, loggers = fit_and_prune(cfg, module, data, reflow, stages, folder, resume)
     else:
-        events, loggers = _apply(cfg, module, data, reflow), make_loggers(cfg, folder)
-        log_settings(loggers, cfg)
-        log_profile(loggers, reflow.events[-1], 0)
+        events, loggers = _apply(cfg, tester, module, data, reflow), make_loggers(cfg, folder)
+        if tester.is_global_zero:
+            log_settings(loggers, cfg)
+            log_profile(loggers, reflow.events[-1], 0)
     ended = clock.seconds()
     tested = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
@@ -110,15 +114,26 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _apply(
-    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
+    cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
 ) -> list[dict[str, Any]]:
-    """Prune and repair without training."""
-    trainer = make_trainer(cfg, logger=False, callbacks=[])
-    if trainer.world_size > 1:
-        raise ValueError(f"train=false with trainer.devices={cfg.trainer.devices}: nothing is trained, use 1")
-    module.to(trainer.strategy.root_device)
+    """Prune and repair without training; several processes share the calibration out."""
     loader = getattr(data, "calibration_dataloader", data.train_dataloader)
-    reflow.apply(module, loader())
+    if tester.world_size == 1:
+        module.to(tester.strategy.root_device)
+        reflow.apply(module, loader())
+        return EventRecords(reflow).events()
+    options = {
+        name: cfg.trainer[name] for name in ("accelerator", "devices", "strategy", "num_nodes") if name in cfg.trainer
+    }
+    fabric = Fabric(**options)
+    fabric.launch()  # from here on there are as many processes as the trainer of the tests would start
+    data.prepare_data()
+    data.setup("fit")
+    module.to(fabric.device)
+    ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    limit = reflow.pruner.calibration_batches
+    reflow.pruner.calibration_batches = limit if limit == "auto" else share(limit)
+    reflow.apply(module, fresh(loader(), shuffle=True, seed=int(cfg.seed), **ranks))
     return EventRecords(reflow).events()
 
 

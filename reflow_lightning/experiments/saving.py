@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.position import Position
@@ -50,6 +54,8 @@ class Checkpoints(Checkpoint):
         self.every_minutes, self.every_n_epochs = every_minutes, every_n_epochs
         self._position = Position()
         self._saved_at, self._step = time.monotonic(), 0
+        self._told = False
+        self._handler: Any = None  # of the signal, that was there before
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training is in its data, and its seconds so far."""
@@ -74,6 +80,8 @@ class Checkpoints(Checkpoint):
         """See `Position`; the minutes count from here."""
         self._position.training_starts(trainer)
         self._saved_at, self._step = time.monotonic(), trainer.global_step
+        if threading.current_thread() is threading.main_thread() and not _requeues(trainer):
+            self._handler = signal.signal(signal.SIGTERM, self._tell)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See `Position`."""
@@ -93,24 +101,27 @@ class Checkpoints(Checkpoint):
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped:
             return
-        late = self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        due = trainer.received_sigterm or (late and not trainer.is_last_batch)  # after that the epoch ends, soon
-        if trainer.world_size > 1:
-            due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if due:
+        told = self._on_any(trainer, self._told or trainer.received_sigterm)
+        if told or self._on_any(trainer, self._is_late() and not trainer.is_last_batch):  # then the epoch ends, soon
             self.save(trainer)
+        if told:
+            raise SIGTERMException
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if it is time."""
         self._position.epoch_ends()
-        late = self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        due = late or bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
-        if trainer.strategy.broadcast(due):
+        due = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
+        if self._on_any(trainer, due or self._is_late()):
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what the training came to: tests and searches follow, which may be stopped as well."""
+        self._let_go()
         self.save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signal back."""
+        self._let_go()
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write ``last.ckpt``; if that fails in a training on one device, a warning says so, and it goes on."""
@@ -128,6 +139,29 @@ class Checkpoints(Checkpoint):
                 raise
             warn(f"{self.folder / LAST} could not be written, and the training goes on without it: {error}")
         trainer.strategy.barrier("saved")
+
+    def _tell(self, signum: int, frame: FrameType | None) -> None:
+        """Remember the signal. Lightning's own handler talks to other processes at once, in the midst of their talk."""
+        self._told = True
+
+    def _let_go(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None
+
+    def _is_late(self) -> bool:
+        return self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
+
+    @staticmethod
+    def _on_any(trainer: pl.Trainer, here: bool) -> bool:
+        """Whether something is so on any process: all save, or none."""
+        return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
+
+
+def _requeues(trainer: pl.Trainer) -> bool:
+    """Whether Lightning answers SLURM's signals itself, with a job that is queued again."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return bool(getattr(environment, "auto_requeue", False))
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import open_dict
 from scenarios.commands import application
+from torch.utils.data import DataLoader, DistributedSampler
 
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
@@ -37,6 +38,14 @@ class Loaded(DigitsDataModule):
     def __init__(self, **options):
         super().__init__(**options)
         self.num_workers = 2
+
+
+class ByEpoch(DigitsDataModule):
+    """Digits in an order that follows from the number of the epoch, as on several devices."""
+
+    def train_dataloader(self):
+        data = self.splits["train"]
+        return DataLoader(data, self.batch_size, sampler=DistributedSampler(data, num_replicas=1, rank=0))
 
 
 class Stopped(BaseException):
@@ -87,6 +96,7 @@ CASES = {
     "gradual": ("epochs=3", "schedule=gradual", "schedule.end=0.6", "schedule.every_n_steps=2"),
     "in rounds": ("epochs=1", "finetune_epochs=2", "schedule=iterative", "sparsity=0.7"),
     "augmented in two loading processes": ("epochs=1", "finetune_epochs=2", f"data._target_={__name__}.Loaded"),
+    "in an order by epoch": ("epochs=3", f"data._target_={__name__}.ByEpoch"),
     "two batches a step": ("epochs=3", "trainer.accumulate_grad_batches=2"),
 }
 
