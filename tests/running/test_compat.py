@@ -523,3 +523,26 @@ def test_statistics_are_computed_unseen_by_modes():
         assert seen.names == ()
         torch.ones(1).sum()
     assert seen.names == ("ones", "sum")
+
+
+def test_the_batches_of_an_epoch_begin_again():
+    class Restart(pl.Callback):
+        def __init__(self, skipped):
+            self.skipped, self.seen = skipped, []
+
+        def on_train_start(self, trainer, pl_module):
+            of_lightning.restart_batches(trainer, self.skipped)
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.seen.append(batch[0].sum().item())
+
+    with relies_on(
+        "lightning.pytorch.loops._FitLoop._data_fetcher", "lightning.fabric.utilities.data._set_sampler_epoch"
+    ):
+        seen = []
+        for skipped in (0, 2):
+            restart = Restart(skipped)
+            runner = trainer(restart, max_epochs=1, limit_train_batches=4 - skipped)
+            runner.fit(Module(), loader(32, 8, shuffle=False))
+            seen.append(restart.seen)
+        assert seen[1][: 4 - skipped] == seen[0][skipped:]
