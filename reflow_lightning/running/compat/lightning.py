@@ -54,11 +54,12 @@ def restart_batches(trainer: Any, skipped: int) -> None:
         trainer: The trainer, when its training starts.
         skipped: Number of batches.
     """
-    from lightning.fabric.utilities.data import _set_sampler_epoch
-
     loop = trainer.fit_loop
     for loader in loop._combined_loader.flattened:  # Lightning does so later, when the order has been drawn
-        _set_sampler_epoch(loader, loop.epoch_progress.current.processed)
+        batches = getattr(loader, "batch_sampler", None)
+        for sampler in (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+            if callable(set_epoch := getattr(sampler, "set_epoch", None)):
+                set_epoch(loop.epoch_progress.current.processed)
     fetcher = loop._data_fetcher
     iter(fetcher)
     for _ in range(skipped):
