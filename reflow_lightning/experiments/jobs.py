@@ -77,9 +77,11 @@ def _run(task: Task, cfg: DictConfig, folder: Path) -> Report:
         raise _ended(describe_error(error), 1) from None
 
 
-def _stopped(stop: BaseException, way_on: str) -> SystemExit:
+def _stopped(stop: KeyboardInterrupt | SystemExit, way_on: str) -> SystemExit:
     """The end of a process that was told to stop: Lightning turns both signals into exits of its own."""
     told = isinstance(stop, SIGTERMException)
+    if not told and isinstance(stop, SystemExit) and stop.code != 1:
+        return stop  # of somebody else's
     return _ended(f"stopped by {'SIGTERM' if told else 'Ctrl-C'}; {way_on}", 143 if told else 130)
 
 

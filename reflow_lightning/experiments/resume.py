@@ -64,7 +64,7 @@ class Resume:
             raise ValueError(f"resume={cfg.resume!r} must be true, false or force")
         self.cfg, self.folder, self.clock = cfg, folder, clock
         self._found: dict[str, Saved | None] = {}
-        if not cfg.resume and cfg.ckpt_path is None:
+        if not cfg.resume and cfg.ckpt_path is None and is_first():
             self.forget()
 
     def callback(self, phase: str) -> Checkpoints:

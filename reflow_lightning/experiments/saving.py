@@ -20,6 +20,8 @@ from reflow_lightning.experiments.position import Position
 from reflow_lightning.running.processes import warn
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_EVERY_STEPS = 10
+"""Several processes agree so often on whether to save: they wait for each other then, and so do their devices."""
 KEY = "reflow_lightning_run"
 """Under this name a checkpoint says of which run and phase it is."""
 
@@ -101,18 +103,18 @@ class Checkpoints(Checkpoint):
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped:
             return
-        told = self._on_any(trainer, self._told or trainer.received_sigterm)
-        if told or self._on_any(trainer, self._is_late() and not trainer.is_last_batch):  # then the epoch ends, soon
-            self.save(trainer)
-        if told:
-            raise SIGTERMException
+        if trainer.world_size > 1 and trainer.global_step % _EVERY_STEPS:
+            return
+        late = self._is_late() and not trainer.is_last_batch  # after the last, the epoch ends soon
+        if self._on_any(trainer, late or self._told):
+            self._save_and_stop_if_told(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if it is time."""
         self._position.epoch_ends()
         due = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
-        if self._on_any(trainer, due or self._is_late()):
-            self.save(trainer)
+        if self._on_any(trainer, due or self._is_late() or self._told):
+            self._save_and_stop_if_told(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what the training came to: tests and searches follow, which may be stopped as well."""
@@ -139,6 +141,11 @@ class Checkpoints(Checkpoint):
                 raise
             warn(f"{self.folder / LAST} could not be written, and the training goes on without it: {error}")
         trainer.strategy.barrier("saved")
+
+    def _save_and_stop_if_told(self, trainer: pl.Trainer) -> None:
+        self.save(trainer)
+        if self._on_any(trainer, self._told):
+            raise SIGTERMException
 
     def _tell(self, signum: int, frame: FrameType | None) -> None:
         """Remember the signal. Lightning's own handler talks to other processes at once, in the midst of their talk."""
