@@ -78,12 +78,12 @@ def test_a_combined_loader_is_read_anew(pl, mode):
     assert callback.events[0].calibration.batches == 4
 
 
-def test_tensorboard_overlays_the_curves(pl, tmp_path):
+def test_tensorboard_gets_the_picture_of_the_signal(pl, tmp_path):
     logger = pl.loggers.TensorBoardLogger(tmp_path)
-    layouts = []
-    logger.experiment.add_custom_scalars = layouts.append
+    pictures = []
+    logger.experiment.add_figure = lambda *arguments: pictures.append(arguments[0])
     fit(pl, reflow(), loader(), logger=logger)
-    assert list(layouts[0]) == ["reflow"]
+    assert pictures == ["signal/variance"]
 
 
 def test_rounds_are_judged(pl):

@@ -29,7 +29,12 @@ Task = Callable[[DictConfig, Path], Report]
 """Does what a configuration says, writes into a folder, and returns what ``report.json`` holds."""
 
 _log = logging.getLogger(__name__)
-_NOISE = (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*deprecated.*")
+_NOISE = (
+    ".*your dataloader is not resumable.*",
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*LeafSpec.*deprecated.*",
+)
 
 
 def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) -> float | None:

@@ -101,7 +101,7 @@ def test_a_seed_gives_the_same_result(small, tmp_path):
 def test_a_sweep_ends_with_a_summary_over_all_jobs(tmp_path):
     text = run(tmp_path, "-m", "sparsity=0.5,0.9", *SMALL)
     folder = only(tmp_path.glob("multirun/*/*"))
-    assert "2 jobs; summary.csv" in text
+    assert "2 jobs; summary.html, summary.csv" in text
     with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["sparsity"]) for row in rows] == pytest.approx([0.5, 0.9], abs=1e-3)
