@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from reflow_lightning.experiments.kept import find_finished
+from reflow_lightning.experiments.loggers import end_wandb
 from reflow_lightning.experiments.paths import find_from
 from reflow_lightning.experiments.results import describe_error, note_error
 from reflow_lightning.experiments.resume import is_first, only_one
@@ -61,7 +62,10 @@ def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) ->
         find_from(Path(hydra_cfg.runtime.cwd), cfg)
     begin = _job if hydra_cfg.mode == RunMode.MULTIRUN else _run
     with saying_once(set()):
-        report = begin(task, cfg, folder)
+        try:
+            report = begin(task, cfg, folder)
+        finally:
+            end_wandb()
     return None if report is None else result(report)
 
 

@@ -14,7 +14,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from reflow_lightning.experiments.resume import Saved, settings
+from reflow_lightning.experiments.resume import Saved, is_first, settings
 from reflow_lightning.running.compat.lightning import is_one
 
 _NEEDS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
@@ -76,12 +76,26 @@ def _make(node: DictConfig, folder: Path, phase: str, saved: Saved | None, tags:
         identity = hashlib.sha256(f"{folder.resolve()}{phase}".encode()).hexdigest()[:12]
         of_run = {"save_dir": str(folder), "name": name, "id": identity, "resume": "allow", "tags": tags}
     elif is_kind(kind, "MLFlowLogger"):
-        of_run = {"run_name": f"{folder.name}-{phase}" if phase else folder.name, "tags": dict.fromkeys(tags, "true")}
+        return _mlflow(node, folder, phase, saved, tags)
     else:
         taken = inspect.signature(kind).parameters
         of_run = {name: value for name, value in of_run.items() if name in taken}
     logger: Logger = instantiate(node, **{name: value for name, value in of_run.items() if node.get(name) is None})
     return logger
+
+
+def _mlflow(node: DictConfig, folder: Path, phase: str, saved: Saved | None, tags: list[str]) -> Logger:
+    """MLflow names a run itself: a resumed training finds the name of its run in the folder."""
+    note = folder / f".mlflow-{phase or 'run'}"
+    of_run: dict[str, Any] = {"run_name": f"{folder.name}-{phase}" if phase else folder.name}
+    of_run["tags"] = dict.fromkeys(tags, "true")
+    if saved is not None and note.exists():
+        of_run = {"run_id": note.read_text()}
+    logger: Any = instantiate(node, **{name: value for name, value in of_run.items() if node.get(name) is None})
+    if is_first():
+        note.write_text(logger.run_id)
+    made: Logger = logger
+    return made
 
 
 def is_kind(kind: type, name: str) -> bool:
@@ -116,8 +130,13 @@ def log_report(loggers: Sequence[Logger], cfg: DictConfig, report: Mapping[str, 
             logger.log_metrics(found, step)
         logger.save()
         logger.finalize("success")
-        if is_one(logger, "WandbLogger"):
-            sys.modules["wandb"].finish()  # else the next job of a sweep would go on in the same run
+
+
+def end_wandb() -> None:
+    """End the run of W&B that this process is in: the next training or job would go on in it."""
+    wandb = sys.modules.get("wandb")
+    if getattr(wandb, "run", None) is not None:
+        wandb.finish()  # type: ignore[union-attr]
 
 
 def _plain(value: Any) -> Any:

@@ -147,8 +147,9 @@ def newest_of(*paths: Path) -> Saved | None:
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """What a configuration says that decides what comes out, in plain types, by dotted key."""
-    keys = [str(key) for key in cfg if key not in ("title", "hydra")]
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    told = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("title", "hydra")])
+    OmegaConf.update(told, "trainer.profiler", None, force_add=True)  # it may name a folder of Hydra's
+    plain = OmegaConf.to_container(told, resolve=True)
     assert isinstance(plain, dict)
     free = (*_FREE, *(f"trainer.{name}" for name in _FREE_OF_TRAINER))
     return {
@@ -184,9 +185,14 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value if isinstance(value, (int, float, type(None))) else str(value)
 
 
+def process_number() -> int:
+    """The number of this process among those of the run, which is known before they are connected."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
 def is_first() -> bool:
-    """Whether this is the first process of a run, or its only one: known before the processes are connected."""
-    return not getattr(rank_zero_only, "rank", 0)
+    """Whether this is the first process of a run, or its only one."""
+    return process_number() == 0
 
 
 @contextmanager

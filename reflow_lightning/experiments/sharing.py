@@ -28,6 +28,8 @@ def dense_key(cfg: DictConfig) -> str:
     """A short name of all settings that matter before the first pruning: jobs of one name have one dense network."""
     before = {key: value for key, value in settings(cfg).items() if key.split(".")[0] not in _AFTER}
     before.pop("data.calibration_batch_size", None)
+    if cfg.ckpt is not None and (file := Path(cfg.ckpt)).is_file():
+        before["ckpt"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]  # what it was trained from
     return hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
 

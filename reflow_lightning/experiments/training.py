@@ -18,12 +18,13 @@ from torch import nn
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.event_records import EventRecords
-from reflow_lightning.experiments.loggers import log_settings, make_loggers
-from reflow_lightning.experiments.resume import Resume, Saved
+from reflow_lightning.experiments.loggers import end_wandb, log_settings, make_loggers
+from reflow_lightning.experiments.resume import Resume, Saved, process_number
 from reflow_lightning.experiments.sharing import SharedDense, dense_key, shared_checkpoint, shared_file
 from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
 from reflow_lightning.running.files import read_tensors, write_tensors, write_whole
 from reflow_lightning.running.generators import RandomState
+from reflow_lightning.running.processes import gather
 from reflow_lightning.schedules import Iterative
 
 PRETRAIN, FIT = "pretrain", "fit"
@@ -88,9 +89,11 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
     data.batch_size = recipe.get("batch_size") or batch_size
     trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     data.batch_size = batch_size
+    end_wandb()
+    random = gather(RandomState().to_dict())
     if trainer.is_global_zero:
-        content = {"state_dict": best.state or copy_state(module), "of": dense_key(cfg)}
-        write_tensors(path, {**content, "random": RandomState().to_dict()})
+        content = {"state_dict": best.state or copy_state(module), "of": dense_key(cfg), "random": random}
+        write_tensors(path, content)
         if shared is not None:
             shared.parent.mkdir(parents=True, exist_ok=True)
             write_whole(shared, path.read_bytes())
@@ -103,7 +106,8 @@ def _goes_on_from(path: Path, cfg: DictConfig) -> bool:
     content = read_tensors(path)
     if content.get("of") != dense_key(cfg):
         return False
-    RandomState.from_dict(content["random"]).restore()
+    states = content["random"]
+    RandomState.from_dict(states[process_number() % len(states)]).restore()
     return True
 
 

@@ -6,13 +6,14 @@ import sys
 
 import pytest
 import yaml
-from experiments.test_resume import SMALL, configuration, stopped
+from experiments.test_resume import PRETRAIN, SMALL, configuration, stopped
 from scenarios.commands import application
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.loggers import check_loggers
+from reflow_lightning.experiments.resume import settings
 
 STATES = ("dense", "pruned", "repaired")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -105,6 +106,30 @@ def test_mlflow_holds_curves_results_settings_and_the_picture(tmp_path):
 
 
 @pytest.mark.slow
+def test_mlflow_goes_on_in_the_run_of_before(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    cfg = ("epochs=2", "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
+    cfg = (*cfg, f"+logger.mlflow.artifact_location={tmp_path / 'artifacts'}")
+    stopped(configuration(*cfg), tmp_path, 6)
+    run(configuration(*cfg, "resume=true"), tmp_path)
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "reflow_lightning")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert [metric.step for metric in client.get_metric_history(found.info.run_id, "val/accuracy")] == [3, 7]
+
+
+@pytest.mark.slow
+def test_wandb_has_a_run_for_each_training_and_job(tmp_path):
+    pytest.importorskip("wandb")
+    command = ("-m", *SMALL, *PRETRAIN, "epochs=0", "finetune_epochs=1", "logger=wandb", "hydra.sweep.dir=out")
+    done = application(tmp_path, *command, "seed=0,1")
+    assert done.status == 0, done.text
+    runs = {path.name.rpartition("-")[2] for path in (tmp_path / "out").glob("*/wandb/**/offline-run-*")}
+    assert len(runs) == 4
+
+
+@pytest.mark.slow
 def test_wandb_holds_curves_results_settings_and_the_picture_in_a_run_of_this_machine(tmp_path):
     pytest.importorskip("wandb")
     done = application(tmp_path, *SMALL, "epochs=1", "logger=wandb", "hydra.run.dir=out")
@@ -161,3 +186,11 @@ def test_a_logger_that_is_not_installed_is_told_before_anything_is_trained(monke
 def test_a_logger_given_to_the_trainer_is_refused_with_its_right_place(name, tmp_path):
     with pytest.raises(ValueError, match=rf"write \+{name}\.mine\._target_=\.\.\. in place of"):
         run(configuration(f"+trainer.{name}._target_=lightning.pytorch.loggers.CSVLogger"), tmp_path)
+
+
+def test_the_settings_are_told_without_a_change_to_the_configuration():
+    cfg = configuration("debug=profiler", "seed=3")
+    told = settings(cfg)
+    assert told["seed"] == 3
+    assert "trainer.profiler" not in told or told["trainer.profiler"] is None
+    assert cfg.trainer.profiler.filename == "profile"
