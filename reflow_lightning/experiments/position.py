@@ -53,6 +53,12 @@ class Position:
         if self._batches:
             now.restore()
 
+    def fit_ends(self) -> None:
+        """Leave the random state that the training left, if the checkpoint was of its end and nothing was trained."""
+        if self._resumed is not None:
+            RandomState.from_dict(self._resumed["now"]).restore()
+            self._resumed = None
+
     def epoch_starts(self) -> None:
         """Note the state in which Lightning will draw the order of the epoch, unless it has done so already."""
         if not self._has_order:

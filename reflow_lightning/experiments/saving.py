@@ -121,6 +121,10 @@ class Checkpoints(Checkpoint):
         self._let_go()
         self.save(trainer)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See `Position`."""
+        self._position.fit_ends()
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signal back."""
         self._let_go()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.resume import differences, only_one
+from reflow_lightning.experiments.saving import Checkpoints
 from reflow_lightning.experiments.search import search
 
 SMALL = (
@@ -130,6 +131,32 @@ def test_so_it_is_within_a_dense_training_before_and_after_it(batches, tmp_path)
         assert (folder / "dense.ckpt").exists()
     run(configuration(*overrides, "resume=true"), folder)
     assert same(outcome(folder), outcome(tmp_path))
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
+def test_so_it_is_where_the_dense_training_had_just_ended(hook, tmp_path, monkeypatch):
+    """Nothing is left to train then, and what comes next must draw as after the training."""
+    overrides = ("epochs=0", "finetune_epochs=2", *PRETRAIN)
+    run(configuration(*overrides), tmp_path)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"reflow_lightning.experiments.saving.Checkpoints.{hook}", stop_after_saving(hook))
+        stopped(configuration(*overrides), folder, 99)
+    assert not (folder / "dense.ckpt").exists()
+    run(configuration(*overrides, "resume=true"), folder)
+    assert same(outcome(folder), outcome(tmp_path))
+
+
+def stop_after_saving(hook):
+    before = getattr(Checkpoints, hook)
+
+    def save_and_stop(self, trainer, pl_module):
+        before(self, trainer, pl_module)
+        if trainer.global_step == 8:
+            raise Stopped
+
+    return save_and_stop
 
 
 def stop_at(batch):
