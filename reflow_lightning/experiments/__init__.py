@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 
 def _name_of(choice: str, node: Any) -> str:
-    """What a title calls a choice of a group: that of one's own by its class."""
+    """What a title calls a choice of a group; the choice ``own`` goes by the name of its class."""
     return str(node["_target_"]).rpartition(".")[2] if choice == "own" else choice
 
 

@@ -52,8 +52,8 @@ def check_loggers(cfg: DictConfig) -> None:
 def make_loggers(cfg: DictConfig, folder: Path, phase: str = "", saved: Saved | None = None) -> list[Logger]:
     """Make the loggers of a training.
 
-    A logger that takes a folder, an identity or a place where its curves go on gets those of the run, unless the
-    configuration says otherwise.
+    Each logger gets the run's folder, its name and the step where its curves go on, as far as it takes them and the
+    configuration does not set them.
 
     Args:
         cfg: Its ``logger`` is a dictionary of them.

@@ -17,8 +17,8 @@ class Position:
 
     Lightning goes on with the next epoch's first batches when it resumes within an epoch, since it does not know the
     order that was drawn. Here the state of before is put back, the order drawn again, the batches of before are taken
-    and dropped, and the state of the checkpoint is put back. So batches, augmentation and dropout are those of a
-    training that never stopped, with any number of loading processes, if these end with each epoch.
+    and dropped, and the state of the checkpoint is put back. So the training gets the batches, augmentation and dropout
+    that it would have got, with any number of loading processes, if these end with each epoch.
     """
 
     def __init__(self) -> None:

@@ -186,7 +186,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def process_number() -> int:
-    """The number of this process among those of the run, which is known before they are connected."""
+    """The number of this process in the run; it is known before the processes are connected."""
     return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 

@@ -23,7 +23,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _EVERY_STEPS = 10
 """Several processes agree so often on whether to save: they wait for each other then, and so do their devices."""
 KEY = "reflow_lightning_run"
-"""Under this name a checkpoint says of which run and phase it is."""
+"""Under this name a checkpoint holds the settings and the phase of its run."""
 
 
 class Checkpoints(Checkpoint):
