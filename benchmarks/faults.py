@@ -61,8 +61,8 @@ PAGE = """# Faults, and what they cost
 
 Each fault was tried as often as the table says, at moments and places drawn from a seed. What was lost is measured.
 After a kill the training goes on from its last checkpoint, and every checkpoint that is found then, as well as the last
-one, must be bit for bit that of a training left alone: weights, BatchNorm buffers, masks, optimizer, scheduler. So must
-the network and the numbers in which a run of the application ends. After
+one, must be bit for bit that of a training left alone: weights, BatchNorm buffers, masks, optimizer, scheduler. A
+run of the application must end with the same network and the same numbers. After
 an error the network, its training flags, its hooks and the random state must be as they were, and the file of before
 must be there. A disk is full here when the system refuses to write beyond some size. Of several processes all must
 raise, and none may wait for ever. The temporary folder, where Lightning writes a checkpoint before it moves it to its

@@ -71,7 +71,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Have the checkpoint say of which run it is."""
+        """Add the settings and the phase of the run to the checkpoint."""
         checkpoint[KEY] = self.run
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

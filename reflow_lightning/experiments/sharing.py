@@ -53,14 +53,15 @@ class SharedDense(Checkpoint):
     """
 
     def __init__(self, reflow: Reflow, path: Path) -> None:
-        self.reflow, self.path = reflow, path
+        self.reflow, self.path, self._step = reflow, path, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if the next step is the one after which it prunes."""
-        done = batch_idx + 2
-        if not trainer.is_last_batch:
+        """Save after a step, when no gradients are gathered yet, if it prunes after the next one."""
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and not trainer.is_last_batch:
+            done = batch_idx + 1 + trainer.accumulate_grad_batches
             is_over = done >= trainer.num_training_batches
             self._save_before(trainer, progress_of(trainer, trainer.global_step + 1, done, is_over))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
@@ -36,16 +36,17 @@ def trains(cfg: DictConfig) -> bool:
     return bool(cfg.train) and int(cfg.trainer.max_epochs) != 0
 
 
-def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
     """The trainer of the configuration, with a progress bar only where somebody can see it."""
     shown = bool(cfg.trainer.enable_progress_bar) and sys.stderr.isatty()
-    trainer: pl.Trainer = instantiate(cfg.trainer, **options, enable_progress_bar=shown)
+    kept = [callback for callback in callbacks if shown or not isinstance(callback, ProgressBar)]
+    trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=kept, **options, enable_progress_bar=shown)
     return trainer
 
 
 def _saving_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
     """A trainer with a callback that saves: Lightning adds none of its own then, and must not forbid ours."""
-    return make_trainer(cfg, callbacks=list(callbacks), enable_checkpointing=True, **options)
+    return make_trainer(cfg, callbacks, enable_checkpointing=True, **options)
 
 
 def load_or_pretrain(
@@ -130,7 +131,7 @@ def fit(
         folder: Where the curves go.
         resume: Says from where, and saves.
         callbacks: What the training does beside.
-        last: Callbacks that save, after those of ``resume``.
+        last: More callbacks that save; they run after the one of ``resume``.
         saved: What to start from if there is no checkpoint to go on from.
     """
     saved = resume.checkpoint(FIT) or saved

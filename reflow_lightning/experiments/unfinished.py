@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from reflow_lightning.experiments.resume import differences, newest_whole, settings
@@ -26,13 +28,17 @@ def taken_up(arguments: Sequence[str], config: str = "config") -> list[str]:
     Returns:
         ``["hydra.run.dir=FOLDER"]``, or nothing if no folder is wanted, as the command names one, or none is found.
     """
-    wants = any(argument in ("resume=true", "resume=True", "resume=force") for argument in arguments)
-    named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "-m", "--m")) for argument in arguments)
-    if not wants or named:
+    given, _ = get_args_parser().parse_known_args(arguments)
+    wants = any(override in ("resume=true", "resume=True", "resume=force") for override in given.overrides)
+    named = any(override.startswith("hydra.run.dir=") for override in given.overrides)
+    if not wants or named or given.multirun:
         return []
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    with initialize_config_module(CONF, version_base="1.3"):
-        cfg = compose(config, overrides, return_hydra_config=True)
+    elsewhere = [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
+    try:
+        with initialize_config_module(CONF, version_base="1.3"):
+            cfg = compose(config, [*given.overrides, *elsewhere], return_hydra_config=True)
+    except HydraException:
+        return []  # Hydra says itself what is wrong
     root = Path(cfg.hydra.run.dir).parent.parent
     found = next((folder for folder in unfinished(root) if is_same(cfg, folder)), None)
     if found is None:

@@ -18,6 +18,7 @@ from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.resume import differences, only_one
 from reflow_lightning.experiments.saving import Checkpoints
 from reflow_lightning.experiments.search import search
+from reflow_lightning.experiments.unfinished import taken_up
 
 SMALL = (
     "model.blocks=1",
@@ -226,6 +227,23 @@ def test_the_same_command_goes_on_where_the_run_was_stopped(name, status, tmp_pa
     (tmp_path / "alone").mkdir()
     run(configuration("epochs=3", "seed=1"), tmp_path / "alone")
     assert same(outcome(folder), outcome(tmp_path / "alone"))
+
+
+def test_the_folder_of_an_unfinished_run_is_found_with_a_folder_of_ones_own_configuration(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nepochs: 3\n")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs" / "day" / "hour"
+    folder.mkdir(parents=True)
+    stopped(configuration("epochs=3"), folder, 5)
+    found = ["hydra.run.dir=outputs/day/hour"]
+    for option in (["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"]):
+        assert taken_up([*option, *SMALL, "experiment=own", "resume=true"]) == found
+    assert taken_up([*SMALL, "epochs=2", "resume=true"]) == []  # of other settings
+    assert taken_up([*SMALL, "epochs=3"]) == []
+    assert taken_up(["-m", *SMALL, "epochs=3", "resume=true"]) == []
+    assert taken_up([*SMALL, "epochs=3", "resume=true", "hydra.run.dir=out"]) == []
+    assert taken_up([*SMALL, "no_such_key=3", "resume=true"]) == []
 
 
 def test_a_run_never_begins_anew_where_an_unfinished_one_is_without_being_asked(tmp_path):

@@ -14,6 +14,7 @@ SCHEDULES = {
     "then fine-tuned": ("epochs=1", "finetune_epochs=1"),
     "within an epoch": ("epochs=2", "schedule=one_shot", "schedule.fraction=null", "schedule.step=6"),
     "with an epoch": ("epochs=3", "schedule=one_shot", "schedule.fraction=null", "schedule.epoch=1"),
+    "two batches a step": ("epochs=2", "trainer.accumulate_grad_batches=2"),
     "in rounds": ("epochs=2", "finetune_epochs=4", "schedule=iterative", "sparsity=0.7"),
 }
 
