@@ -16,14 +16,13 @@ from torch.export import Dim, ExportedProgram
 from reflow_lightning.running.arguments import Inputs, as_arguments, doubled, map_samples, tensors_of
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.difference import relative_difference
+from reflow_lightning.running.extras import remedy
 from reflow_lightning.running.files import write_whole
 from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 
 LARGEST_DIFFERENCE = 1e-4
 """Between the outputs of a network and of its ONNX file; relative, as `relative_difference` has it."""
-
-_HINT = "ONNX needs further packages: python -m pip install 'reflow-lightning[onnx]'"
 
 
 @outside_inference()
@@ -78,7 +77,7 @@ def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pa
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(_HINT) from error
+        raise ImportError(f"ONNX needs further packages: {remedy('onnx')}") from error
     with _quiet():
         program = torch.onnx.export(export_program(model, example_input), dynamo=True, verbose=False)
         assert program is not None
@@ -104,7 +103,7 @@ def check_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pat
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(_HINT) from error
+        raise ImportError(f"ONNX needs further packages: {remedy('onnx')}") from error
     with isolated_rng(), only_training(model, ()), torch.no_grad():
         expected = model(*as_arguments(example_input, device_of(model)))
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])

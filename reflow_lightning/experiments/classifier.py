@@ -47,7 +47,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        inputs, classes = batch
+        inputs, classes = _labelled(batch)
         loss = functional.cross_entropy(self(inputs), classes, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss)
         return loss
@@ -61,7 +61,7 @@ class Classifier(pl.LightningModule):
         self._evaluate(batch, "test", self.test_accuracy)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, accuracy: MulticlassAccuracy) -> None:
-        inputs, classes = batch
+        inputs, classes = _labelled(batch)
         logits = self(inputs)
         accuracy.update(logits, classes)
         self.log(f"{split}/loss", functional.cross_entropy(logits, classes), batch_size=len(classes), sync_dist=True)
@@ -71,3 +71,14 @@ class Classifier(pl.LightningModule):
         """The optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
         return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+
+
+def _labelled(batch: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise ValueError(
+            f"a batch is a {found}, and must be (inputs, class indices): give data with labels, or a module that knows "
+            "these batches (module=own)"
+        )
+    inputs, classes = batch
+    return inputs, classes

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.data import sized_len
 from omegaconf import DictConfig
 from torch import nn
 
@@ -23,6 +24,7 @@ from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import git_state, print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
+from reflow_lightning.experiments.rehearsal import check_metric, rehearse
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.stages import Stages, copy_state
@@ -67,8 +69,9 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         data.prepare_data()
         data.setup("fit")
     module: pl.LightningModule = instantiate(cfg.module)
-    load_or_pretrain(cfg, module, data, folder, resume)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)
+    rehearse(cfg, module, data, reflow)
+    load_or_pretrain(cfg, module, data, folder, resume)
     stages = Stages(clock)
     reflow.listeners.append(stages.record)
     if trains(cfg):
@@ -140,23 +143,33 @@ def _apply(
 def measure_stages(
     cfg: DictConfig, tester: pl.Trainer, stages: Stages, module: pl.LightningModule, data: pl.LightningDataModule
 ) -> dict[str, Any]:
-    """Test every recorded state: its metric by name, and its step, metric and sparsity under ``stages``."""
+    """Test every recorded state: its metric by name, and its step, metric and sparsity under ``stages``.
+
+    Under ``tested`` stands how many batches of how many each test had: ``trainer.limit_test_batches`` leaves some out.
+    """
     tested: dict[str, Any] = {"stages": {}}
     weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
     for stage, state in stages.states.items():
         module.load_state_dict(state)
         metrics = tester.test(module, datamodule=data, verbose=False)[0]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
-        if f"test/{cfg.metric}" not in metrics:
-            known = ", ".join(name.removeprefix("test/") for name in metrics)
-            raise ValueError(f"metric={cfg.metric} is not among what the test logs: {known}")
+        check_metric(str(cfg.metric), "test", metrics)
         tested[stage] = metrics[f"test/{cfg.metric}"]
         tested["stages"][stage] = {
             "step": stages.steps[stage],
             "value": tested[stage],
             "sparsity": zeros / sum(weight.numel() for weight in weights),
         }
-    return tested
+    return tested | {"tested": _share_tested(tester)}
+
+
+def _share_tested(tester: pl.Trainer) -> dict[str, int] | None:
+    """The batches that were tested and those that there are; nothing where a stream has no length."""
+    loaders = tester.test_dataloaders
+    sizes = [sized_len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders])]
+    if None in sizes:
+        return None
+    return {"batches": int(sum(tester.num_test_batches)), "of": sum(size for size in sizes if size is not None)}
 
 
 def _published(cfg: DictConfig) -> dict[str, float]:

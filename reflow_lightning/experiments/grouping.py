@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 STATES = ("dense", "pruned", "repaired", "final")
-RESULTS = ("metric", *STATES, "seconds", "error")
+RESULTS = ("metric", *STATES, "seconds", "note", "error")
 _OF_JOB = ("job", "status", "seed", *RESULTS)
 
 Row = Mapping[str, Any]

@@ -21,7 +21,7 @@ from reflow_lightning.experiments.kept import find_finished
 from reflow_lightning.experiments.loggers import end_wandb
 from reflow_lightning.experiments.paths import find_from
 from reflow_lightning.experiments.results import describe_error, note_error
-from reflow_lightning.experiments.resume import is_first, only_one
+from reflow_lightning.experiments.resume import is_first, is_unfinished, only_one
 from reflow_lightning.experiments.unfinished import is_same
 from reflow_lightning.running.saying import saying_once
 
@@ -76,7 +76,7 @@ def _run(task: Task, cfg: DictConfig, folder: Path) -> Report:
             _check_unfinished(cfg, folder)
             return task(cfg, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
-        saved = any((folder / "checkpoints").glob("*/*.ckpt"))
+        saved = is_unfinished(folder)
         way = "the same command with resume=true goes on from its last checkpoint"
         raise _stopped(stop, way if saved else "there was no checkpoint yet") from None
     except Exception as error:
@@ -102,7 +102,7 @@ def _ended(text: str, status: int) -> SystemExit:
 
 def _check_unfinished(cfg: DictConfig, folder: Path) -> None:
     """Refuse to begin anew where checkpoints are, unless that was asked for: they may hold days of work."""
-    if is_first() and cfg.resume is None and cfg.ckpt_path is None and any((folder / "checkpoints").glob("*/*.ckpt")):
+    if is_first() and cfg.resume is None and cfg.ckpt_path is None and is_unfinished(folder):
         raise ValueError(f"{folder} holds an unfinished run: resume=true goes on with it, resume=false begins anew")
 
 

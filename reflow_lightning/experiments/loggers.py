@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from reflow_lightning.experiments.resume import Saved, is_first, settings
 from reflow_lightning.running.compat.lightning import is_one
+from reflow_lightning.running.extras import remedy
 
 _NEEDS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 _COMPARED = (
@@ -44,9 +45,7 @@ def check_loggers(cfg: DictConfig) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise ValueError(
-                f'logger.{name} needs {package}, which is not installed: pip install "reflow-lightning[{package}]"'
-            ) from error
+            raise ValueError(f"logger.{name} needs {package}, which is not installed: {remedy(package)}") from error
 
 
 def make_loggers(cfg: DictConfig, folder: Path, phase: str = "", saved: Saved | None = None) -> list[Logger]:

@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.experiments.registered import KINDS, registered
+from reflow_lightning.running.extras import remedy
 from reflow_lightning.running.names import nearest
 
 CONF = "reflow_lightning.conf"
@@ -100,7 +101,7 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         with initialize_config_module(CONF, version_base="1.3"):
             cfg = compose(config, overrides=selected)
     except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
-        return [f'{error.missing_cfg_file} is not installed; remedy: pip install "reflow-lightning[sweep]"']
+        return [f"{error.missing_cfg_file} is not installed; remedy: {remedy('sweep')}"]
     keys = dict.fromkeys(groups) | dict(_keys(cfg))
     names = [o.key_or_group for o in overrides]
     unknown = [

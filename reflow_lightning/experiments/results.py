@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from reflow_lightning.running.extras import missing
 from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
 from reflow_lightning.signal.report import profile_rows
@@ -58,7 +59,8 @@ def describe_error(error: Exception) -> str:
         'ValueError: sparsity=2 is outside [0, 1)'
     """
     error = cause_of(error)
-    return f"{type(error).__name__}: {error}".strip()
+    way = missing(error) if isinstance(error, ImportError) else ""
+    return f"{type(error).__name__}: {error}{f': {way}' if way else ''}".strip()
 
 
 def note_error(folder: Path, error: Exception) -> Path | None:
@@ -117,6 +119,8 @@ def print_table(report: Mapping[str, Any]) -> None:
         f"{_short(cost['nonzero'])} of {_short(cost['parameters'])} parameters are not zero, "
         f"{_short(cost['effective'])} of {_short(cost['multiply_adds'])} multiply-adds"
     )
+    if told := told_of_test(report):
+        caption += f"\n{told}"
     table = Table(title=report["title"], title_justify="left", caption=caption, caption_justify="left")
     columns = ["state", "after step", report["metric"], *(["published"] if published else []), "sparsity", "seconds"]
     for column in columns:
@@ -130,6 +134,21 @@ def print_table(report: Mapping[str, Any]) -> None:
     Console().print(table)
     if report.get("rounds"):
         Console().print(_table_of_rounds(report["rounds"]))
+
+
+def told_of_test(report: Mapping[str, Any]) -> str:
+    """That the test left out a part of its data, if it did.
+
+    Example:
+        >>> told_of_test({"tested": {"batches": 2, "of": 12}})
+        'tested on 2 of 12 batches alone'
+        >>> told_of_test({"tested": {"batches": 12, "of": 12}})
+        ''
+    """
+    tested = report.get("tested")
+    if tested is None or tested["batches"] >= tested["of"]:
+        return ""
+    return f"tested on {tested['batches']} of {tested['of']} batches alone"
 
 
 def _table_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> Table:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.experiments.clock import Clock
+from reflow_lightning.experiments.saved_trials import TRIALS, SavedTrials, read_trials
 from reflow_lightning.experiments.saving import KEY, LAST, PREVIOUS, Checkpoints
 from reflow_lightning.running.files import read_tensors
 from reflow_lightning.running.processes import warn
@@ -89,13 +90,30 @@ class Resume:
             found = newest_whole(self._at(phase)) if self.cfg.resume else None
         if found is None:
             return None
-        told = differences(found.run["config"], settings(self.cfg))
+        self._check_settings(found.run["config"], found.path)
+        return found if found.run["phase"] == phase else None
+
+    def trials(self) -> SavedTrials:
+        """The trials of a search that were made already, if it goes on, and where new ones go.
+
+        Raises:
+            ValueError: If they were made with other settings.
+        """
+        path = self._at("search") / TRIALS
+        kept = SavedTrials(path, settings(self.cfg))
+        config, made = read_trials(path) if self.cfg.resume else ({}, {})
+        if made:
+            self._check_settings(config, path)
+            kept.update(made)
+        return kept
+
+    def _check_settings(self, saved: Mapping[str, Any], path: Path) -> None:
+        told = differences(saved, settings(self.cfg))
         if told and self.cfg.resume != "force":
             raise ValueError(
-                f"{found.path} was saved by a run with other settings: {told}; give the same to go on, resume=force to "
+                f"{path} was saved by a run with other settings: {told}; give the same to go on, resume=force to "
                 "go on with these, or resume=false to begin anew"
             )
-        return found if found.run["phase"] == phase else None
 
     def forget(self) -> None:
         """Remove the checkpoints of a run that is over, or that begins anew."""
@@ -145,6 +163,17 @@ def newest_of(*paths: Path) -> Saved | None:
     return None
 
 
+def saved_settings(phase: Path) -> Mapping[str, Any]:
+    """The settings that were saved with a phase of a run, of what can be read in its folder; none if there is nothing.
+
+    Raises:
+        ValueError: If nothing that is there can be read.
+    """
+    newest = newest_whole(phase)
+    found: Mapping[str, Any] = newest.run["config"] if newest else read_trials(phase / TRIALS)[0]
+    return found
+
+
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """What a configuration says that decides what comes out, in plain types, by dotted key."""
     told = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("title", "hydra")])
@@ -183,6 +212,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, (int, float, type(None))) else str(value)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run in a folder was stopped, and left something to go on from."""
+    return any((folder / "checkpoints").glob("*/*"))
 
 
 def process_number() -> int:

@@ -21,12 +21,15 @@ from reflow_lightning.experiments.experiment import cost_of, describe_environmen
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
+from reflow_lightning.experiments.rehearsal import check_metric, rehearse
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.resume import Resume
+from reflow_lightning.experiments.saved_trials import SavedTrials
 from reflow_lightning.experiments.search_plot import plot_search
 from reflow_lightning.experiments.stages import Stages, copy_state
 from reflow_lightning.experiments.training import fit, load_or_pretrain, make_trainer, trains
 from reflow_lightning.search import Search, find_sparsity
+from reflow_lightning.search.checks import check_limits
 
 
 def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -60,11 +63,13 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data.setup("fit")
     module: pl.LightningModule = instantiate(cfg.module)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)  # how to prune and repair
+    check_limits(cfg.max_drop, cfg.tolerance)
+    check_metric(str(cfg.metric), "val", rehearse(cfg, module, data, reflow))
     load_or_pretrain(cfg, module, data, folder, resume)
     trainer = fit(cfg, module, data, folder, resume) if trains(cfg) else None
     steps, loggers = (trainer.global_step, list(trainer.loggers)) if trainer else (0, make_loggers(cfg, folder))
     trained = clock.seconds()
-    found = _find(cfg, tester, module, data, reflow.pruner)
+    found = _find(cfg, tester, module, data, reflow.pruner, resume.trials())
     searched = clock.seconds()
     reflow.pruner.masks = found.masks
     tested = measure_stages(cfg, tester, _stages(module, found, steps), module, data)
@@ -104,7 +109,12 @@ def found_sparsity(report: Mapping[str, Any]) -> float:
 
 
 def _find(
-    cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, pruner: Pruner
+    cfg: DictConfig,
+    tester: pl.Trainer,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    pruner: Pruner,
+    known: SavedTrials,
 ) -> Search:
     device = tester.strategy.root_device
     name = f"val/{cfg.metric}"
@@ -113,9 +123,6 @@ def _find(
         assert isinstance(model, pl.LightningModule)
         results = tester.validate(model, datamodule=data, verbose=False)
         model.to(device)  # Lightning leaves it on the CPU
-        if not results or name not in results[0]:
-            known = ", ".join(key.removeprefix("val/") for key in results[0]) if results else "nothing"
-            raise ValueError(f"metric={cfg.metric} is not among what the validation logs: {known}")
         return _sign(cfg) * results[0][name]
 
     module.trainer = None  # what the search copies is the network, not its trainer
@@ -131,6 +138,7 @@ def _find(
         max_batches=pruner.calibration_batches,
         forward=pruner.forward,
         seed=pruner.seed,
+        known=known,
     )
 
 

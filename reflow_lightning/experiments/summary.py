@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.experiments.grouping import RESULTS, STATES
+from reflow_lightning.experiments.results import told_of_test
 from reflow_lightning.experiments.summary_page import write_page
 from reflow_lightning.experiments.summary_plot import describe, plot, varied
 
@@ -54,6 +55,8 @@ def row_of(job: Path, name: str) -> dict[str, Any]:
 def _results(report: Mapping[str, Any]) -> dict[str, Any]:
     row = {"sparsity": report["sparsity"], "seconds": report["seconds"]["total"]}
     row |= {key: report[key] for key in ("metric", *STATES) if key in report}
+    if told := told_of_test(report):
+        row["note"] = told
     steps = {state: details["step"] for state, details in report.get("stages", {}).items()}
     gradual = steps.get("dense") != steps.get("pruned") and not report.get("rounds")
     if gradual:  # dense was an earlier network, no baseline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -59,7 +60,7 @@ def write_page(path: Path, rows: Sequence[dict[str, Any]], folders: Sequence[Pat
     failed = [(row, folder) for row, folder in zip(rows, folders, strict=True) if row["status"] == "failed"]
     page = _PAGE.format(
         title=escape(title),
-        counts=f"{len(rows)} jobs, {len(failed)} failed" if failed else f"{len(rows)} jobs",
+        counts=escape(_counts(rows)),
         metric=escape(metric),
         picture=_picture(done),
         means=_means(over_seeds(done), [key for key in keys if key != "seed"]),
@@ -67,6 +68,14 @@ def write_page(path: Path, rows: Sequence[dict[str, Any]], folders: Sequence[Pat
         failures="".join(_failure(row, folder) for row, folder in failed),
     )
     path.write_text(page)
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """How many jobs there are, how many failed, and what is to be known of their tests."""
+    failed = sum(row["status"] == "failed" for row in rows)
+    notes = Counter(str(row["note"]) for row in rows if "note" in row)
+    parts = [f"{len(rows)} jobs", *([f"{failed} failed"] if failed else [])]
+    return ", ".join([*parts, *(f"{count} {note}" for note, count in notes.items())])
 
 
 def _picture(rows: Sequence[Row]) -> str:

@@ -10,8 +10,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from reflow_lightning.experiments.resume import differences, newest_whole, settings
-from reflow_lightning.experiments.saving import LAST
+from reflow_lightning.experiments.resume import differences, saved_settings, settings
 
 CONF = "reflow_lightning.conf"
 
@@ -48,16 +47,19 @@ def taken_up(arguments: Sequence[str], config: str = "config") -> list[str]:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """The folders of runs two levels below a folder that have checkpoints, the newest first."""
-    files = {path.parent.parent.parent: path.stat().st_mtime for path in folder.glob(f"*/*/checkpoints/*/{LAST}")}
-    return sorted(files, key=lambda run: -files[run])
+    """The folders of runs two levels below a folder that have something to go on from, the newest first."""
+    newest: dict[Path, float] = {}
+    for path in folder.glob("*/*/checkpoints/*/*"):
+        run = path.parent.parent.parent
+        newest[run] = max(newest.get(run, 0.0), path.stat().st_mtime)
+    return sorted(newest, key=lambda run: -newest[run])
 
 
 def is_same(cfg: DictConfig, folder: Path) -> bool:
-    """Whether the run in a folder has these settings, and a checkpoint that can be read."""
+    """Whether the run in a folder has these settings, and something to go on from that can be read."""
     try:
-        found = [newest_whole(phase) for phase in sorted((folder / "checkpoints").iterdir())]
+        found = [saved_settings(phase) for phase in sorted((folder / "checkpoints").iterdir())]
     except (OSError, ValueError):
         return False
-    runs = [saved.run["config"] for saved in found if saved]
+    runs = [saved for saved in found if saved]
     return bool(runs) and not any(differences(run, settings(cfg)) for run in runs)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reflow_lightning.calibration import AnyRepair, calibrate, resolve_repair
 from reflow_lightning.calibration.repair import between_prunings, keeping_zeros, moves_zeros
@@ -40,6 +39,7 @@ from reflow_lightning.running.saying import saying_once
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import Snapshot
 from reflow_lightning.search.bisection import sparsest
+from reflow_lightning.search.checks import as_number, check_alike, check_limits, check_repeatable, comparable
 from reflow_lightning.search.trials import Search, Trial, is_within
 
 COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
@@ -69,6 +69,7 @@ def find_sparsity(
     forward: AnyForward | None = None,
     seed: int = 0,
     progress: bool = True,
+    known: MutableMapping[float, Trial] | None = None,
 ) -> Search:
     """Prune and repair a model in place, as sparsely as its score allows.
 
@@ -103,6 +104,8 @@ def find_sparsity(
         forward: ``(model, batch) -> anything`` for batches that the default does not understand.
         seed: Seed of what criterion, batches and evaluation draw, the same in each trial.
         progress: Show a bar in a terminal while a repair takes more than two seconds.
+        known: Trials by the sparsity that was asked for. Those in it are not made again, and new ones are put into it:
+            give the same one again, with the same model and arguments, and a search that was stopped goes on.
 
     Returns:
         What was found and tried, with ``undo()``. If nothing is within the drop, a warning says so, and the model is
@@ -135,7 +138,10 @@ def find_sparsity(
     reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
     said: set[str] = set()
     with together("preparing the search"), saying_once(said):
-        _check_arguments(batches, max_drop, tolerance, coarse)
+        check_limits(max_drop, tolerance, coarse)
+        check_repeatable(batches)
+        made: MutableMapping[float, Trial] = {} if known is None else known
+        check_alike(made)
         check_steps(steps)
         last = resolve_repair(repair)
         last = keeping_zeros(last) if spec.rules_zeros else last
@@ -155,12 +161,12 @@ def find_sparsity(
 
     trials: list[Trial] = []
     learned: list[Learned] = []
-    found: dict[float, tuple[Trial, Masks, Snapshot]] = {}  # of the sparsest so far alone
+    found: dict[float, tuple[Masks, Snapshot]] = {}  # of the sparsest so far alone
 
     def score() -> float:
         with together("evaluate"), isolated_rng(seed), only_training(model, ()):
-            own = _number(evaluate(model))
-        return _checked(fmean(gather(own)))
+            own = as_number(evaluate(model))
+        return comparable(fmean(gather(own)))
 
     def repaired(sparsity: float) -> Masks:
         dense.restore()
@@ -188,19 +194,23 @@ def find_sparsity(
             raise ValueError("the processes chose different weights: give all of them the same model and arguments")
         return choice.masks
 
-    def within(sparsity: float) -> bool:
+    def tried(sparsity: float) -> Trial:
         start = time.perf_counter()
         with saying_once(said):
             masks = repaired(sparsity)
         values = Snapshot([model])  # evaluate may change the model
-        trial = Trial(masks.sparsity, score(), time.perf_counter() - start)
+        made[sparsity] = Trial(masks.sparsity, score(), time.perf_counter() - start)
+        if is_within(made[sparsity].score, dense_score, max_drop) and sparsity > max(found, default=0.0):
+            found.clear()
+            found[sparsity] = masks, values
+        return made[sparsity]
+
+    def within(sparsity: float) -> bool:
+        trial = made.get(sparsity) or tried(sparsity)
         trials.append(trial)
         holds = is_within(trial.score, dense_score, max_drop)
         if rank() == 0:
             _log.info("sparsity %.4f: %.4f, %s", trial.sparsity, trial.score, "within" if holds else "too low")
-        if holds and sparsity > max(found, default=0.0):
-            found.clear()
-            found[sparsity] = trial, masks, values
         return holds
 
     try:
@@ -209,9 +219,12 @@ def find_sparsity(
             raise ValueError(f"evaluate gave {dense_score} for the dense model: it must give a finite number")
         best = sparsest(within, coarse, least, most, max(tolerance, 1 / total))
         if best:
-            trial, masks, values = found[best]
+            if best not in found:  # a trial of before, which gives the same bits again
+                with saying_once(said):
+                    found[best] = repaired(best), Snapshot([model])
+            masks, values = found[best]
             values.restore()
-            return Search(trial.sparsity, masks, trial.score, dense_score, max_drop, tuple(trials), dense)
+            return Search(masks.sparsity, masks, made[best].score, dense_score, max_drop, tuple(trials), dense)
         dense.restore()
     except BaseException:
         dense.restore()
@@ -224,36 +237,3 @@ def find_sparsity(
     )
     masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in selected.items()})
     return Search(0.0, masks, dense_score, dense_score, max_drop, tuple(trials), dense)
-
-
-def _check_arguments(batches: Iterable[Any], max_drop: float, tolerance: float, coarse: Sequence[float]) -> None:
-    if not _is_number(max_drop) or not 0 <= max_drop < math.inf:
-        raise ValueError(
-            f"max_drop={max_drop!r} must be a number of at least 0: 0.01 if an accuracy may lose a hundredth"
-        )
-    if not _is_number(tolerance) or not 0 < tolerance < 1:
-        raise ValueError(f"tolerance={tolerance!r} is outside (0, 1): 0.005 finds the sparsity to half a percent")
-    if not all(_is_number(sparsity) and 0 < sparsity < 1 for sparsity in coarse):
-        raise ValueError(f"coarse={coarse!r} must hold sparsities in (0, 1)")
-    if isinstance(batches, Iterator):
-        raise TypeError(
-            f"batches is a {type(batches).__name__}, which can be iterated only once, but each trial does so: "
-            "pass a DataLoader or a list"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _number(score: Any) -> float:
-    if _is_number(score) or (isinstance(score, Tensor) and score.numel() == 1 and not score.is_complex()):
-        return float(score)
-    shown = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else repr(score)
-    raise TypeError(f"evaluate returned {shown}: it must return one number, higher being better")
-
-
-def _checked(score: float) -> float:
-    if math.isnan(score) or score == math.inf:
-        raise ValueError(f"evaluate returned {score}: let it return a number that can be compared")
-    return score

@@ -134,6 +134,15 @@ def test_with_mode_min_the_lowest_validation_loss_is_chosen(checkpoint, tmp_path
     assert run(cfg, tmp_path)["stages"]["final"]["step"] == 20
 
 
+@pytest.mark.parametrize("limit", ["1", "0.5", "null"])
+def test_a_test_on_a_part_of_the_data_says_so_under_the_table(limit, checkpoint, tmp_path, capsys):
+    overrides = (f"ckpt={checkpoint}", "train=false", f"trainer.limit_test_batches={limit}")
+    tested = run(configuration(*overrides), tmp_path)["tested"]
+    assert (tested["batches"] < tested["of"]) == (limit != "null")
+    told = f"tested on {tested['batches']} of {tested['of']} batches alone"
+    assert (told in capsys.readouterr().out) == (limit != "null")
+
+
 def test_collapse_is_a_switch(tmp_path):
     with pytest.raises(ValueError, match="collapse='maybe' must be true or false"):
         run(configuration("collapse=maybe"), tmp_path)

@@ -178,7 +178,7 @@ def records(content, header=7, block=32768):
 
 def test_a_logger_that_is_not_installed_is_told_before_anything_is_trained(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r'pip install "reflow-lightning\[wandb\]"'):
+    with pytest.raises(ValueError, match=r'pip install "wandb.*\(the extra "wandb"\)'):
         check_loggers(configuration("logger=wandb"))
 
 

@@ -16,7 +16,10 @@ from reflow_lightning.experiments.data.cifar10 import CIFAR10DataModule
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.resnet import ResNet
 from reflow_lightning.experiments.overrides import complaints
+from reflow_lightning.experiments.resume import is_unfinished
+from reflow_lightning.experiments.saved_trials import SavedTrials
 from reflow_lightning.experiments.search import found_sparsity, search
+from reflow_lightning.experiments.unfinished import is_same
 
 SMALL = ("epochs=1", "model.blocks=1", "reflow.calibration_batches=3", "tolerance=0.1")
 
@@ -55,7 +58,7 @@ def test_the_network_is_tested_dense_pruned_and_repaired_once_each(small):
     assert {details["step"] for details in report["stages"].values()} == {20}
 
 
-def test_the_test_data_are_not_asked_for_until_all_is_chosen(tmp_path, monkeypatch):
+def test_but_for_a_rehearsal_the_test_data_are_not_asked_for_until_all_is_chosen(tmp_path, monkeypatch):
     from reflow_lightning.experiments.data.digits import DigitsDataModule
 
     asked = []
@@ -63,9 +66,42 @@ def test_the_test_data_are_not_asked_for_until_all_is_chosen(tmp_path, monkeypat
     monkeypatch.setattr(DigitsDataModule, "test_dataloader", lambda self: asked.append("test") or test(self))
     monkeypatch.setattr(DigitsDataModule, "val_dataloader", lambda self: asked.append("val") or val(self))
     search(configuration(*SMALL), tmp_path)
-    first = asked.index("test")
-    assert "val" in asked
-    assert set(asked[first:]) == {"test"}
+    assert asked[:2] == ["val", "test"]
+    chosen = asked[2:].index("test")
+    assert set(asked[2:][:chosen]) == {"val"}
+    assert set(asked[2:][chosen:]) == {"test"}
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_search_that_was_stopped_makes_no_trial_twice(trained, small, tmp_path, monkeypatch):
+    ways = () if trained else (f"ckpt={small[0] / 'pruned.ckpt'}", "train=false")
+    cfg = configuration(*SMALL, "max_drop=0.1", *ways)
+    (tmp_path / "whole").mkdir()
+    whole = search(cfg, tmp_path / "whole")
+    folder, kept = tmp_path / "stopped", SavedTrials.__setitem__
+
+    def stop(self, asked, trial):
+        kept(self, asked, trial)
+        if len(self) == 3:
+            raise KeyboardInterrupt
+
+    folder.mkdir()
+    monkeypatch.setattr(SavedTrials, "__setitem__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(cfg, folder)
+    monkeypatch.setattr(SavedTrials, "__setitem__", kept)
+    assert is_unfinished(folder)
+    assert is_same(cfg, folder)
+    with pytest.raises(ValueError, match=r"tolerance=0.1, now 0.2"):
+        search(configuration(*SMALL, "max_drop=0.1", *ways, "tolerance=0.2", "resume=true"), folder)
+    made = []
+    monkeypatch.setattr(SavedTrials, "__setitem__", lambda *of: made.append(of) or kept(*of))
+    report = search(configuration(*SMALL, "max_drop=0.1", *ways, "resume=true"), folder)
+    assert len(made) == len(whole["search"]["trials"]) - 3
+    untimed = [{**trial, "seconds": 0} for trial in report["search"]["trials"]]
+    assert untimed == [{**trial, "seconds": 0} for trial in whole["search"]["trials"]]
+    assert report["stages"] == whole["stages"]
+    assert not is_unfinished(folder)
 
 
 def test_the_dense_network_is_that_of_a_normal_run(small, tmp_path):
@@ -104,7 +140,7 @@ def test_a_checkpoint_is_searched_without_training(small, tmp_path):
     [
         (("max_drop=-1",), "max_drop=-1 must be a number of at least 0"),
         (("train=false",), "train=false needs a network that is trained"),
-        (("metric=f1",), "metric=f1 is not among what the validation logs: loss, accuracy"),
+        (("metric=f1",), "metric=f1 is not among what the test logs: loss, accuracy"),
         (("trainer.devices=2", "trainer.accelerator=cpu"), "trainer.devices=2: it runs in one process, use 1"),
     ],
 )

@@ -135,6 +135,19 @@ def test_the_page_needs_no_other_file_and_holds_means_jobs_and_the_last_lines_of
     assert "the very line" in page
 
 
+def test_the_page_says_that_jobs_were_tested_on_a_part_of_the_data(seeds):
+    assert "batches alone" not in page_of(seeds)
+    for number in (20, 21):
+        tested = {"batches": 1, "of": 12}
+        job(seeds, number, [f"seed={number}"], sparsity=0.5, dense=0.9, pruned=0.2, repaired=0.8, tested=tested)
+    assert "2 tested on 1 of 12 batches alone" in page_of(seeds)
+
+
+def page_of(folder):
+    summarise(folder)
+    return (folder / "summary.html").read_text()
+
+
 def test_a_report_of_several_folders_is_made_where_one_is(seeds, tmp_path_factory, monkeypatch, capsys):
     here, other = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("other")
     job(other, "single", ["sparsity=0.7", "seed=0"], sparsity=0.7, dense=0.9, pruned=0.2, repaired=0.77)

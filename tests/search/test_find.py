@@ -421,3 +421,37 @@ def test_a_criterion_that_draws_does_so_by_the_seed_in_several_prunings_too():
         return search.masks
 
     assert found(1) == found(2)
+
+
+# -- trials that are known
+
+
+@pytest.mark.parametrize("stopped_at", range(1, 6))
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_search_that_was_stopped_goes_on_to_the_same_bits(stopped_at, steps):
+    arguments = {"max_drop": 0.72, "criterion": "random", "steps": steps, **QUICK}
+    whole, model, known = network(), network(), {}
+    uninterrupted = find_sparsity(whole, BATCHES, falling, **arguments)
+    scores = iter([falling] * stopped_at)
+    with pytest.raises(StopIteration):
+        find_sparsity(model, BATCHES, lambda model: next(scores)(model), known=known, **arguments)
+    assert len(known) == stopped_at - 1  # the dense network's score is none of a trial
+    evaluated = []
+    again = find_sparsity(model, BATCHES, lambda model: evaluated.append(1) or falling(model), known=known, **arguments)
+    assert len(evaluated) == 1 + len(uninterrupted.trials) - (stopped_at - 1)
+    assert [trial[:2] for trial in again.trials] == [trial[:2] for trial in uninterrupted.trials]
+    assert again.masks == uninterrupted.masks
+    assert everything(model)["values"] == everything(whole)["values"]
+
+
+def test_with_all_trials_known_only_the_dense_network_is_evaluated():
+    model, known = network(), {}
+    found = find_sparsity(model, BATCHES, falling, max_drop=0.6, known=known, **QUICK)
+    values = everything(model)["values"]
+    found.undo()
+    evaluated = []
+    count = lambda model: evaluated.append(1) or falling(model)  # noqa: E731
+    again = find_sparsity(model, BATCHES, count, max_drop=0.6, known=known, **QUICK)
+    assert len(evaluated) == 1
+    assert again.trials == found.trials
+    assert everything(model)["values"] == values
