@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from reflow_lightning.experiments.spreading import load_state
 from reflow_lightning.running.compat.torch import COMPILED
 from reflow_lightning.running.files import read_tensors
 
@@ -74,4 +75,4 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     ]
     if found:
         raise ValueError(f"ckpt={path} is not of this {type(net).__name__}: {'; '.join(found)}")
-    net.load_state_dict(weights, strict=False)
+    load_state(net, weights, strict=False)

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
+from reflow_lightning.experiments.spreading import spread
+
 
 class Classifier(pl.LightningModule):
     """Cross-entropy on ``(inputs, class indices)`` batches; logs ``{train,val,test}/loss`` and ``{val,test}/accuracy``.
@@ -39,6 +41,11 @@ class Classifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def configure_model(self) -> None:
+        """Spread the network over the devices, if the strategy says so (`ModelParallelStrategy`)."""
+        if self.device_mesh is not None:
+            spread(self.net, self.device_mesh["data_parallel"])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs to logits (N, classes)."""

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.data import sized_len
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.callbacks.profiles import log_profile
@@ -27,7 +27,8 @@ from reflow_lightning.experiments.loggers import check_loggers, log_report, log_
 from reflow_lightning.experiments.rehearsal import check_metric, rehearse
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
-from reflow_lightning.experiments.stages import Stages, copy_state
+from reflow_lightning.experiments.spreading import check_spread, copy_state, load_state
+from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.experiments.training import fit_and_prune, load_or_pretrain, make_trainer, trains
 from reflow_lightning.pruning import select
 from reflow_lightning.running.batches import device_of
@@ -35,6 +36,7 @@ from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
 from reflow_lightning.running.processes import share
+from reflow_lightning.running.sharding import is_sharded, sharded_modules
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     resume = Resume(cfg, folder, clock)
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
+    check_spread(cfg)
     load_extensions(cfg)
     check_loggers(cfg)
     if cfg.print_config:
@@ -98,14 +101,15 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "coverage": event["coverage"],
         "rounds": [asdict(row) for row in reflow.rounds],
         "calibration": event["calibration"],
-        "cost": cost_of(module, data).to_dict(),
+        "cost": cost_of(held_whole(cfg, module), data).to_dict(),
         "collapse": collapsed,
         "seconds": _seconds(events, stages.times["repaired"], ended, clock.seconds()),
         "environment": describe_environment(tester),
         "config": fingerprint(cfg),
     }
+    pruned = pruned_network(module, reflow)
     if tester.is_global_zero:
-        save_pruned(folder / "pruned.ckpt", module, reflow)
+        write_tensors(folder / "pruned.ckpt", pruned)
         write_signal(folder, signal_of(events), f"{cfg.title}, sparsity {event['sparsity']:.3g}")
         write_report(folder, report)
         log_report(loggers, cfg, report)
@@ -150,9 +154,9 @@ def measure_stages(
     tested: dict[str, Any] = {"stages": {}}
     weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
     for stage, state in stages.states.items():
-        module.load_state_dict(state)
+        load_state(module, state)
         metrics = tester.test(module, datamodule=data, verbose=False)[0]
-        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        zeros = sum(map(_zeros_in, weights))
         check_metric(str(cfg.metric), "test", metrics)
         tested[stage] = metrics[f"test/{cfg.metric}"]
         tested["stages"][stage] = {
@@ -161,6 +165,11 @@ def measure_stages(
             "sparsity": zeros / sum(weight.numel() for weight in weights),
         }
     return tested | {"tested": _share_tested(tester)}
+
+
+def _zeros_in(weight: Tensor) -> int:
+    zeros: Any = (weight == 0).sum()
+    return int(zeros.full_tensor() if is_sharded(zeros) else zeros)
 
 
 def _share_tested(tester: pl.Trainer) -> dict[str, int] | None:
@@ -183,6 +192,15 @@ def _validation(cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule,
     """The validation metric of the module as it is: what a sweep may choose by."""
     metrics = tester.validate(module, datamodule=data, verbose=False)
     return metrics[0].get(f"val/{cfg.metric}") if metrics else None
+
+
+def held_whole(cfg: DictConfig, module: pl.LightningModule) -> pl.LightningModule:
+    """The module as it is, or a copy with whole parameters where they are spread over devices."""
+    if not sharded_modules(module):
+        return module
+    copy: pl.LightningModule = instantiate(cfg.module)
+    load_state(copy, copy_state(module))
+    return copy
 
 
 def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:
@@ -211,6 +229,6 @@ def describe_environment(trainer: pl.Trainer) -> dict[str, str]:
     return {"python": platform.python_version(), **packages, "device": device, "git": git_state()}
 
 
-def save_pruned(path: Path, module: nn.Module, reflow: Reflow) -> None:
-    """The network as it was tested last, with its masks, in plain types."""
-    write_tensors(path, {"state_dict": copy_state(module), "callbacks": {reflow.state_key: reflow.state_dict()}})
+def pruned_network(module: nn.Module, reflow: Reflow) -> dict[str, Any]:
+    """The network as it was tested last, with its masks, in plain types; where several processes run, all ask."""
+    return {"state_dict": copy_state(module), "callbacks": {reflow.state_key: reflow.state_dict()}}

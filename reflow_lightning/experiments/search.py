@@ -17,7 +17,7 @@ from reflow_lightning.callbacks import Reflow
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
-from reflow_lightning.experiments.experiment import cost_of, describe_environment, measure_stages, save_pruned
+from reflow_lightning.experiments.experiment import cost_of, describe_environment, measure_stages, pruned_network
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
@@ -26,8 +26,10 @@ from reflow_lightning.experiments.results import fingerprint, print_table, write
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.saved_trials import SavedTrials
 from reflow_lightning.experiments.search_plot import plot_search
-from reflow_lightning.experiments.stages import Stages, copy_state
+from reflow_lightning.experiments.spreading import copy_state
+from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.experiments.training import fit, load_or_pretrain, make_trainer, trains
+from reflow_lightning.running.files import write_tensors
 from reflow_lightning.search import Search, find_sparsity
 from reflow_lightning.search.checks import check_limits
 
@@ -91,7 +93,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "environment": describe_environment(tester),
         "config": fingerprint(cfg),
     }
-    save_pruned(folder / "pruned.ckpt", module, reflow)
+    write_tensors(folder / "pruned.ckpt", pruned_network(module, reflow))
     plot_search(report).savefig(folder / "search.png", dpi=150)
     write_report(folder, report)
     log_report(loggers, cfg, report)

@@ -7,17 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from torch import Tensor, nn
+from torch import nn
 
 from reflow_lightning.experiments.clock import Clock
+from reflow_lightning.experiments.spreading import State, copy_state
 from reflow_lightning.running.processes import warn
-
-State = dict[str, Tensor]
-
-
-def copy_state(module: nn.Module) -> State:
-    """A copy of the module's state on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 class Stages(pl.Callback):

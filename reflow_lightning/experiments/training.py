@@ -21,7 +21,8 @@ from reflow_lightning.experiments.event_records import EventRecords
 from reflow_lightning.experiments.loggers import end_wandb, log_settings, make_loggers
 from reflow_lightning.experiments.resume import Resume, Saved, process_number
 from reflow_lightning.experiments.sharing import SharedDense, dense_key, shared_checkpoint, shared_file
-from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
+from reflow_lightning.experiments.spreading import SharedBuffers, copy_state
+from reflow_lightning.experiments.stages import BestWeights, Stages
 from reflow_lightning.running.files import read_tensors, write_tensors, write_whole
 from reflow_lightning.running.generators import RandomState
 from reflow_lightning.running.processes import gather
@@ -46,7 +47,7 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **optio
 
 def _saving_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
     """A trainer with a callback that saves: Lightning adds none of its own then, and must not forbid ours."""
-    return make_trainer(cfg, callbacks, enable_checkpointing=True, **options)
+    return make_trainer(cfg, [SharedBuffers(), *callbacks], enable_checkpointing=True, **options)
 
 
 def load_or_pretrain(
@@ -92,8 +93,8 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
     data.batch_size = batch_size
     end_wandb()
     random = gather(RandomState().to_dict())
+    content = {"state_dict": best.state or copy_state(module), "of": dense_key(cfg), "random": random}
     if trainer.is_global_zero:
-        content = {"state_dict": best.state or copy_state(module), "of": dense_key(cfg), "random": random}
         write_tensors(path, content)
         if shared is not None:
             shared.parent.mkdir(parents=True, exist_ok=True)

@@ -8,20 +8,26 @@ import sys
 import pytest
 from experiments.test_resume import SMALL, STOP, configuration, outcome, same
 
+from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.experiment import run
+from reflow_lightning.experiments.models.resnet import ResNet
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
-def command(folder, *arguments):
+SPREAD = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+def command(folder, *arguments, how=TWO):
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    line = [sys.executable, "-m", "reflow_lightning", *SMALL, *TWO, *arguments]
+    line = [sys.executable, "-m", "reflow_lightning", *SMALL, *how, *arguments]
     return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_run_trains_prunes_tests_and_reports_once(tmp_path):
-    done = command(tmp_path, "epochs=2", "hydra.run.dir=out")
+@pytest.mark.parametrize("how", [TWO, SPREAD])
+def test_a_run_trains_prunes_tests_and_reports_once(how, tmp_path):
+    done = command(tmp_path, "epochs=2", "hydra.run.dir=out", how=how)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("results go to") == 1
     assert done.stdout.count("repaired") == 1
@@ -30,13 +36,14 @@ def test_a_run_trains_prunes_tests_and_reports_once(tmp_path):
     assert report["stages"]["repaired"]["sparsity"] == pytest.approx(0.8, abs=1e-3)
 
 
-def test_stopped_and_resumed_it_ends_like_one_that_never_stopped(tmp_path):
-    assert command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=alone").returncode == 0
+@pytest.mark.parametrize("how", [TWO, SPREAD])
+def test_stopped_and_resumed_it_ends_like_one_that_never_stopped(how, tmp_path):
+    assert command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=alone", how=how).returncode == 0
     (tmp_path / "stopping.py").write_text(STOP)
     stop = ("+callbacks.stop._target_=stopping.Stop", "+callbacks.stop.seed=1", "+callbacks.stop.signal=SIGTERM")
-    first = command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=out", *stop)
+    first = command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=out", *stop, how=how)
     assert first.returncode == 143, first.stdout + first.stderr
-    second = command(tmp_path, "epochs=3", "seed=1", "resume=true", "hydra.run.dir=out")
+    second = command(tmp_path, "epochs=3", "seed=1", "resume=true", "hydra.run.dir=out", how=how)
     assert second.returncode == 0, second.stdout + second.stderr
     assert same(outcome(tmp_path / "out"), outcome(tmp_path / "alone"))
 
@@ -57,3 +64,37 @@ def test_without_training_calibration_and_tests_are_shared_out(tmp_path):
     alone = run(configuration(*arguments), tmp_path / "alone")
     for stage in ("dense", "pruned"):
         assert report["stages"][stage] == pytest.approx(alone["stages"][stage])
+
+
+def test_spread_over_devices_a_network_comes_to_the_same_and_its_file_is_an_ordinary_one(tmp_path):
+    ways = (
+        "epochs=2",
+        "finetune_epochs=1",
+        "+optimizer@pretrain.optimizer=sgd",
+        "+scheduler@pretrain.scheduler=cosine",
+    )
+    for name, how in (("ddp", TWO), ("fsdp", SPREAD)):
+        done = command(tmp_path, *ways, "+pretrain.total_epochs=1", f"hydra.run.dir={name}", how=how)
+        assert done.returncode == 0, done.stdout + done.stderr
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("ddp", "fsdp")]
+    for stage in ("dense", "pruned", "repaired", "final"):
+        spread, whole = (report["stages"][stage] for report in reports)
+        assert spread["sparsity"] == pytest.approx(whole["sparsity"], abs=1e-3)
+        assert spread["value"] == pytest.approx(whole["value"], abs=0.05)
+    net = ResNet(1, in_channels=1, width=4)
+    for file in ("pruned.ckpt", "dense.ckpt"):
+        load_weights(net, tmp_path / "fsdp" / file)
+    assert reports[0]["cost"]["parameters"] == reports[1]["cost"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "trainer.devices=None: trainer=fsdp needs a number"),
+        (("trainer.devices=2", "collapse=true"), "collapse=true needs the network whole"),
+        (("trainer.devices=2", "train=false", "ckpt=x"), "train=false with trainer=fsdp: .* use trainer=ddp"),
+    ],
+)
+def test_what_a_network_that_is_spread_can_not_do_is_told_first(overrides, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(configuration("trainer=fsdp", *overrides), tmp_path)

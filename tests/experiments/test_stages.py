@@ -4,7 +4,8 @@ import torch
 from helpers import loader, trainer
 from torch import nn
 
-from reflow_lightning.experiments.stages import BestWeights, Stages, copy_state
+from reflow_lightning.experiments.spreading import copy_state
+from reflow_lightning.experiments.stages import BestWeights, Stages
 
 
 class Scripted(pl.LightningModule):
