@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from reflow_lightning.collapse import collapse, collapse_report
 from reflow_lightning.cost.comparison import compare
 from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
+from reflow_lightning.experiments.metrics import tested
 from reflow_lightning.experiments.results import describe_error
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
@@ -40,6 +41,8 @@ def collapse_network(
     Returns:
         What goes into ``report.json``, and tables to print; on all processes but the first, nothing to print.
     """
+    data.setup("fit")
+    data.setup("test")
     net: nn.Module = getattr(module, "net", module).to(tester.strategy.root_device)
     example: Tensor = batch_input(next(iter(data.test_dataloader())))[:SAMPLES].to(tester.strategy.root_device)
     try:
@@ -75,7 +78,7 @@ def _test(
     before = module.net
     module.net = net
     try:
-        return tester.test(module, datamodule=data, verbose=False)[0][f"test/{cfg.metric}"]
+        return tested(tester, module, data)[f"test/{cfg.metric}"]
     finally:
         module.net = before
 

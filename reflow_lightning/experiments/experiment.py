@@ -12,20 +12,21 @@ import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.data import sized_len
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.callbacks.profiles import log_profile
-from reflow_lightning.cost.cost import Cost, measure_cost
+from reflow_lightning.cost.cost import measure_cost
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import git_state, print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
-from reflow_lightning.experiments.rehearsal import check_metric, rehearse
-from reflow_lightning.experiments.results import fingerprint, print_table, write_report, write_signal
+from reflow_lightning.experiments.metrics import check_metric, tested, validated
+from reflow_lightning.experiments.rehearsal import rehearse
+from reflow_lightning.experiments.results import describe_error, fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.spreading import check_spread, copy_state, load_state
 from reflow_lightning.experiments.stages import Stages
@@ -35,7 +36,7 @@ from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
-from reflow_lightning.running.processes import share
+from reflow_lightning.running.processes import share, warn
 from reflow_lightning.running.sharding import is_sharded, sharded_modules
 
 
@@ -85,23 +86,23 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             log_settings(loggers, cfg)
             log_profile(loggers, reflow.events[-1], 0)
     ended = clock.seconds()
-    tested = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
+    of_stages = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
     event = events[-1]
     report = {
         "title": str(cfg.title),
-        "paper": cfg.get("paper"),
+        "paper": paper(cfg),
         "published": _published(cfg),
         "tags": list(cfg.tags),
         "seed": int(cfg.seed),
         "metric": str(cfg.metric),
-        **tested,
+        **of_stages,
         "validation": _validation(cfg, tester, module, data),
-        "sparsity": list(tested["stages"].values())[-1]["sparsity"],
+        "sparsity": list(of_stages["stages"].values())[-1]["sparsity"],
         "coverage": event["coverage"],
         "rounds": [asdict(row) for row in reflow.rounds],
         "calibration": event["calibration"],
-        "cost": cost_of(held_whole(cfg, module), data).to_dict(),
+        "cost": cost_of(held_whole(cfg, module), data),
         "collapse": collapsed,
         "seconds": _seconds(events, stages.times["repaired"], ended, clock.seconds()),
         "environment": describe_environment(tester),
@@ -124,10 +125,9 @@ def _apply(
     cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
 ) -> list[dict[str, Any]]:
     """Prune and repair without training; several processes share the calibration out."""
-    loader = getattr(data, "calibration_dataloader", data.train_dataloader)
     if tester.world_size == 1:
         module.to(tester.strategy.root_device)
-        reflow.apply(module, loader())
+        reflow.apply(module, calibration_loader(data))
         return EventRecords(reflow).events()
     options = {
         name: cfg.trainer[name] for name in ("accelerator", "devices", "strategy", "num_nodes") if name in cfg.trainer
@@ -135,12 +135,11 @@ def _apply(
     fabric = Fabric(**options)
     fabric.launch()  # from here on there are as many processes as the trainer of the tests would start
     data.prepare_data()
-    data.setup("fit")
     module.to(fabric.device)
     ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     limit = reflow.pruner.calibration_batches
     reflow.pruner.calibration_batches = limit if limit == "auto" else share(limit)
-    reflow.apply(module, fresh(loader(), shuffle=True, seed=int(cfg.seed), **ranks))
+    reflow.apply(module, fresh(calibration_loader(data), shuffle=True, seed=int(cfg.seed), **ranks))
     return EventRecords(reflow).events()
 
 
@@ -151,20 +150,20 @@ def measure_stages(
 
     Under ``tested`` stands how many batches of how many each test had: ``trainer.limit_test_batches`` leaves some out.
     """
-    tested: dict[str, Any] = {"stages": {}}
+    found: dict[str, Any] = {"stages": {}}
     weights = list(select(module, cfg.reflow.include, cfg.reflow.exclude).values())
     for stage, state in stages.states.items():
         load_state(module, state)
-        metrics = tester.test(module, datamodule=data, verbose=False)[0]
+        metrics = tested(tester, module, data)
         zeros = sum(map(_zeros_in, weights))
         check_metric(str(cfg.metric), "test", metrics)
-        tested[stage] = metrics[f"test/{cfg.metric}"]
-        tested["stages"][stage] = {
+        found[stage] = metrics[f"test/{cfg.metric}"]
+        found["stages"][stage] = {
             "step": stages.steps[stage],
-            "value": tested[stage],
+            "value": found[stage],
             "sparsity": zeros / sum(weight.numel() for weight in weights),
         }
-    return tested | {"tested": _share_tested(tester)}
+    return found | {"tested": _share_tested(tester)}
 
 
 def _zeros_in(weight: Tensor) -> int:
@@ -190,8 +189,14 @@ def _published(cfg: DictConfig) -> dict[str, float]:
 
 def _validation(cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule, data: Any) -> float | None:
     """The validation metric of the module as it is: what a sweep may choose by."""
-    metrics = tester.validate(module, datamodule=data, verbose=False)
-    return metrics[0].get(f"val/{cfg.metric}") if metrics else None
+    return validated(tester, module, data).get(f"val/{cfg.metric}")
+
+
+def paper(cfg: DictConfig) -> Any:
+    """What the configuration says of a paper, in plain types."""
+    return (
+        OmegaConf.to_container(cfg.paper, resolve=True) if OmegaConf.is_config(cfg.get("paper")) else cfg.get("paper")
+    )
 
 
 def held_whole(cfg: DictConfig, module: pl.LightningModule) -> pl.LightningModule:
@@ -203,10 +208,23 @@ def held_whole(cfg: DictConfig, module: pl.LightningModule) -> pl.LightningModul
     return copy
 
 
-def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> Cost:
-    """What the network costs on one test sample."""
-    batch = next(iter(data.test_dataloader()))
-    return measure_cost(getattr(module, "net", module), batch_input(batch)[:1].to(device_of(module)))
+def calibration_loader(data: pl.LightningDataModule) -> Any:
+    """What pruning and repair read, of data that the evaluation before may have torn down."""
+    data.setup("fit")
+    return getattr(data, "calibration_dataloader", data.train_dataloader)()
+
+
+def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, Any] | None:
+    """What the network costs on one test sample; nothing, and a warning, if its input can't be made of a batch."""
+    try:
+        data.setup("test")
+        loader = data.test_dataloader()
+        batch = next(iter(loader[0] if isinstance(loader, (list, tuple)) else loader))
+        example = batch_input(batch)[:1].to(device_of(module))
+        return measure_cost(getattr(module, "net", module), example).to_dict()
+    except Exception as error:  # of anybody's data and network
+        warn(f"the cost of the network is not counted, since its input could not be made: {describe_error(error)}")
+        return None
 
 
 def _seconds(events: list[dict[str, Any]], repaired: float, ended: float, total: float) -> dict[str, float]:

@@ -38,7 +38,7 @@ def check_loggers(cfg: DictConfig) -> None:
                 f"trainer.{name} is no place for it: write +{name}.mine._target_=... in place of "
                 f"+trainer.{name}._target_=..., with any name for mine"
             )
-    for name, node in (cfg.logger or {}).items():
+    for name, node in _wanted(cfg).items():
         kind = str(node.get("_target_", "")).rpartition(".")[2]
         if (package := _NEEDS.get(kind)) is None:
             continue
@@ -46,6 +46,11 @@ def check_loggers(cfg: DictConfig) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise ValueError(f"logger.{name} needs {package}, which is not installed: {remedy(package)}") from error
+
+
+def _wanted(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The loggers by name; ``logger.csv=null`` takes one away."""
+    return {str(name): node for name, node in (cfg.logger or {}).items() if node}
 
 
 def make_loggers(cfg: DictConfig, folder: Path, phase: str = "", saved: Saved | None = None) -> list[Logger]:
@@ -61,7 +66,7 @@ def make_loggers(cfg: DictConfig, folder: Path, phase: str = "", saved: Saved | 
         saved: The checkpoint that it goes on from.
     """
     tags = [str(tag) for tag in cfg.tags]
-    return [_make(node, folder, phase, saved, tags) for node in (cfg.logger or {}).values()]
+    return [_make(node, folder, phase, saved, tags) for node in _wanted(cfg).values()]
 
 
 def _make(node: DictConfig, folder: Path, phase: str, saved: Saved | None, tags: list[str]) -> Logger:

@@ -2,110 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 from omegaconf import DictConfig
 
 from reflow_lightning.callbacks import Reflow
+from reflow_lightning.experiments.metrics import check_metric, check_monitor, tested, validated
+from reflow_lightning.experiments.position import generators_in_data
 from reflow_lightning.experiments.training import make_trainer, trains
+from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.traces import Traces
+
+Logged = dict[str, float]
 
 
-def rehearse(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow) -> list[str]:
+def rehearse(
+    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, reflow: Reflow
+) -> Logged | None:
     """Validate and test a batch, and check that what the configuration asks for is logged there.
 
-    The random state is left as it was.
+    Random states are left as they were, and so is the module: its buffers, and what its attributes hold.
 
     Args:
-        cfg: The configuration.
+        cfg: The configuration; with ``rehearse=false`` nothing is done.
         module: What will be trained and tested.
         data: What it will be tested on.
         reflow: Its schedule may watch a metric, too.
 
     Returns:
-        The names of what the validation logs.
+        What the validation logs; ``None`` if nothing was done.
 
     Raises:
         ValueError: If a step fails, there is nothing to test, or ``metric`` or a monitor is not logged.
     """
+    if not cfg.rehearse:
+        return None
+    splits = ("val", "test")
     limits: dict[str, Any] = {
-        f"limit_{split}_batches": 0 if cfg.trainer.get(f"limit_{split}_batches") == 0 else 1 for split in _SPLITS
+        f"limit_{split}_batches": 0 if cfg.trainer.get(f"limit_{split}_batches") == 0 else 1 for split in splits
     }
     # Without inference mode: what a network caches on its way must be fit for training.
     tester = make_trainer(cfg, logger=False, inference_mode=False, profiler=None, **limits)
-    with isolated_rng():
-        validated = _logged(tester, tester.validate, "validation", module, data)
-        tested = _logged(tester, tester.test, "test", module, data)
-    if not tested:
+    before = Traces(module)
+    try:
+        with isolated_rng(generators=[*generators_in(module), *generators_in_data(data)]):
+            of_validation = _tried("validation", validated, tester, module, data)
+            of_test = _tried("test", tested, tester, module, data)
+    finally:
+        before.restore()
+    if not of_test:
         raise ValueError("the test has no batch, or logs nothing: every state is judged by it")
-    check_metric(str(cfg.metric), "test", tested)
-    if validated and trains(cfg):
+    check_metric(str(cfg.metric), "test", of_test)
+    if trains(cfg):
         for name, monitor in _monitors(cfg, reflow).items():
-            check_monitor(name, monitor, validated)
-    return validated
+            check_monitor(name, monitor, of_validation)
+    return of_validation
 
 
-def check_metric(metric: str, split: str, logged: Collection[str]) -> None:
-    """Check that a metric is among what a split logs.
-
-    Args:
-        metric: Its name without that of the split.
-        split: ``"val"`` or ``"test"``.
-        logged: The names of what was logged.
-
-    Raises:
-        ValueError: If it is not.
-
-    Example:
-        >>> check_metric("f1", "test", ["test/loss", "test/accuracy"])
-        Traceback (most recent call last):
-        ValueError: metric=f1 is not among what the test logs: loss, accuracy
-    """
-    if f"{split}/{metric}" not in logged:
-        known = ", ".join(name.removeprefix(f"{split}/") for name in logged) or "nothing"
-        raise ValueError(f"metric={metric} is not among what the {_SPLITS[split]} logs: {known}")
-
-
-def check_monitor(name: str, monitor: str, logged: Collection[str]) -> None:
-    """Check that a monitor is among what the validation logs, unless it is of the training, as its name says.
-
-    Example:
-        >>> check_monitor("monitor", "val/acc", ["val/loss", "val/accuracy"])
-        Traceback (most recent call last):
-        ValueError: monitor=val/acc is not among what the validation logs: val/loss, val/accuracy
-    """
-    if monitor not in logged and not monitor.startswith("train"):
-        raise ValueError(f"{name}={monitor} is not among what the validation logs: {', '.join(logged)}")
-
-
-_SPLITS = {"val": "validation", "test": "test"}
-
-
-def _logged(
-    tester: pl.Trainer,
-    evaluate: Callable[..., Any],
+def _tried(
     name: str,
+    evaluate: Callable[[pl.Trainer, pl.LightningModule, pl.LightningDataModule], Logged],
+    tester: pl.Trainer,
     module: pl.LightningModule,
     data: pl.LightningDataModule,
-) -> list[str]:
-    """The names of what a batch logs."""
+) -> Logged:
     try:
-        results: list[Mapping[str, float]] = evaluate(module, datamodule=data, verbose=False)
+        return evaluate(tester, module, data)
     except Exception as error:
         raise ValueError(
-            f"the {name} fails with its first batch, before anything was trained: {type(error).__name__}: {error}"
+            f"the {name} fails with its first batch, before anything was trained: {type(error).__name__}: {error} "
+            "(rehearse=false does not try it, if it needs a training first)"
         ) from error
-    return list(dict.fromkeys([*(key for result in results for key in result), *tester.callback_metrics]))
 
 
 def _monitors(cfg: DictConfig, reflow: Reflow) -> dict[str, str]:
     """The names of metrics that the training watches, by where the configuration says so."""
     monitors = {"monitor": str(cfg.monitor)}
     for name, callback in (cfg.callbacks or {}).items():
-        if callback and callback.get("monitor"):
-            monitors[f"callbacks.{name}.monitor"] = str(callback.monitor)
+        if callback and isinstance(callback.get("monitor"), str):
+            monitors[f"callbacks.{name}.monitor"] = callback.monitor
     rounds = getattr(reflow.schedule, "rounds", None)
     if rounds is not None and rounds.stop_on_drop is not None:
         monitors["schedule.monitor"] = rounds.monitor

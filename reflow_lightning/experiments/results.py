@@ -21,7 +21,7 @@ from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
 from reflow_lightning.signal.report import profile_rows
 
-_HOW_TO_GO_ON = ("resume", "share", "ckpt_path", "checkpoint", "logger", "print_config", "output_dir")
+_HOW_TO_GO_ON = ("resume", "share", "ckpt_path", "checkpoint", "logger", "print_config", "rehearse", "output_dir")
 _SECONDS = {"dense": "train", "pruned": "prune", "repaired": "repair", "final": "finetune"}
 
 
@@ -115,12 +115,12 @@ def print_table(report: Mapping[str, Any]) -> None:
     """Print the states side by side, with what was published where that is known, and what the network costs."""
     published = report["published"]
     cost = report["cost"]
-    caption = (
+    caption = cost and (
         f"{_short(cost['nonzero'])} of {_short(cost['parameters'])} parameters are not zero, "
         f"{_short(cost['effective'])} of {_short(cost['multiply_adds'])} multiply-adds"
     )
     if told := told_of_test(report):
-        caption += f"\n{told}"
+        caption = f"{caption}\n{told}" if caption else told
     table = Table(title=report["title"], title_justify="left", caption=caption, caption_justify="left")
     columns = ["state", "after step", report["metric"], *(["published"] if published else []), "sparsity", "seconds"]
     for column in columns:

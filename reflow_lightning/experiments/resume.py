@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.experiments.clock import Clock
+from reflow_lightning.experiments.results import fingerprint
 from reflow_lightning.experiments.saved_trials import TRIALS, SavedTrials, read_trials
 from reflow_lightning.experiments.saving import KEY, LAST, PREVIOUS, Checkpoints
 from reflow_lightning.running.files import read_tensors
@@ -23,6 +24,7 @@ _FREE = (
     "resume",
     "tags",
     "print_config",
+    "rehearse",
     "output_dir",
     "ckpt_path",
     "checkpoint",
@@ -33,7 +35,7 @@ _FREE = (
     "data.num_workers",
 )
 _FREE_OF_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
-"""Settings that a resumed run may have otherwise: they do not change what comes out."""
+"""Settings that a resumed run may have otherwise: more patience, other loggers, or what does not change the result."""
 
 
 class Saved(NamedTuple):
@@ -84,10 +86,9 @@ class Resume:
         return self._found[phase]
 
     def _find(self, phase: str) -> Saved | None:
-        if self.cfg.ckpt_path is not None:
-            found: Saved | None = read(Path(self.cfg.ckpt_path))
-        else:
-            found = newest_whole(self._at(phase)) if self.cfg.resume else None
+        found = newest_whole(self._at(phase)) if self.cfg.resume else None
+        if found is None and self.cfg.ckpt_path is not None:  # not even begun
+            found = read(Path(self.cfg.ckpt_path))
         if found is None:
             return None
         self._check_settings(found.run["config"], found.path)
@@ -96,19 +97,23 @@ class Resume:
     def trials(self) -> SavedTrials:
         """The trials of a search that were made already, if it goes on, and where new ones go.
 
+        Those of other settings or weights are not taken, not even by force: they are other networks.
+
         Raises:
-            ValueError: If they were made with other settings.
+            ValueError: If they were made with other settings, and it goes on without force.
         """
         path = self._at("search") / TRIALS
-        kept = SavedTrials(path, settings(self.cfg))
+        now = settings(self.cfg) | {"fingerprint": fingerprint(self.cfg)}
+        kept = SavedTrials(path, now)
         config, made = read_trials(path) if self.cfg.resume else ({}, {})
         if made:
             self._check_settings(config, path)
-            kept.update(made)
+            if not differences(config, now):
+                kept.update(made)
         return kept
 
     def _check_settings(self, saved: Mapping[str, Any], path: Path) -> None:
-        told = differences(saved, settings(self.cfg))
+        told = differences({key: value for key, value in saved.items() if key != "fingerprint"}, settings(self.cfg))
         if told and self.cfg.resume != "force":
             raise ValueError(
                 f"{path} was saved by a run with other settings: {told}; give the same to go on, resume=force to "
@@ -170,8 +175,8 @@ def saved_settings(phase: Path) -> Mapping[str, Any]:
         ValueError: If nothing that is there can be read.
     """
     newest = newest_whole(phase)
-    found: Mapping[str, Any] = newest.run["config"] if newest else read_trials(phase / TRIALS)[0]
-    return found
+    found = newest.run["config"] if newest else read_trials(phase / TRIALS)[0]
+    return {key: value for key, value in found.items() if key != "fingerprint"}
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:

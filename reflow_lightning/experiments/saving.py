@@ -76,7 +76,7 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See `Position`."""
-        self._position.fit_starts()
+        self._position.fit_starts(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See `Position`; the minutes count from here."""
@@ -105,8 +105,9 @@ class Checkpoints(Checkpoint):
             return
         if trainer.world_size > 1 and trainer.global_step % _EVERY_STEPS:
             return
-        late = self._is_late() and not trainer.is_last_batch  # after the last, the epoch ends soon
-        if self._on_any(trainer, late or self._told):
+        if trainer.is_last_batch or _validates_now(trainer, batch_idx):
+            return  # it is saved when that is over, or the resumed training would leave it out
+        if self._on_any(trainer, self._is_late() or self._told):
             self._save_and_stop_if_told(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -173,6 +174,15 @@ def _requeues(trainer: pl.Trainer) -> bool:
     """Whether Lightning answers SLURM's signals itself, with a job that is queued again."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     return bool(getattr(environment, "auto_requeue", False))
+
+
+def _validates_now(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a validation follows this batch."""
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or not isinstance(every, int):  # infinite, or by time
+        return False
+    by_epoch = trainer.check_val_every_n_epoch is not None
+    return ((batch_idx if by_epoch else trainer.fit_loop.total_batch_idx) + 1) % every == 0
 
 
 def _replace(source: Path, target: Path) -> None:

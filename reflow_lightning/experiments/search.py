@@ -17,11 +17,19 @@ from reflow_lightning.callbacks import Reflow
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
-from reflow_lightning.experiments.experiment import cost_of, describe_environment, measure_stages, pruned_network
+from reflow_lightning.experiments.experiment import (
+    calibration_loader,
+    cost_of,
+    describe_environment,
+    measure_stages,
+    paper,
+    pruned_network,
+)
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
-from reflow_lightning.experiments.rehearsal import check_metric, rehearse
+from reflow_lightning.experiments.metrics import check_metric, validated
+from reflow_lightning.experiments.rehearsal import rehearse
 from reflow_lightning.experiments.results import fingerprint, print_table, write_report
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.saved_trials import SavedTrials
@@ -66,7 +74,9 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     module: pl.LightningModule = instantiate(cfg.module)
     reflow: Reflow = instantiate(cfg.reflow, calibration_data=data)  # how to prune and repair
     check_limits(cfg.max_drop, cfg.tolerance)
-    check_metric(str(cfg.metric), "val", rehearse(cfg, module, data, reflow))
+    logged = rehearse(cfg, module, data, reflow)
+    if logged is not None:
+        check_metric(str(cfg.metric), "val", logged)
     load_or_pretrain(cfg, module, data, folder, resume)
     trainer = fit(cfg, module, data, folder, resume) if trains(cfg) else None
     steps, loggers = (trainer.global_step, list(trainer.loggers)) if trainer else (0, make_loggers(cfg, folder))
@@ -78,7 +88,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
     report = {
         "title": f"{cfg.title}: sparsity {found.sparsity:.4f}",
-        "paper": cfg.get("paper"),
+        "paper": paper(cfg),
         "published": {},
         "tags": list(cfg.tags),
         "seed": int(cfg.seed),
@@ -87,7 +97,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "validation": _sign(cfg) * found.score,
         "sparsity": found.sparsity,
         "search": _as_dict(found, _sign(cfg)),
-        "cost": cost_of(module, data).to_dict(),
+        "cost": cost_of(module, data),
         "collapse": collapsed,
         "seconds": {"train": trained, "search": searched - trained, "total": clock.seconds()},
         "environment": describe_environment(tester),
@@ -119,18 +129,18 @@ def _find(
     known: SavedTrials,
 ) -> Search:
     device = tester.strategy.root_device
-    name = f"val/{cfg.metric}"
 
     def evaluate(model: nn.Module) -> float:
         assert isinstance(model, pl.LightningModule)
-        results = tester.validate(model, datamodule=data, verbose=False)
+        found = validated(tester, model, data)
         model.to(device)  # Lightning leaves it on the CPU
-        return _sign(cfg) * results[0][name]
+        check_metric(str(cfg.metric), "val", found)
+        return _sign(cfg) * found[f"val/{cfg.metric}"]
 
     module.trainer = None  # what the search copies is the network, not its trainer
     return find_sparsity(
         module.to(device),
-        getattr(data, "calibration_dataloader", data.train_dataloader)(),
+        calibration_loader(data),
         evaluate,
         max_drop=cfg.max_drop,
         tolerance=cfg.tolerance,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from reflow_lightning.callbacks import Reflow
 from reflow_lightning.callbacks.trainer import progress_of
 from reflow_lightning.experiments.resume import Saved, newest_of, settings
 from reflow_lightning.running.files import read_tensors, write_tensors
+from reflow_lightning.running.processes import warn
 from reflow_lightning.schedules import Progress
 
 _AFTER = (  # settings without a meaning before the first pruning
@@ -24,13 +27,26 @@ _AFTER = (  # settings without a meaning before the first pruning
 )
 
 
+_ONLY_SHOW = ("LearningRateMonitor", "RichProgressBar", "TQDMProgressBar", "ModelSummary", "RichModelSummary")
+
+
 def dense_key(cfg: DictConfig) -> str:
     """A short name of all settings that matter before the first pruning: jobs of one name have one dense network."""
     before = {key: value for key, value in settings(cfg).items() if key.split(".")[0] not in _AFTER}
+    before |= {f"callbacks.{name}": text for name, text in _active_callbacks(cfg).items()}
     before.pop("data.calibration_batch_size", None)
     if cfg.ckpt is not None and (file := Path(cfg.ckpt)).is_file():
         before["ckpt"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]  # what it was trained from
     return hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _active_callbacks(cfg: DictConfig) -> dict[str, str]:
+    """The callbacks of a configuration that may change a training, with their arguments."""
+    return {
+        str(name): str(OmegaConf.to_container(node, resolve=True))
+        for name, node in (cfg.callbacks or {}).items()
+        if node and str(node.get("_target_")).rpartition(".")[2] not in _ONLY_SHOW
+    }
 
 
 def shared_file(cfg: DictConfig, what: str) -> Path | None:
@@ -73,11 +89,21 @@ class SharedDense(Checkpoint):
     def _save_before(self, trainer: pl.Trainer, following: Progress) -> None:
         if self.reflow.masks is not None or self.path.exists() or not self.reflow.is_due(following):
             return
-        beside = self.path.with_name(f"{self.path.name}.new")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(beside, weights_only=False)
-        content = read_tensors(beside)
-        beside.unlink()
-        callbacks = content["callbacks"].items()
-        content["callbacks"] = {key: state for key, state in callbacks if not key.startswith(Reflow.__name__)}
-        write_tensors(self.path, content)
+        name = trainer.strategy.broadcast(f"{self.path.name}.{uuid4().hex[:12]}")  # other jobs may save it as well
+        beside = self.path.with_name(name)
+        try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(beside, weights_only=False)
+            if trainer.is_global_zero:
+                content = read_tensors(beside)
+                callbacks = content["callbacks"].items()
+                content["callbacks"] = {key: state for key, state in callbacks if not key.startswith(Reflow.__name__)}
+                write_tensors(self.path, content)
+        except (OSError, RuntimeError, ValueError) as error:  # torch hides a full disk behind a RuntimeError
+            if trainer.world_size > 1:
+                raise
+            warn(f"{self.path} could not be written, so that other jobs train what they could share: {error}")
+        finally:
+            if trainer.is_global_zero:
+                with suppress(OSError):
+                    beside.unlink()

@@ -138,7 +138,7 @@ def fit(
     saved = resume.checkpoint(FIT) or saved
     logger = make_loggers(cfg, folder, saved=saved)
     log_settings(logger, cfg)
-    own = instantiate(cfg.callbacks or {}).values()
+    own = [callback for callback in instantiate(cfg.callbacks or {}).values() if callback]
     trainer = _saving_trainer(cfg, [*callbacks, *own, resume.callback(FIT), *last], logger=logger)
     trainer.fit(module, datamodule=data, ckpt_path=saved and saved.path)
     return trainer

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from reflow_lightning.experiments.resume import differences, saved_settings, settings
 
@@ -35,11 +36,16 @@ def taken_up(arguments: Sequence[str], config: str = "config") -> list[str]:
     elsewhere = [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
     try:
         with initialize_config_module(CONF, version_base="1.3"):
-            cfg = compose(config, [*given.overrides, *elsewhere], return_hydra_config=True)
-    except HydraException:
+            cfg = compose(given.config_name or config, [*given.overrides, *elsewhere], return_hydra_config=True)
+        root = Path(cfg.hydra.run.dir).parent.parent
+        found = next((folder for folder in unfinished(root) if is_same(cfg, folder)), None)
+    except InterpolationResolutionError as error:
+        print(
+            f"an unfinished run can't be looked for, since a setting is known in a run alone: {error}; name its folder"
+        )
+        return []
+    except (HydraException, OmegaConfBaseException):
         return []  # Hydra says itself what is wrong
-    root = Path(cfg.hydra.run.dir).parent.parent
-    found = next((folder for folder in unfinished(root) if is_same(cfg, folder)), None)
     if found is None:
         print(f"there is no unfinished run of these settings in {root}: a new one begins")
         return []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reflow_lightning.running.copying import walk
 
@@ -76,7 +76,7 @@ class RandomState:
         self._others = [(generator, state_of(generator)) for generator in generators]
 
     def to_dict(self) -> dict[str, Any]:
-        """Those of Python, NumPy and PyTorch as plain types and tensors, for a checkpoint."""
+        """All of them as plain types and tensors, for a checkpoint."""
         version, numbers, gauss = self._python
         name, keys, *rest = self._numpy or ("", [])
         return {
@@ -84,11 +84,16 @@ class RandomState:
             "numpy": [name, [int(key) for key in keys], *rest],
             "torch": self._torch,
             "cuda": self._cuda,
+            "others": [_plain(state) for _, state in self._others],
         }
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> RandomState:
+    def from_dict(cls, state: Mapping[str, Any], generators: Sequence[Any] = ()) -> RandomState:
         """The states that `to_dict` gave.
+
+        Args:
+            state: It.
+            generators: The others, in the order of before.
 
         Example:
             >>> before = RandomState.from_dict(RandomState().to_dict())
@@ -103,6 +108,9 @@ class RandomState:
         found._python = version, tuple(numbers), gauss
         found._numpy = (name, keys, *rest) if name else None
         found._torch, found._cuda = state["torch"], state["cuda"]
+        others = state.get("others", ())
+        if len(others) == len(generators):
+            found._others = [(g, _as_before(g, plain)) for g, plain in zip(generators, others, strict=True)]
         return found
 
     def restore(self) -> None:
@@ -132,3 +140,20 @@ def seed_generator(generator: Any, seed: int) -> None:
         generator.bit_generator.state = type(generator.bit_generator)(seed).state
     else:
         generator.seed(seed if isinstance(generator, random.Random) else seed % 2**32)
+
+
+def _plain(state: Any) -> Any:
+    """A state without tuples and arrays, which checkpoints of plain types can't hold."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    if isinstance(state, Tensor) or state is None or isinstance(state, (str, int, float)):
+        return state
+    return [_plain(value) for value in (state.tolist() if hasattr(state, "tolist") else state)]
+
+
+def _as_before(generator: Any, state: Any) -> Any:
+    """The state of a generator that `_plain` gave."""
+    if isinstance(generator, random.Random) and state is not None:
+        version, numbers, gauss = state
+        return version, tuple(numbers), gauss
+    return tuple(state) if isinstance(state, list) else state

@@ -159,9 +159,12 @@ def find_sparsity(
         dense = Snapshot([model])
         reference = dense_copy(model)
 
-    trials: list[Trial] = []
+    asked: list[float] = []  # the sparsities, in the order of their trials
     learned: list[Learned] = []
     found: dict[float, tuple[Masks, Snapshot]] = {}  # of the sparsest so far alone
+
+    def trials() -> tuple[Trial, ...]:
+        return tuple(made[sparsity] for sparsity in asked)
 
     def score() -> float:
         with together("evaluate"), isolated_rng(seed), only_training(model, ()):
@@ -205,9 +208,13 @@ def find_sparsity(
             found[sparsity] = masks, values
         return made[sparsity]
 
+    def holds_again(sparsity: float) -> bool:
+        """Whether what is found was within the drop here, and not only in a trial of before, which is made again."""
+        return not sparsity or sparsity in found or is_within(tried(sparsity).score, dense_score, max_drop)
+
     def within(sparsity: float) -> bool:
         trial = made.get(sparsity) or tried(sparsity)
-        trials.append(trial)
+        asked.append(sparsity)
         holds = is_within(trial.score, dense_score, max_drop)
         if rank() == 0:
             _log.info("sparsity %.4f: %.4f, %s", trial.sparsity, trial.score, "within" if holds else "too low")
@@ -217,23 +224,26 @@ def find_sparsity(
         dense_score = score()
         if not math.isfinite(dense_score):
             raise ValueError(f"evaluate gave {dense_score} for the dense model: it must give a finite number")
-        best = sparsest(within, coarse, least, most, max(tolerance, 1 / total))
+        limits = coarse, least, most, max(tolerance, 1 / total)
+        best = sparsest(within, *limits)
+        if not holds_again(best):
+            warn("known holds trials of another model or other arguments: all are made again")
+            for held in (made, asked, found):
+                held.clear()
+            best = sparsest(within, *limits)
         if best:
-            if best not in found:  # a trial of before, which gives the same bits again
-                with saying_once(said):
-                    found[best] = repaired(best), Snapshot([model])
             masks, values = found[best]
             values.restore()
-            return Search(masks.sparsity, masks, made[best].score, dense_score, max_drop, tuple(trials), dense)
+            return Search(masks.sparsity, masks, made[best].score, dense_score, max_drop, trials(), dense)
         dense.restore()
     except BaseException:
         dense.restore()
         raise
-    nearest = min(trials, default=None)
+    nearest = min(trials(), default=None)
     measured = f": {nearest.score:.4f} at {nearest.sparsity:.4f}, {dense_score:.4f} dense" if nearest else ""
     warn(
         f"no sparsity that was tried is within max_drop={max_drop}{measured}; the model is dense as before: allow a "
         "larger drop, or look at the calibration batches",
     )
     masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in selected.items()})
-    return Search(0.0, masks, dense_score, dense_score, max_drop, tuple(trials), dense)
+    return Search(0.0, masks, dense_score, dense_score, max_drop, trials(), dense)

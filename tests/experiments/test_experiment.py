@@ -7,6 +7,7 @@ import torch
 from helpers import zeros
 from hydra import compose, initialize_config_module
 
+from reflow_lightning.experiments.classifier import Classifier
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.resnet import ResNet
@@ -141,6 +142,44 @@ def test_a_test_on_a_part_of_the_data_says_so_under_the_table(limit, checkpoint,
     assert (tested["batches"] < tested["of"]) == (limit != "null")
     told = f"tested on {tested['batches']} of {tested['of']} batches alone"
     assert (told in capsys.readouterr().out) == (limit != "null")
+
+
+class Mappings(DigitsDataModule):
+    """Digits in mappings, of which no one knows how to take the first sample, and which are freed after each use."""
+
+    def setup(self, stage):
+        super().setup(stage)
+        self.splits = {k: [{"pixels": x, "class": y} for x, y in split] for k, split in self.splits.items()}
+
+    def teardown(self, stage):
+        self.splits = None
+
+
+class OfMappings(Classifier):
+    """Takes them."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["pixels"], batch["class"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch["pixels"], batch["class"]), batch_idx)
+
+    def test_step(self, batch, batch_idx):
+        super().test_step((batch["pixels"], batch["class"]), batch_idx)
+
+
+def test_a_network_whose_cost_can_not_be_counted_has_a_report_all_the_same(tmp_path, capsys):
+    own = (f"data._target_={__name__}.Mappings", f"module._target_={__name__}.OfMappings")
+    forward = "+reflow.forward={_target_: hydra.utils.get_method, path: experiments.test_experiment.on_pixels}"
+    with pytest.warns(UserWarning, match="the cost of the network is not counted"):
+        report = run(configuration(*own, forward, "epochs=1", "+paper={name: a, year: 2025}"), tmp_path)
+    assert report["cost"] is None
+    assert json.loads((tmp_path / "report.json").read_text())["paper"] == {"name": "a", "year": 2025}
+    assert "repaired" in capsys.readouterr().out
+
+
+def on_pixels(model, batch):
+    return model(batch["pixels"])
 
 
 def test_collapse_is_a_switch(tmp_path):

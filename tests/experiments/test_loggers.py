@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from reflow_lightning.experiments.experiment import run
-from reflow_lightning.experiments.loggers import check_loggers
+from reflow_lightning.experiments.loggers import check_loggers, make_loggers
 from reflow_lightning.experiments.resume import settings
 
 STATES = ("dense", "pruned", "repaired")
@@ -194,3 +194,9 @@ def test_the_settings_are_told_without_a_change_to_the_configuration():
     assert told["seed"] == 3
     assert "trainer.profiler" not in told or told["trainer.profiler"] is None
     assert cfg.trainer.profiler.filename == "profile"
+
+
+def test_a_logger_of_several_is_taken_away_with_null(tmp_path):
+    cfg = configuration("logger=many", "logger.csv=null")
+    check_loggers(cfg)
+    assert [type(logger).__name__ for logger in make_loggers(cfg, tmp_path)] == ["TensorBoardLogger"]

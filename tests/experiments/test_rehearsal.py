@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from experiments.test_resume import outcome, same
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch.utils.data import DataLoader
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from reflow_lightning.experiments.classifier import Classifier
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
+from reflow_lightning.experiments.metrics import check_monitor
 from reflow_lightning.experiments.rehearsal import rehearse
 from reflow_lightning.experiments.search import search
 
@@ -107,13 +109,96 @@ def test_a_metric_of_the_training_may_be_watched(tmp_path):
     run(configuration("monitor=train/own", "mode=min"), tmp_path)
 
 
+class Remembering(Counting):
+    """Trains otherwise once it was validated, validates by what the training left, and logs in several ways."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.history = []
+        self.register_buffer("validations", torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (0.5 if self.history or self.validations else 1.0)
+
+    def validation_step(self, batch, batch_idx):
+        self.history.append(batch_idx)
+        self.validations += 1
+        super().validation_step(batch, batch_idx)
+
+
+class NeedsATraining(Counting):
+    """Validates by what the training has gathered."""
+
+    def on_train_start(self):
+        self.center = 0.0
+
+    def validation_step(self, batch, batch_idx):
+        assert self.center is not None
+        super().validation_step(batch, batch_idx)
+
+
+class Drawing(DigitsDataModule):
+    """Draws the order of the training data from a generator of its own, which the validation uses, too."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.draws = torch.Generator().manual_seed(1)
+
+    def train_dataloader(self):
+        return DataLoader(self.splits["train"], self.batch_size, shuffle=True, generator=self.draws)
+
+    def val_dataloader(self):
+        return DataLoader(self.splits["val"], self.batch_size, shuffle=True, generator=self.draws)
+
+
+@pytest.mark.parametrize("own", [f"module._target_={__name__}.Remembering", f"data._target_={__name__}.Drawing"])
+def test_a_run_comes_to_the_same_with_and_without_it(own, tmp_path):
+    reports = []
+    for name in ("true", "false"):
+        folder = tmp_path / name
+        folder.mkdir()
+        run(configuration(own, "epochs=2", f"rehearse={name}"), folder)
+        reports.append(outcome(folder))
+    assert same(*reports)
+
+
+def test_a_validation_that_needs_a_training_first_is_not_tried_if_so_wished(tmp_path):
+    own = f"module._target_={__name__}.NeedsATraining"
+    with pytest.raises(ValueError, match=r"no attribute 'center' \(rehearse=false does not try it"):
+        run(configuration(own), tmp_path)
+    run(configuration(own, "rehearse=false"), tmp_path)
+
+
+class Logging(Counting):
+    """Logs its metric at each step, too, and to no logger."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/mine", batch[0].mean(), on_step=True, on_epoch=True)
+        super().validation_step(batch, batch_idx)
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/mine", batch[0].mean(), logger=False, prog_bar=True)
+        super().test_step(batch, batch_idx)
+
+
+def test_a_metric_counts_however_it_is_logged(tmp_path):
+    report = run(configuration(f"module._target_={__name__}.Logging", "metric=mine"), tmp_path)
+    assert report["validation"] is not None
+    assert report["dense"] == report["repaired"] != 0
+
+
+@pytest.mark.parametrize("monitor", ["step", "sparsity/global", "loss", "lr-SGD"])
+def test_nothing_is_said_of_monitors_that_trainings_and_callbacks_log(monitor):
+    check_monitor("monitor", monitor, ["val/loss", "val/accuracy"])
+
+
 def test_it_takes_a_batch_of_each_and_leaves_the_random_state():
     cfg = configuration()
     data, module = instantiate(cfg.data), instantiate(cfg.module)
     reflow = instantiate(cfg.reflow, calibration_data=data)
     Counting.seen.clear()
     before, weights = torch.get_rng_state(), [parameter.clone() for parameter in module.parameters()]
-    assert rehearse(cfg, module, data, reflow) == ["val/loss", "val/accuracy"]
+    assert list(rehearse(cfg, module, data, reflow)) == ["val/loss", "val/accuracy"]
     assert Counting.seen == ["val", "test"]
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), weights, strict=True))

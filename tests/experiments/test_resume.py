@@ -50,6 +50,17 @@ class ByEpoch(DigitsDataModule):
         return DataLoader(data, self.batch_size, sampler=DistributedSampler(data, num_replicas=1, rank=0))
 
 
+class OwnGenerator(DigitsDataModule):
+    """Digits in an order that a generator of the data module draws."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.draws = {"order": torch.Generator().manual_seed(3)}
+
+    def train_dataloader(self):
+        return DataLoader(self.splits["train"], self.batch_size, shuffle=True, generator=self.draws["order"])
+
+
 class Stopped(BaseException):
     """Stands for a machine that stops."""
 
@@ -99,6 +110,8 @@ CASES = {
     "in rounds": ("epochs=1", "finetune_epochs=2", "schedule=iterative", "sparsity=0.7"),
     "augmented in two loading processes": ("epochs=1", "finetune_epochs=2", f"data._target_={__name__}.Loaded"),
     "in an order by epoch": ("epochs=3", f"data._target_={__name__}.ByEpoch"),
+    "in an order that the data module draws": ("epochs=3", f"data._target_={__name__}.OwnGenerator"),
+    "validated within epochs": ("epochs=2", "finetune_epochs=1", "+trainer.val_check_interval=2"),
     "two batches a step": ("epochs=3", "trainer.accumulate_grad_batches=2"),
 }
 
@@ -190,6 +203,18 @@ def test_a_run_that_is_told_to_terminate_saves_before_it_ends(tmp_path):
     assert same(outcome(folder), outcome(tmp_path))
 
 
+@pytest.mark.parametrize("batch", range(9))
+@pytest.mark.parametrize("overrides", [(), ("+trainer.val_check_interval=3",)])
+def test_told_to_terminate_at_any_batch_it_ends_like_one_that_was_not(batch, overrides, tmp_path):
+    never = ("checkpoint.every_minutes=null", "epochs=2", "finetune_epochs=1", *overrides)
+    run(configuration(*never), tmp_path)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    stopped(configuration(*never), folder, batch, how=int(signal.SIGTERM), expected=SystemExit)
+    run(configuration(*never, "resume=true"), folder)
+    assert same(outcome(folder), outcome(tmp_path))
+
+
 STOP = """
 import os, signal
 import lightning.pytorch as pl
@@ -244,6 +269,9 @@ def test_the_folder_of_an_unfinished_run_is_found_with_a_folder_of_ones_own_conf
     assert taken_up(["-m", *SMALL, "epochs=3", "resume=true"]) == []
     assert taken_up([*SMALL, "epochs=3", "resume=true", "hydra.run.dir=out"]) == []
     assert taken_up([*SMALL, "no_such_key=3", "resume=true"]) == []
+    (tmp_path / "mine" / "my.yaml").write_text("defaults: [config, _self_]\nepochs: 3\n")
+    assert taken_up(["--config-dir=mine", "--config-name=my", *SMALL, "resume=true"]) == found
+    assert taken_up([*SMALL, "epochs=3", "resume=true", "+trainer.default_root_dir=${hydra:runtime.output_dir}"]) == []
 
 
 def test_a_run_never_begins_anew_where_an_unfinished_one_is_without_being_asked(tmp_path):
@@ -310,6 +338,18 @@ def test_a_checkpoint_can_be_named_and_weights_alone_can_not(tmp_path):
     weights = tmp_path / "pruned.ckpt"
     with pytest.raises(ValueError, match=r"was not saved by a run of reflow-lightning: pass ckpt="):
         run(configuration(f"ckpt_path={weights}"), tmp_path)
+
+
+def test_a_run_that_began_from_a_named_checkpoint_goes_on_from_its_own(tmp_path):
+    stopped(configuration("epochs=2"), tmp_path, 2)
+    begun, named = tmp_path / "begun", f"ckpt_path={tmp_path / 'checkpoints' / 'fit' / 'last.ckpt'}"
+    begun.mkdir()
+    stopped(configuration("epochs=2", named), begun, 3)
+    steps = torch.load(begun / "checkpoints" / "fit" / "last.ckpt", weights_only=True)["global_step"]
+    assert steps == 5
+    stopped(configuration("epochs=2", named, "resume=true"), begun, 2)
+    steps = torch.load(begun / "checkpoints" / "fit" / "last.ckpt", weights_only=True)["global_step"]
+    assert steps == 7
 
 
 def test_a_run_with_nothing_to_go_on_from_begins(tmp_path):

@@ -73,7 +73,7 @@ def test_but_for_a_rehearsal_the_test_data_are_not_asked_for_until_all_is_chosen
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_search_that_was_stopped_makes_no_trial_twice(trained, small, tmp_path, monkeypatch):
+def test_a_search_that_was_stopped_makes_no_trial_twice_but_the_one_it_finds(trained, small, tmp_path, monkeypatch):
     ways = () if trained else (f"ckpt={small[0] / 'pruned.ckpt'}", "train=false")
     cfg = configuration(*SMALL, "max_drop=0.1", *ways)
     (tmp_path / "whole").mkdir()
@@ -97,11 +97,31 @@ def test_a_search_that_was_stopped_makes_no_trial_twice(trained, small, tmp_path
     made = []
     monkeypatch.setattr(SavedTrials, "__setitem__", lambda *of: made.append(of) or kept(*of))
     report = search(configuration(*SMALL, "max_drop=0.1", *ways, "resume=true"), folder)
-    assert len(made) == len(whole["search"]["trials"]) - 3
+    assert len(made) == len(whole["search"]["trials"]) - 3 + 1
     untimed = [{**trial, "seconds": 0} for trial in report["search"]["trials"]]
     assert untimed == [{**trial, "seconds": 0} for trial in whole["search"]["trials"]]
     assert report["stages"] == whole["stages"]
     assert not is_unfinished(folder)
+
+
+def test_trials_of_other_settings_are_not_taken_even_by_force(small, tmp_path, monkeypatch):
+    ways = (f"ckpt={small[0] / 'pruned.ckpt'}", "train=false", "max_drop=0.1")
+    kept = SavedTrials.__setitem__
+
+    def stop(self, asked, trial):
+        kept(self, asked, trial)
+        if len(self) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SavedTrials, "__setitem__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(configuration(*SMALL, *ways), tmp_path)
+    monkeypatch.setattr(SavedTrials, "__setitem__", kept)
+    forced = search(configuration(*SMALL, *ways, "repair=none", "resume=force"), tmp_path)
+    (tmp_path / "alone").mkdir()
+    alone = search(configuration(*SMALL, *ways, "repair=none"), tmp_path / "alone")
+    assert forced["stages"] == alone["stages"]
+    assert [trial["score"] for trial in forced["search"]["trials"]] == [t["score"] for t in alone["search"]["trials"]]
 
 
 def test_the_dense_network_is_that_of_a_normal_run(small, tmp_path):

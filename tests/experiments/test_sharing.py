@@ -1,6 +1,9 @@
 """Jobs of a sweep that differ only after the first pruning share what comes before, and end as without that."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from experiments.test_resume import PRETRAIN, SMALL, configuration, outcome, same
@@ -66,9 +69,32 @@ def test_a_dense_training_of_its_own_is_shared_too(tmp_path):
         assert (sharing / "tensorboard" / "pretrain").exists() is (job == "sparsity=0.5")
 
 
+@pytest.mark.slow
+def test_jobs_that_run_at_once_do_not_disturb_each_other(tmp_path):
+    line = ("-m", *SMALL, "epochs=2", "sparsity=0.5,0.7", "launcher=joblib", "hydra.launcher.n_jobs=2")
+    command = [sys.executable, "-m", "reflow_lightning", *line, "hydra.sweep.dir=sweep"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "sweep" / "dense").iterdir())) == 1
+
+
+def test_a_shared_training_that_can_not_be_written_ends_no_job(tmp_path):
+    (tmp_path / "dense").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="could not be written, so that other jobs train what they could share"):
+        run(configuration("epochs=1", f"share={tmp_path / 'dense'}"), tmp_path)
+
+
 def test_what_matters_before_the_first_pruning_has_a_name_of_its_own():
     key = dense_key(configuration())
-    for after in ("sparsity=0.5", "criterion=random", "repair=none", "steps=4", "reflow.calibration_batches=3"):
+    for after in (
+        "sparsity=0.5",
+        "criterion=random",
+        "repair=none",
+        "steps=4",
+        "reflow.calibration_batches=3",
+        "callbacks=lr_monitor",
+    ):
         assert dense_key(configuration(after)) == key
     for before in (
         "seed=1",
@@ -77,5 +103,6 @@ def test_what_matters_before_the_first_pruning_has_a_name_of_its_own():
         "model.blocks=2",
         "data.batch_size=32",
         "finetune_epochs=1",
+        "callbacks=early_stopping",
     ):
         assert dense_key(configuration(before)) != key

@@ -436,15 +436,16 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_bits(stopped_at, steps):
     with pytest.raises(StopIteration):
         find_sparsity(model, BATCHES, lambda model: next(scores)(model), known=known, **arguments)
     assert len(known) == stopped_at - 1  # the dense network's score is none of a trial
-    evaluated = []
+    evaluated, before = [], {trial.sparsity for trial in known.values()}
     again = find_sparsity(model, BATCHES, lambda model: evaluated.append(1) or falling(model), known=known, **arguments)
-    assert len(evaluated) == 1 + len(uninterrupted.trials) - (stopped_at - 1)
+    made_again = again.sparsity in before  # what is found is measured in any case
+    assert len(evaluated) == 1 + len(uninterrupted.trials) - len(before) + made_again
     assert [trial[:2] for trial in again.trials] == [trial[:2] for trial in uninterrupted.trials]
     assert again.masks == uninterrupted.masks
     assert everything(model)["values"] == everything(whole)["values"]
 
 
-def test_with_all_trials_known_only_the_dense_network_is_evaluated():
+def test_with_all_trials_known_the_dense_network_and_what_is_found_are_evaluated():
     model, known = network(), {}
     found = find_sparsity(model, BATCHES, falling, max_drop=0.6, known=known, **QUICK)
     values = everything(model)["values"]
@@ -452,6 +453,17 @@ def test_with_all_trials_known_only_the_dense_network_is_evaluated():
     evaluated = []
     count = lambda model: evaluated.append(1) or falling(model)  # noqa: E731
     again = find_sparsity(model, BATCHES, count, max_drop=0.6, known=known, **QUICK)
-    assert len(evaluated) == 1
-    assert again.trials == found.trials
+    assert len(evaluated) == 2
+    assert [trial[:2] for trial in again.trials] == [trial[:2] for trial in found.trials]
     assert everything(model)["values"] == values
+
+
+def test_trials_of_another_model_are_made_again_with_a_warning():
+    known = {}
+    find_sparsity(network(), BATCHES, falling, max_drop=0.72, known=known, **QUICK)
+    steeper = lambda model: 1 - 2 * sparsity(model)  # noqa: E731
+    with pytest.warns(UserWarning, match="known holds trials of another model or other arguments: all are made again"):
+        found = find_sparsity(network(), BATCHES, steeper, max_drop=0.72, known=known, **QUICK)
+    alone = find_sparsity(network(), BATCHES, steeper, max_drop=0.72, **QUICK)
+    assert found.sparsity <= 0.36
+    assert [trial[:2] for trial in found.trials] == [trial[:2] for trial in alone.trials]
