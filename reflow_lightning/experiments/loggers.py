@@ -19,11 +19,19 @@ from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.extras import remedy
 
 _NEEDS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
-_COMPARED = (
-    *("sparsity", "criterion", "allocation", "pattern", "min_kept", "steps", "repair", "seed", "epochs"),
-    *("finetune_epochs", "optimizer.lr", "model._target_", "data._target_"),
+_FIRST = ("criterion", "repair", "seed", "sparsity")
+_THEN = (
+    *("allocation", "pattern", "min_kept", "steps", "epochs", "finetune_epochs", "optimizer.lr", "model._target_"),
+    "data._target_",
 )
 """Settings by which TensorBoard compares runs; its table gets unreadable with all of them. Other loggers get all."""
+
+
+def compared(cfg: DictConfig) -> dict[str, int | float | str]:
+    """Those settings: TensorBoard sorts by name and shows the first five, so that all others get a later letter."""
+    told = settings(cfg)
+    names = {name: name for name in _FIRST} | {name: f"with {name.removesuffix('._target_')}" for name in _THEN}
+    return {shown: _plain(told[name]) for name, shown in names.items() if name in told}
 
 
 def check_loggers(cfg: DictConfig) -> None:
@@ -126,10 +134,9 @@ def log_report(loggers: Sequence[Logger], cfg: DictConfig, report: Mapping[str, 
     found = {f"states/{stage}_{metric}": float(row["value"]) for stage, row in report["stages"].items()}
     found["states/sparsity"] = float(report["sparsity"])
     step = max(int(row["step"]) for row in report["stages"].values())
-    compared = {key: value for key, value in settings(cfg).items() if key in _COMPARED}
     for logger in loggers:
         if is_one(logger, "TensorBoardLogger"):
-            logger.log_hyperparams({key: _plain(value) for key, value in compared.items()}, found, step)
+            logger.log_hyperparams(compared(cfg), found, step)
         else:
             logger.log_metrics(found, step)
         logger.save()
@@ -143,6 +150,6 @@ def end_wandb() -> None:
         wandb.finish()  # type: ignore[union-attr]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> int | float | str:
     """A value that the table of TensorBoard can show."""
     return value if isinstance(value, (int, float, str)) else str(value)

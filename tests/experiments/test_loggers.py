@@ -39,6 +39,7 @@ def test_tensorboard_compares_runs_by_their_settings_and_results(tmp_path):
     settings = session.session_start_info.hparams
     assert (settings["sparsity"].number_value, settings["seed"].number_value) == (0.8, 3)
     assert (settings["criterion"].string_value, settings["repair"].string_value) == ("magnitude", "auto")
+    assert sorted(settings)[:4] == ["criterion", "repair", "seed", "sparsity"]  # TensorBoard shows five at first
 
 
 def test_csv_files_hold_curves_results_and_settings(tmp_path):
