@@ -10,6 +10,9 @@ from torch import Tensor
 
 from reflow_lightning.running.processes import total
 
+_ROUNDING = 1e-11
+"""A variance of so much less than the mean square is what float32 leaves of a constant."""
+
 _ELEMENTS = 1 << 22  # of the systems that are solved at once: bounds the memory
 
 
@@ -73,6 +76,9 @@ class Normals:
     def compute(self, centred: bool) -> Sums:
         """The sums, of deviations from the means if a constant is to be fitted too.
 
+        An input that is constant but for rounding explains nothing then: it counts as zero, for nothing must be fitted
+        to the noise that is left of it.
+
         Example:
             >>> normals = Normals(1, 1, 1, torch.device("cpu"))
             >>> normals.update(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[0.0], [4.0]]]))
@@ -82,7 +88,12 @@ class Normals:
         k = self.inputs
         mean = self.sums[:, :1, 1:] / self.sums[:, :1, :1].clamp(min=1.0) * float(centred)
         products = self.sums[:, 1:, 1:] - self.sums[:, :1, :1] * mean[..., :k].transpose(1, 2) @ mean
-        return Sums(products[..., :k], products[..., k:], mean[..., :k], mean[..., k:])
+        gram, products = products[..., :k], products[..., k:]
+        if centred:
+            varies = gram.diagonal(dim1=1, dim2=2) > _ROUNDING * self.sums[:, 1:, 1 : k + 1].diagonal(dim1=1, dim2=2)
+            gram = gram * varies[:, :, None] * varies[:, None, :]
+            products = products * varies[:, :, None]
+        return Sums(gram, products, mean[..., :k], mean[..., k:])
 
 
 def _deviations(values: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

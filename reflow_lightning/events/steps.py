@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import nn
@@ -21,6 +22,7 @@ from reflow_lightning.pruning.stepwise import shared_out, stepwise
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import gather, world_size
+from reflow_lightning.running.saying import unheard
 from reflow_lightning.running.sharding import is_sharded
 
 
@@ -95,9 +97,7 @@ def _reading(plan: Plan) -> Reading:
 
 def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None) -> Choice:
     """Choose the weights of one pruning, the same on all ranks, for a criterion that draws."""
-    with isolated_rng(seed=plan.step), warnings.catch_warnings():
-        if not step.is_last:
-            warnings.filterwarnings("ignore", message=".*leaves no weight in")  # the last pruning tells it
+    with isolated_rng(seed=plan.step), _told_by_the_last(step):
         choice = choose(
             model,
             step.sparsity,
@@ -107,6 +107,17 @@ def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None
         )
     _check_agreement(choice.masks)
     return choice
+
+
+@contextmanager
+def _told_by_the_last(step: Step) -> Iterator[None]:
+    """Of the prunings of an event the last tells which layers are nearly empty."""
+    if step.is_last:
+        yield
+        return
+    with warnings.catch_warnings(), unheard():
+        warnings.filterwarnings("ignore", message="sparsity=.* leaves ")
+        yield
 
 
 def _check_agreement(masks: Masks) -> None:

@@ -102,6 +102,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "coverage": event["coverage"],
         "rounds": [asdict(row) for row in reflow.rounds],
         "calibration": event["calibration"],
+        "recipe": event.get("recipe", ""),
         "cost": cost_of(held_whole(cfg, module), data),
         "collapse": collapsed,
         "seconds": _seconds(events, stages.times["repaired"], ended, clock.seconds()),

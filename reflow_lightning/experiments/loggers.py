@@ -46,6 +46,12 @@ def check_loggers(cfg: DictConfig) -> None:
                 f"trainer.{name} is no place for it: write +{name}.mine._target_=... in place of "
                 f"+trainer.{name}._target_=..., with any name for mine"
             )
+    for name, node in (cfg.callbacks or {}).items():
+        if node and str(node.get("_target_")) == cfg.reflow._target_:
+            raise ValueError(
+                f"callbacks.{name} is a second Reflow: this choice is for applications of your own, here it is there "
+                "anyway, with the settings under reflow"
+            )
     for name, node in _wanted(cfg).items():
         kind = str(node.get("_target_", "")).rpartition(".")[2]
         if (package := _NEEDS.get(kind)) is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -21,23 +22,25 @@ CONF = "reflow_lightning.conf"
 """The package with the configurations."""
 _NOT_IN = {"search": ("sparsity", "reflow.sparsity", "schedule", "finetune_epochs")}  # keys without a meaning there
 _ELSEWHERE = {  # arguments after which keys and groups may come from elsewhere, or are none
-    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
-    *("--shell-completion", "-sc", "--experimental-rerun"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--shell-completion", "-sc", "--experimental-rerun"),
 }
+_FOLDERS = ("--config-dir", "-cd")
 
 
-def config_groups() -> dict[str, list[str]]:
-    """The config groups that come with the package, with their choices.
+def config_groups(own: Path | None = None) -> dict[str, list[str]]:
+    """The config groups that come with the package, with their choices, and those of a folder of one's own.
 
     Example:
         >>> "gradual" in config_groups()["schedule"]
         True
     """
-    return {
-        folder.name: sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
-        for folder in files(CONF).iterdir()
-        if folder.is_dir() and not folder.name.startswith("_")
-    }
+    found: dict[str, list[str]] = {}
+    for root in (files(CONF), *([own] if own else [])):
+        for folder in root.iterdir():
+            if folder.is_dir() and not folder.name.startswith(("_", ".")):
+                names = [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
+                found[folder.name] = sorted({*found.get(folder.name, ()), *names})
+    return found
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -52,9 +55,23 @@ def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _looks_elsewhere(argument: str) -> bool:
-    """Also ``--config-dir=mine``, and ``--config-d``, since an option may be cut short."""
+    """Also ``--config-name=mine``, and ``--config-n``, since an option may be cut short."""
     name = argument.partition("=")[0]
-    return name in _ELSEWHERE or (name.startswith("--") and any(option.startswith(name) for option in _ELSEWHERE))
+    if name == "hydra.searchpath":
+        return True
+    if name in _FOLDERS:
+        return False
+    options = (*_ELSEWHERE, *_FOLDERS)
+    return name in _ELSEWHERE or (name.startswith("--") and any(option.startswith(name) for option in options))
+
+
+def _own_folder(arguments: Sequence[str]) -> Path | None:
+    """The folder of ``--config-dir``."""
+    for place, argument in enumerate(arguments):
+        name, found, value = argument.partition("=")
+        if name in _FOLDERS:
+            return Path(value if found else next(iter(arguments[place + 1 :]), ""))
+    return None
 
 
 def _choices(override: Override) -> list[str]:
@@ -79,6 +96,9 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
     """
     if any(map(_looks_elsewhere, arguments)):
         return []
+    own = _own_folder(arguments)
+    if own and not own.is_dir():
+        return []  # Hydra says so
     texts = [text for text in arguments if "=" in text and not text.startswith("-")]
     try:
         overrides = [o for o in OverridesParser.create().parse_overrides(texts) if not (o.is_add() or o.is_delete())]
@@ -86,7 +106,7 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         return []  # Hydra says itself what it can't parse
     if not overrides:
         return []
-    groups = config_groups()
+    groups = config_groups(own)
     chosen = {o.key_or_group: _choices(o) for o in overrides if o.key_or_group in groups}
     found = [
         f"{group}={choice} is no choice{nearest(choice, groups[group])}; there are {', '.join(groups[group])}"
@@ -99,7 +119,8 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
     selected = [f"{group}={choices[0]}" for group, choices in chosen.items() if choices]
     try:
         with initialize_config_module(CONF, version_base="1.3"):
-            cfg = compose(config, overrides=selected)
+            path = [f"hydra.searchpath=[file://{own.resolve()}]"] if own else []
+            cfg = compose(config, overrides=[*selected, *path])
     except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
         return [f"{error.missing_cfg_file} is not installed; remedy: {remedy('sweep')}"]
     keys = dict.fromkeys(groups) | dict(_keys(cfg))

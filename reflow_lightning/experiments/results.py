@@ -119,8 +119,8 @@ def print_table(report: Mapping[str, Any]) -> None:
         f"{_short(cost['nonzero'])} of {_short(cost['parameters'])} parameters are not zero, "
         f"{_short(cost['effective'])} of {_short(cost['multiply_adds'])} multiply-adds"
     )
-    if told := told_of_test(report):
-        caption = f"{caption}\n{told}" if caption else told
+    told = [f"repair: {report['recipe']}" if report.get("recipe") else "", told_of_test(report)]
+    caption = "\n".join(filter(None, [caption, *told])) or None
     table = Table(title=report["title"], title_justify="left", caption=caption, caption_justify="left")
     columns = ["state", "after step", report["metric"], *(["published"] if published else []), "sparsity", "seconds"]
     for column in columns:

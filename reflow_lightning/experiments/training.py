@@ -169,7 +169,10 @@ def fit_and_prune(
     trainer = fit(cfg, module, data, folder, resume, [reflow, best, stages, records], shares, shared_checkpoint(cfg))
     events = records.events()
     if not events:
-        raise RuntimeError(f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned")
+        raise RuntimeError(
+            f"training ended at step {trainer.global_step} before schedule={reflow.schedule} pruned: if a callback may "
+            "stop it, prune earlier, as schedule=one_shot schedule.fraction=null schedule.epoch=5 does"
+        )
     if reflow.returned is not None:
         stages.keep("final", copy_state(module), reflow.returned.step or 0)
     elif trainer.global_step != stages.steps["repaired"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,13 +48,61 @@ def dense_copy(model: nn.Module) -> nn.Module:
             waiting = UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)  # type: ignore[call-arg]
             shared[id(buffer)] = waiting
     try:
-        copied = copy.deepcopy(model, memo=dict(shared))
+        copied = copy.deepcopy(model, memo := dict(shared))
     except (TypeError, RuntimeError, AttributeError):
-        copied = copy.deepcopy(model, memo=shared | {id(value): value for value in _uncopyable(model, shared)})
+        copied = copy.deepcopy(model, memo := shared | {id(value): value for value in _uncopyable(model, shared)})
+    for module in copied.modules():
+        for name, value in plain_attributes(module).items():
+            if (bound := _bound_anew(value, memo)) is not value:
+                vars(module)[name] = bound
     for module in copied.modules():
         if inner_of_compiled(module) is None:  # what torch.compile returns for a module binds itself anew
             run_uncompiled(module)
     return copied
+
+
+def _bound_anew(value: Any, memo: Mapping[int, Any]) -> Any:
+    """A function that holds modules or parameters, such as a lambda in a module's constructor, with their copies.
+
+    ``deepcopy`` copies no function, so that it would go on running the original.
+
+    Args:
+        value: An attribute; lists, tuples and dictionaries are looked into.
+        memo: The copies, by the ids of the originals.
+    """
+    if isinstance(value, types.FunctionType):
+        return _function_anew(value, memo)
+    if type(value) in (list, tuple):
+        items = [_bound_anew(item, memo) for item in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
+    if type(value) is dict:
+        entries = {key: _bound_anew(item, memo) for key, item in value.items()}
+        return value if all(entries[key] is value[key] for key in value) else entries
+    return value
+
+
+def _function_anew(function: types.FunctionType, memo: Mapping[int, Any]) -> types.FunctionType:
+    def copied(value: Any) -> Any:
+        return memo.get(id(value), value) if isinstance(value, (nn.Module, Tensor)) else value
+
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # empty so far
+            held = None
+        cells.append(cell if held is None or copied(held) is held else types.CellType(copied(held)))
+    defaults = function.__defaults__ and tuple(map(copied, function.__defaults__))
+    keywords = function.__kwdefaults__ and {name: copied(v) for name, v in function.__kwdefaults__.items()}
+    old = (*(function.__closure__ or ()), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    if all(a is b for a, b in zip((*cells, *(defaults or ()), *(keywords or {}).values()), old, strict=True)):
+        return function
+    anew = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, defaults, tuple(cells) if cells else None
+    )
+    anew.__kwdefaults__ = keywords
+    anew.__dict__.update(function.__dict__)
+    return anew
 
 
 def data_in(model: nn.Module) -> list[Any]:

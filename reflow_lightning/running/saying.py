@@ -28,6 +28,25 @@ def saying_once(said: set[str]) -> Iterator[None]:
         _said.pop()
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """A block whose warnings nobody hears, so that they do not count as said afterwards.
+
+    Example:
+        >>> with saying_once(set()):
+        ...     with unheard():
+        ...         _ = unsaid(["one"])
+        ...     unsaid(["one"])
+        ['one']
+    """
+    before = list(_said)
+    _said[:] = [set(said) for said in before]
+    try:
+        yield
+    finally:
+        _said[:] = before
+
+
 def unsaid(messages: Iterable[str]) -> list[str]:
     """Those that were not said in the blocks of `saying_once` that are open; from now on they count as said there.
 

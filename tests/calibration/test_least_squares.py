@@ -145,3 +145,19 @@ def test_rows_of_one_mask_are_solved_together_as_alone():
     for row in range(6):
         alone = ridge(gram, products[:, row : row + 1], kept[row : row + 1], 0.1)
         torch.testing.assert_close(together[row], alone[0])
+
+
+def test_nothing_is_fitted_to_the_rounding_of_a_constant_input():
+    torch.manual_seed(0)
+    x, y = torch.randn(1, 400, 3), torch.randn(1, 400, 2)
+    x[..., 1] = 7.0 + 1e-6 * torch.randn(400)
+    normals = Normals(1, 3, 2, torch.device("cpu"))
+    normals.update(x, y)
+    sums = normals.compute(centred=True)
+    change = ridge(sums.gram[0], sums.products[0], torch.ones(2, 3, dtype=torch.bool), strength=0.0)
+    assert not change[:, 1].any()
+    kept = Normals(1, 2, 2, torch.device("cpu"))
+    kept.update(x[..., [0, 2]], y)
+    without = kept.compute(centred=True)
+    expected = ridge(without.gram[0], without.products[0], torch.ones(2, 2, dtype=torch.bool), strength=0.0)
+    assert torch.allclose(change[:, [0, 2]], expected)

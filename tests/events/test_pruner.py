@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from helpers import Module, images, selected_size, zeros
+from torch import nn
 from zoo.convolutional import small_net
 
 from reflow_lightning import OneShot, Pruner, Reflow
@@ -110,3 +111,31 @@ def test_a_repair_is_asked_once_whether_it_compares_with_the_dense_network(avera
     event, _ = prune_and_repair(model, 0.5, plan)
     assert asked == [model]
     assert event.calibration.repaired
+
+
+class Narrow(nn.Module):
+    """Its first layer has by far the smallest weights, all of which go."""
+
+    def __init__(self):
+        super().__init__()
+        wide = [nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()]
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), *wide, nn.Linear(16, 2))
+        with torch.no_grad():
+            self.layers[0].weight.mul_(1e-4)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("repair", ["auto", "reconstruct", "reselect", ["reconstruct", "align"]])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_behind_an_empty_layer_repairs_do_no_harm_and_one_warning_names_it(repair, steps):
+    torch.manual_seed(0)
+    model, batches = Narrow(), list(torch.randn(512, 8).split(64))
+    for batch in batches:
+        model(batch)
+    largest = max(float(parameter.detach().abs().max()) for parameter in model.parameters())
+    with pytest.warns(UserWarning, match="leaves no weight in") as told:
+        Pruner(0.5, repair=repair, steps=steps, monitor=False).apply(model.eval(), batches)
+    assert max(float(parameter.detach().abs().max()) for parameter in model.parameters()) < 10 * largest
+    assert sum("leaves no weight in layers.0.weight" in str(warning.message) for warning in told) == 1

@@ -1,10 +1,13 @@
 """Every choice of every group makes what it names."""
 
+import inspect
+
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
+from reflow_lightning import Reflow
 from reflow_lightning.experiments.overrides import config_groups
 
 NAMED = {"torchvision": ("name=mobilenet_v3_small",), "timm": ("name=mobilenetv3_small_050",)}
@@ -72,3 +75,14 @@ def test_the_pruning_comes_between_training_and_fine_tuning(epochs, finetune, fr
     cfg = composed(f"epochs={epochs}", f"finetune_epochs={finetune}")
     assert cfg.schedule.fraction == fraction
     assert cfg.trainer.max_epochs == epochs + finetune
+
+
+def test_the_callback_for_other_applications_has_all_arguments_with_their_defaults():
+    with initialize_config_module("reflow_lightning.conf", version_base="1.3"):
+        told = compose(overrides=["+callbacks=reflow"]).callbacks.reflow
+    parameters = {name: p for name, p in inspect.signature(Reflow.__init__).parameters.items() if name != "self"}
+    assert {*told} - {"_target_", "_convert_"} == {*parameters}
+    for name, parameter in parameters.items():
+        if name not in ("sparsity", "schedule"):
+            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            assert told[name] == default, name

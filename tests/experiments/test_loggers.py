@@ -201,3 +201,8 @@ def test_a_logger_of_several_is_taken_away_with_null(tmp_path):
     cfg = configuration("logger=many", "logger.csv=null")
     check_loggers(cfg)
     assert [type(logger).__name__ for logger in make_loggers(cfg, tmp_path)] == ["TensorBoardLogger"]
+
+
+def test_a_second_reflow_is_refused():
+    with pytest.raises(ValueError, match=r"callbacks.reflow is a second Reflow: .* here it is there anyway"):
+        check_loggers(configuration("callbacks=reflow"))

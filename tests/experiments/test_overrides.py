@@ -103,3 +103,18 @@ def test_a_name_that_nobody_registered_is_named(argument, name, near):
 )
 def test_names_that_may_be_registered_later_are_left_to_the_run(arguments):
     assert complaints(arguments) == []
+
+
+@pytest.mark.parametrize("option", [["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"]])
+def test_a_folder_of_ones_own_is_looked_into(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nepochs: 3\nwidth: 4\nmodel: {_target_: mine.Net, depth: 2}\n"
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text)
+    assert complaints([*option, "experiment=own", "width=5", "model.depth=3", "sparsity=0.5"]) == []
+    [told] = complaints([*option, "experiment=owm"])
+    assert told.startswith("experiment=owm is no choice; nearest: own")
+    [told] = complaints([*option, "experiment=own", "sparsty=0.5"])
+    assert told.startswith("'sparsty' is no key; nearest: sparsity")
+    [told] = complaints([*option, "experiment=own", "model.dept=3"])
+    assert told.startswith("'model.dept' is no key; nearest: model.depth")

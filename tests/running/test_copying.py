@@ -46,3 +46,37 @@ def test_large_parameters_and_buffers_are_copied():
     assert copied.weight is not model.weight
     assert copied.table is not model.table
     assert copied.same[0] is copied.table
+
+
+class Closures(nn.Module):
+    """Holds functions that run its modules, as some public transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+        inner = self.inner
+        self.run = lambda x: inner(x) * self.scale
+        self.steps = [lambda x, layer=inner: layer(x)]
+        self.by_name = {"run": lambda x, *, layer=inner: layer(x)}
+        self.plain = torch.tanh
+
+    def forward(self, x):
+        return self.plain(self.by_name["run"](self.steps[0](self.run(x))))
+
+
+def test_functions_that_hold_modules_run_those_of_the_copy():
+    torch.manual_seed(0)
+    model, x = Closures(), torch.randn(2, 3)
+    copied, before = dense_copy(model), model(x)
+    assert torch.equal(copied(x), before)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(copied(x), before)
+    assert copied.plain is model.plain
+    with torch.no_grad():
+        copied.inner.weight.zero_()
+        copied.inner.bias.fill_(0.5)
+    assert torch.equal(copied(x), torch.tanh(torch.full((2, 3), 0.5)))
+    assert not model(x).any()
