@@ -96,6 +96,13 @@ def test_a_process_that_fails_in_a_later_pruning_raises_on_all(together):
     assert "failed on rank 1 (ZeroDivisionError: on rank 1)" in first
 
 
+def test_a_network_that_ddp_wraps_takes_other_numbers_of_batches_on_each_process(together):
+    first, second = results("wrapped_in_ddp", together)
+    for repair, found in first.items():
+        assert found["synced"]
+        assert all(torch.equal(value, second[repair]["state"][key]) for key, value in found["state"].items()), repair
+
+
 def test_processes_choose_the_same_repair_by_the_slowest(together):
     first, second = results("the_best_in_a_time", together)
     assert first["recipe"] == second["recipe"] == recipe(100, Pace(1.0, 0.0, 5)).words

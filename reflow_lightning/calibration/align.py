@@ -99,6 +99,7 @@ class Align:
         if not layers:
             return Calibration((), skipped, 0, 0.0)
         with changing(model, layers, dense, DONE) as change:
+            change.unchanged = "no gradient reached it, or nothing is left of it"
             enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
             with without_bar(batches) as shown:
                 change.repaired = align(model, layers, enough, forward, ordinary(dense), self, shown)

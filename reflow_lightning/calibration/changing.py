@@ -29,18 +29,20 @@ class Change:
     Attributes:
         repaired: Names of the layers that were changed.
         otherwise: What was done to layers that were changed in another way, by name.
+        unchanged: Why layers that were wanted were not changed, in words.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], how: str) -> None:
         self.repaired: tuple[str, ...] = ()
         self.otherwise: dict[str, str] = {}
+        self.unchanged = "no batch reached it"
         self.before = remembered(modules.values())
         self._how = how
         self._start = time.perf_counter()
 
     def calibration(self, batches: Iterable[Any], wanted: Iterable[str], skipped: Mapping[str, str]) -> Calibration:
         """The record of what was done with the layers that were wanted; a warning names those left alone."""
-        unreached = {name: "no batch reached it" for name in wanted if name not in self.repaired}
+        unreached = {name: self.unchanged for name in wanted if name not in self.repaired}
         left = dict(skipped) | unreached
         if told := [f"'{name}': {left[name]}" for name in left]:
             warn(f"calibrate left alone {few(told, '; ')}")

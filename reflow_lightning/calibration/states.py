@@ -189,11 +189,13 @@ def _ends(name: str) -> list[int]:
 
 
 def _relative(found: Tensor, dense: Tensor) -> Tensor:
-    """The mean square error over the variance; 0 for a state that is constant in the dense network."""
+    """The mean square error over the variance; 0 for a state that is constant in the dense network but for rounding."""
     wanted = dense.float() if dense.dtype != torch.float64 else dense
     variance = wanted.var(correction=0)
+    rounding = (4 * torch.finfo(dense.dtype).eps) ** 2 * wanted.square().mean()
     error = (found.to(wanted) - wanted).square().mean()
-    return error * torch.where(variance > 0, 1 / variance, torch.zeros_like(variance))
+    varies = variance > rounding
+    return error * torch.where(varies, 1 / torch.where(varies, variance, 1.0), torch.zeros_like(variance))
 
 
 def _without_infinities(found: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:

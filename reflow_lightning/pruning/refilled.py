@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.running.processes import gather, warn, world_size
@@ -20,7 +20,7 @@ def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> 
         moves: Whether the repair exchanges zeros for others.
 
     Raises:
-        ValueError: If it left fewer zeros, or others on other processes.
+        ValueError: If it left others on other processes.
 
     Example:
         >>> layer, masks = nn.Linear(2, 1), Masks({"weight": torch.tensor([[True, False]])})
@@ -31,10 +31,19 @@ def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> 
     if not moves or any(map(is_sharded, masks.values())):  # what moves zeros is refused there
         zero_again(model, masks, repair)
         return masks
+    filled = [
+        name for name, parameter in zip(masks, masks.parameters(model), strict=True) if _fills(parameter, masks[name])
+    ]
+    zero_again(model, Masks({name: masks[name] for name in filled}), repair)  # such as a bias that was pruned by name
     after = masks.moved(model)
     if world_size() > 1 and len(set(gather(after.state_dict()["checksum"]))) > 1:
         raise ValueError(f"repair {repair} chose other weights on other processes: let it decide by the same numbers")
     return after
+
+
+def _fills(parameter: Tensor, mask: Tensor) -> bool:
+    """Whether more is left than the mask keeps."""
+    return int((parameter != 0).sum()) > int(mask.sum())
 
 
 @torch.no_grad()

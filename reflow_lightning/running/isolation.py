@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.running.generators import RandomState, seed_generator
@@ -55,6 +56,7 @@ def only_training(
     """Put the given layers in train mode and all others in eval mode, and leave no trace of running the model.
 
     Afterwards every training flag, buffer and plain attribute is what it was; see `Traces` for how far that goes.
+    Within the block `DistributedDataParallel` does not talk to other processes.
 
     Args:
         model: The model that is run within the block.
@@ -66,6 +68,8 @@ def only_training(
     try:
         for module in model.modules():  # the attribute, not train(): a model may override train() to freeze its layers
             module.training = id(module) in training
+            if isinstance(module, DistributedDataParallel):  # processes may run different numbers of batches
+                module.require_forward_param_sync = module.require_backward_grad_sync = False
         yield
     finally:
         traces.restore()

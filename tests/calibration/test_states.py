@@ -133,3 +133,15 @@ def test_packed_sequences_are_states_too():
     found = states_of(model, state_names(model), torch.randn(2, 3, 8), plain)
     assert [tuple(values.shape) for _, values in found.between] == [(5, 8), (1, 2, 8), (1, 2, 8)]
     assert float(Compared(model, model, plain, 1.0).loss(torch.randn(2, 3, 8), 0)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_state_that_is_constant_but_for_rounding_does_not_count(dtype):
+    torch.manual_seed(0)
+    noise = torch.finfo(dtype).eps * torch.randint(-1, 2, (64,))
+    constant, varied = (1 + noise).to(dtype), torch.randn(64).to(dtype)
+    dense = States([("constant", constant), ("varied", varied)], [])
+    found = States([("constant", torch.zeros(64, dtype=dtype)), ("varied", varied)], [])
+    assert mismatch(found, dense, 0.0, Valid()) == 0
+    half = States([("constant", constant), ("varied", varied * 0.5)], [])
+    assert 0.05 < float(mismatch(half, dense, 0.0, Valid())) < 0.3

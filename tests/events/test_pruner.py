@@ -139,3 +139,15 @@ def test_behind_an_empty_layer_repairs_do_no_harm_and_one_warning_names_it(repai
         Pruner(0.5, repair=repair, steps=steps, monitor=False).apply(model.eval(), batches)
     assert max(float(parameter.detach().abs().max()) for parameter in model.parameters()) < 10 * largest
     assert sum("leaves no weight in layers.0.weight" in str(warning.message) for warning in told) == 1
+
+
+@pytest.mark.parametrize("repair", ["reselect", "best", ["reselect", "align"]])
+def test_a_bias_that_was_pruned_by_name_stays_zero_under_repairs_that_move_zeros(repair):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    pruner = Pruner(0.5, include=["*", "0.bias"], repair=repair, budget=5 if repair == "best" else None, monitor=False)
+    with pytest.warns(UserWarning, match="filled weights that are pruned, in '0.bias'"):
+        pruner.apply(model, list(torch.randn(256, 8).split(32)))
+    kept = int((model[0].weight != 0).sum() + (model[0].bias != 0).sum() + (model[2].weight != 0).sum())
+    assert kept <= sum(int(mask.sum()) for mask in pruner.masks.values())
+    assert pruner.masks.sparsity == pytest.approx(0.5, abs=0.01)

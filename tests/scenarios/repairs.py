@@ -49,6 +49,18 @@ def all_batches_on_the_last(_: Path) -> dict[str, Any]:
     return _by_each(on_the_last)
 
 
+def wrapped_in_ddp(_: Path) -> dict[str, Any]:
+    """With BatchNorm, whose buffers DDP sends in each pass: processes with other numbers of batches must not wait."""
+    found = {}
+    for repair in ALL:
+        model, _, batches = parts("batchnorm")
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        Pruner(0.6, repair=repair, monitor=False, calibration_batches=5).apply(wrapped, mine(batches))
+        synced = wrapped.require_forward_param_sync and wrapped.require_backward_grad_sync
+        found[str(repair)] = {"state": dict(model.state_dict()), "synced": synced}
+    return found
+
+
 def a_forward_pass_that_breaks_on_one(_: Path) -> dict[str, str]:
     """In the first pass, and in a later one."""
     raised = {}
@@ -136,6 +148,7 @@ def as_many_as_needed(_: Path) -> dict[str, Any]:
 SCENARIOS = named(
     uneven_batches,
     all_batches_on_the_last,
+    wrapped_in_ddp,
     a_forward_pass_that_breaks_on_one,
     a_value_that_is_not_finite_on_one,
     no_batch_on_any,
