@@ -99,6 +99,10 @@ def without_bar(batches: Iterable[Any]) -> Iterator[bool]:
             batches.progress = shown
 
 
+_MANY = 10
+"""Of so many batches nobody is told that more were allowed: that is most often a default."""
+
+
 class Batches:
     """At most ``max_batches`` batches, on a device, and how many there were.
 
@@ -173,7 +177,7 @@ class Batches:
     def check(self) -> None:
         """Check, when the pass is over, that there were batches. Where processes run together, all must call it.
 
-        It is enough if one of them had any; a warning says if there were fewer than asked for or needed.
+        It is enough if one of them had any; a warning says if there were few, and fewer than asked for or needed.
 
         Raises:
             ValueError: If nothing came on any process, although it was asked for.
@@ -189,7 +193,7 @@ class Batches:
                 f"{self.task} got {sum(got)} batches, too few for precise statistics: {self.imprecise}. Give more "
                 "data, or larger batches, in random order",
             )
-        if any(exhausted) and not self.auto:
+        if any(exhausted) and not self.auto and sum(got) < _MANY:
             hint = " (in Reflow: calibration_batches)" if self.task == "calibration" else ""
             warn(
                 f"{self.task} got {sum(got)} batches, all there were, instead of max_batches={sum(wanted)}: give more "

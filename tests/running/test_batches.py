@@ -129,3 +129,11 @@ def test_a_long_pass_shows_a_bar_in_a_terminal(shown, monkeypatch):
 def test_a_limit_that_is_no_count_is_an_error(limit):
     with pytest.raises(ValueError, match="max_batches="):
         Batches([1], limit, CPU, task="")
+
+
+@pytest.mark.parametrize(("there", "told"), [(9, True), (10, False), (16, False)])
+def test_many_batches_are_enough_without_a_word(there, told, recwarn):
+    batches = Batches([torch.ones(2)] * there, 50, CPU, task="calibration")
+    list(batches)
+    batches.check()
+    assert any("all there were" in str(warning.message) for warning in recwarn) is told
