@@ -57,6 +57,7 @@ def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) ->
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = _without_place  # a line of the command's own script tells nothing
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
     if hydra_cfg.job.chdir:
@@ -68,6 +69,10 @@ def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) ->
         finally:
             end_wandb()
     return None if report is None else result(report)
+
+
+def _without_place(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    return f"{category.__name__}: {message}\n"
 
 
 def _run(task: Task, cfg: DictConfig, folder: Path) -> Report:
