@@ -88,6 +88,7 @@ def generators_in_data(data: Any) -> list[Any]:
     """The generators of random numbers that a data module holds itself, or in its data sets, transforms and samplers.
 
     Example:
+        >>> import torch
         >>> class Data(pl.LightningDataModule):
         ...     def __init__(self):
         ...         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -33,10 +33,16 @@ def taken_up(arguments: Sequence[str], config: str = "config") -> list[str]:
     named = any(override.startswith("hydra.run.dir=") for override in given.overrides)
     if not wants or named or given.multirun:
         return []
-    elsewhere = [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
+    own = Path(given.config_dir).resolve() if given.config_dir else None
     try:
-        with initialize_config_module(CONF, version_base="1.3"):
-            cfg = compose(given.config_name or config, [*given.overrides, *elsewhere], return_hydra_config=True)
+        if own and given.config_name:
+            with initialize_config_dir(str(own), version_base="1.3"):
+                path = [f"hydra.searchpath=[pkg://{CONF}]"]
+                cfg = compose(given.config_name, [*given.overrides, *path], return_hydra_config=True)
+        else:
+            with initialize_config_module(CONF, version_base="1.3"):
+                path = [f"hydra.searchpath=[file://{own}]"] if own else []
+                cfg = compose(config, [*given.overrides, *path], return_hydra_config=True)
         root = Path(cfg.hydra.run.dir).parent.parent
         found = next((folder for folder in unfinished(root) if is_same(cfg, folder)), None)
     except InterpolationResolutionError as error:
