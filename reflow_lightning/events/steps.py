@@ -116,7 +116,7 @@ def _told_by_the_last(step: Step) -> Iterator[None]:
         yield
         return
     with warnings.catch_warnings(), unheard():
-        warnings.filterwarnings("ignore", message="sparsity=.* leaves ")
+        warnings.filterwarnings("ignore", message=".*sparsity=.* leaves ")
         yield
 
 

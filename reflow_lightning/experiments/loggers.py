@@ -35,7 +35,7 @@ def compared(cfg: DictConfig) -> dict[str, int | float | str]:
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Refuse a logger that is given in the wrong place, or whose package is not installed, before anything is trained.
+    """Refuse, before anything is trained, a logger or callback in the wrong place, or a logger that is not installed.
 
     Raises:
         ValueError: The message names the place, or what to install.

@@ -34,7 +34,7 @@ def check_metric(metric: str, split: str, names: Collection[str]) -> None:
     """Check that a metric is among what a split logs.
 
     Args:
-        metric: Its name without that of the split.
+        metric: The name of the metric, without the prefix of the split.
         split: ``"val"`` or ``"test"``.
         names: The names of what was logged.
 

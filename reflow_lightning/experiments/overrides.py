@@ -28,7 +28,10 @@ _FOLDERS = ("--config-dir", "-cd")
 
 
 def config_groups(own: Path | None = None) -> dict[str, list[str]]:
-    """The config groups that come with the package, with their choices, and those of a folder of one's own.
+    """The config groups of the package and their choices, together with the choices in a folder of the user.
+
+    Args:
+        own: The folder of the user, as in ``--config-dir``.
 
     Example:
         >>> "gradual" in config_groups()["schedule"]

@@ -100,7 +100,7 @@ def without_bar(batches: Iterable[Any]) -> Iterator[bool]:
 
 
 _MANY = 10
-"""Of so many batches nobody is told that more were allowed: that is most often a default."""
+"""A pass that got this many batches causes no warning that more were allowed: the limit is most often a default."""
 
 
 class Batches:

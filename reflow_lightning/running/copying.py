@@ -61,7 +61,11 @@ def dense_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _bound_anew(value: Any, memo: Mapping[int, Any]) -> Any:
+_NESTED = 3
+"""Functions are looked for in containers that lie so deep in each other."""
+
+
+def _bound_anew(value: Any, memo: Mapping[int, Any], depth: int = _NESTED) -> Any:
     """A function that holds modules or parameters, such as a lambda in a module's constructor, with their copies.
 
     ``deepcopy`` copies no function, so that it would go on running the original.
@@ -69,14 +73,17 @@ def _bound_anew(value: Any, memo: Mapping[int, Any]) -> Any:
     Args:
         value: An attribute; lists, tuples and dictionaries are looked into.
         memo: The copies, by the ids of the originals.
+        depth: So many containers within each other are looked into; one may hold itself.
     """
     if isinstance(value, types.FunctionType):
         return _function_anew(value, memo)
+    if not depth or (type(value) in (list, tuple, dict) and len(value) > _LONGEST):
+        return value
     if type(value) in (list, tuple):
-        items = [_bound_anew(item, memo) for item in value]
+        items = [_bound_anew(item, memo, depth - 1) for item in value]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
     if type(value) is dict:
-        entries = {key: _bound_anew(item, memo) for key, item in value.items()}
+        entries = {key: _bound_anew(item, memo, depth - 1) for key, item in value.items()}
         return value if all(entries[key] is value[key] for key in value) else entries
     return value
 

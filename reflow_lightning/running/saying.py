@@ -30,7 +30,7 @@ def saying_once(said: set[str]) -> Iterator[None]:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """A block whose warnings nobody hears, so that they do not count as said afterwards.
+    """A block whose warnings are filtered out. They do not count as said, so that a later block can say them.
 
     Example:
         >>> with saying_once(set()):

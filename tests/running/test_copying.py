@@ -80,3 +80,14 @@ def test_functions_that_hold_modules_run_those_of_the_copy():
         copied.inner.bias.fill_(0.5)
     assert torch.equal(copied(x), torch.tanh(torch.full((2, 3), 0.5)))
     assert not model(x).any()
+
+
+def test_a_container_that_holds_itself_is_copied():
+    model = nn.Linear(2, 2)
+    model.loop = []
+    model.loop.append(model.loop)
+    model.entries = {}
+    model.entries["self"] = model.entries
+    copied = dense_copy(model)
+    assert copied.loop is not model.loop
+    assert copied.loop[0] is copied.loop
