@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reflow_lightning.collapse import collapse
     from reflow_lightning.events.pruner import Pruner
     from reflow_lightning.pruning import Masks, prune
+    from reflow_lightning.running.attention_mask import WithAttentionMask
     from reflow_lightning.schedules import Gradual, Iterative, OneShot
     from reflow_lightning.search import find_sparsity
     from reflow_lightning.signal import measure_signal
@@ -29,6 +30,7 @@ __all__ = [
     "Pruner",
     "Reflow",
     "SignalMonitor",
+    "WithAttentionMask",
     "calibrate",
     "collapse",
     "find_sparsity",
@@ -44,6 +46,7 @@ _HOMES = {
     "Pruner": "events.pruner",
     "Reflow": "callbacks.reflow",
     "SignalMonitor": "callbacks.monitor",
+    "WithAttentionMask": "running.attention_mask",
     "calibrate": "calibration",
     "collapse": "collapse",
     "find_sparsity": "search",

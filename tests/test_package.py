@@ -21,6 +21,7 @@ def test_public_names():
         "Pruner",
         "Reflow",
         "SignalMonitor",
+        "WithAttentionMask",
         "calibrate",
         "collapse",
         "find_sparsity",

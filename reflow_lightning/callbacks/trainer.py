@@ -9,6 +9,7 @@ from torch import nn
 
 from reflow_lightning.callbacks.silence import silent
 from reflow_lightning.running.as_forward import AnyForward, as_forward
+from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.schedules import Length, Progress
 
@@ -49,7 +50,7 @@ def forward_in_precision(trainer: pl.Trainer, forward: AnyForward | None) -> For
         with silent(trainer, model), trainer.precision_plugin.forward_context():
             return run(model, batch)
 
-    return forward_in_context
+    return Around(run, forward_in_context)
 
 
 def is_trial(trainer: pl.Trainer) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import told
+from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.compat.torch import BatchNorm, times_written
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
@@ -109,7 +110,7 @@ class OrderWatch:
             self._found = seen.order()
             return output
 
-        return watched
+        return Around(forward, watched)
 
     def order(self) -> Order:
         """What was seen; the same on all processes, which all must call this, those without batches included."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from reflow_lightning.layers.layer import Layer
+from reflow_lightning.running.attention_mask import Around, attention_mask
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching_inputs
@@ -75,8 +76,8 @@ class Padding:
     """Finds out what is padding in each batch, for a network whose layers are told.
 
     Recurrent layers are told by a `PackedSequence`, attention by ``key_padding_mask``, embeddings by ``padding_idx``,
-    and a whole model by an ``attention_mask`` of (samples, positions) in a mapping. It takes a forward pass more for
-    each batch, but not for a network that has no such layer, or whose first batch tells nothing.
+    and a whole model by an `attention_mask` of the batch, which goes before all others and is read at once. What layers
+    are told takes a forward pass more for each batch, but not if the first batch tells nothing.
 
     Args:
         model: Any module.
@@ -96,9 +97,9 @@ class Padding:
     @torch.no_grad()
     def of(self, model: nn.Module, batch: Any, forward: Forward) -> Valid:
         """What holds data in a batch; the model is run in the mode in which it is."""
-        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            return Valid([_Told(mask.bool(), False)])
+        mask = attention_mask(forward, batch)
+        if mask is not None:
+            return Valid([_Told(mask, False)])
         found: list[_Told] = []
         if self._tellers:
             with watching_inputs(
@@ -124,7 +125,7 @@ def noticing(model: nn.Module, forward: Forward, notice: Callable[[], None]) -> 
         with watching_inputs(model, tellers, look):
             return forward(network, batch)
 
-    return watched
+    return Around(forward, watched)
 
 
 def _tellers(model: nn.Module) -> dict[str, nn.Module]:

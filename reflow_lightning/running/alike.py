@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import isolated_rng
@@ -57,7 +58,7 @@ class Alike:
             with self._drawing(model, batch):
                 return forward(model, own(batch, self._told))
 
-        return alike
+        return Around(forward, alike)
 
     def _drawing(self, model: nn.Module, batch: Any) -> AbstractContextManager[None]:
         if batch is not self._batch:

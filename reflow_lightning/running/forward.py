@@ -41,11 +41,23 @@ def batch_input(batch: Any) -> Any:
     return batch
 
 
+def named_part(batch: Any) -> Mapping[str, Any]:
+    """The mapping that a batch is, or that comes first in it, as before labels; else an empty one.
+
+    Example:
+        >>> named_part(({"input_ids": "words"}, "labels")), named_part(("words", "labels"))
+        ({'input_ids': 'words'}, {})
+    """
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    return first if isinstance(first, Mapping) else {}
+
+
 def batch_arguments(model: nn.Module, batch: Any) -> dict[str, Any]:
     """What the default forward passes to the model by name.
 
-    All of a mapping whose keys are all parameters of the model's forward. Of one with ``"input_ids"``, such as a
-    tokenizer gives, those that are, so that a key that only the data set needs is left out. Else nothing.
+    All of a mapping, or of one that comes first in a tuple, if its keys are all parameters of the model's forward. Of
+    one with ``"input_ids"``, such as a tokenizer gives, those that are, so that a key that only the data set needs is
+    left out. Else nothing.
 
     A wrapper of another model takes any name. There the names of the one module within count; if it holds several
     modules, the names that tokenizers give.
@@ -54,11 +66,9 @@ def batch_arguments(model: nn.Module, batch: Any) -> dict[str, Any]:
         >>> batch_arguments(nn.Bilinear(2, 2, 1), {"input1": 1, "input2": 2}), batch_arguments(nn.ReLU(), {"image": 1})
         ({'input1': 1, 'input2': 2}, {})
     """
-    if not isinstance(batch, Mapping):
-        return {}
-    names = _names(model)
-    accepted = {key: value for key, value in batch.items() if key in names}
-    return accepted if len(accepted) == len(batch) or "input_ids" in accepted else {}
+    given, names = named_part(batch), _names(model)
+    accepted = {key: value for key, value in given.items() if key in names}
+    return accepted if len(accepted) == len(given) or "input_ids" in accepted else {}
 
 
 def default_forward(model: nn.Module, batch: Any) -> Any:

@@ -14,6 +14,7 @@ from reflow_lightning.layers import Order, forward_order, known_layers
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.running.alike import Alike
 from reflow_lightning.running.as_forward import AnyForward, as_forward
+from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.batches import Batches, device_of, move
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import outside_inference
@@ -94,7 +95,7 @@ def measure_signal(
     given = as_forward(forward)
     moved = Batches(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
     run = moved.alike(given)
-    run_reference = moved.alike(lambda network, batch: given(network, move(batch, device_of(network))))
+    run_reference = moved.alike(Around(given, lambda network, batch: given(network, move(batch, device_of(network)))))
     with ExitStack() as stack:
         for network in (model,) if reference is None else (model, reference):
             stack.enter_context(only_training(network, ()))

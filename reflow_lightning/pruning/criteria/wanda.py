@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.layers import Call, Inventory, Layer, NotSupportedError
+from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.pruning.criteria.estimated import Estimated
 from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.reach import INPUT, Reach
@@ -32,8 +33,8 @@ class Wanda:
 
     The paper compares the weights of one output only: ``PerOutput("wanda")``. By itself the criterion compares all.
 
-    Linear layers, convolutions, `torch.nn.MultiheadAttention` and torch's recurrent layers and cells are known. Padded
-    positions and tokens count like others; for a transposed convolution so does what its padding cuts off.
+    Linear layers, convolutions, `torch.nn.MultiheadAttention` and torch's recurrent layers and cells are known. What is
+    told to be padding of a sequence does not count; for a transposed convolution what its padding cuts off does.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -53,8 +54,11 @@ class Wanda:
         owners = _owners(model, weights)
         totals, reach = Totals({name: weight.shape for name, weight in weights.items()}, like=weights), Reach(weights)
 
+        padding, valid = Padding(model), Valid()
+
         def take_in(name: str, call: Call) -> None:
             layer, names = owners[name]
+            call = valid.call(call, layer)
             if not any(tensor.numel() for tensor in tensors_of((call.args, call.kwargs))):
                 return  # no sample, as of an expert to which none was sent
             try:
@@ -68,9 +72,10 @@ class Wanda:
                     f"Wanda can't see what '{first}' multiplies: {error}; leave it out with exclude"
                 ) from error
 
-        with watching_inputs(model, owners, take_in), only_training(model, ()):
+        with only_training(model, ()), torch.no_grad():
             for batch in batches:
-                with torch.no_grad():
+                valid = padding.of(model, batch, forward)
+                with watching_inputs(model, owners, take_in):
                     forward(model, batch)
                 reach.note({})
         reach.check(INPUT)
