@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.bits import gathered, pack, unpack
+from reflow_lightning.pruning.bits import gathered
+from reflow_lightning.running.bits import pack, unpack
 from reflow_lightning.running.formats import KEY, FormatError, check_format
 
 FORMAT = 1
