@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reflow_lightning.running.compat.torch import is_traceable_wrapper_subclass
+from reflow_lightning.running.live import extent
 from reflow_lightning.running.sharding import is_sharded
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -40,7 +41,7 @@ def check_storage(parameters: Mapping[str, Tensor]) -> None:
         if tensor.numel() and not is_sharded(tensor):
             _check_strides(name, tensor)
             start = tensor.data_ptr()
-            spans.append(_Span(str(tensor.device), start, start + _extent(tensor), name, tensor))
+            spans.append(_Span(str(tensor.device), start, start + extent(tensor), name, tensor))
     for group in _groups(sorted(spans, key=lambda span: span[:4])):
         _check_apart(group)
 
@@ -65,12 +66,6 @@ def _check_strides(name: str, tensor: Tensor) -> None:
                 "parameter.data.contiguous(), or leave it out with exclude"
             )
         reach += (size - 1) * stride
-
-
-def _extent(tensor: Tensor) -> int:
-    """Bytes from the first to behind the last."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()
 
 
 def _groups(spans: list[_Span]) -> Iterator[list[_Span]]:

@@ -50,3 +50,14 @@ def storages(values: Any) -> list[torch.UntypedStorage]:
     """The memory behind tensors; views share theirs."""
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor) and value.layout == torch.strided)
     return [tensor.untyped_storage() for tensor in tensors if not is_traceable_wrapper_subclass(tensor)]
+
+
+def extent(tensor: Tensor) -> int:
+    """Bytes from the first to behind the last element of a tensor that has some.
+
+    Example:
+        >>> extent(torch.zeros(4, 4)[:2, :2])
+        24
+    """
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
