@@ -6,6 +6,8 @@ from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
 from reflow_lightning.cost.latency import measure_latency, paired_latency
 from reflow_lightning.cost.memory import measure_memory
 from reflow_lightning.cost.sparse_file import load_sparse, save_sparse
+from reflow_lightning.cost.sparse_network import sparse_linear
+from reflow_lightning.cost.sparse_speeds import sparse_report
 
 __all__ = [
     "Comparison",
@@ -19,4 +21,6 @@ __all__ = [
     "paired_latency",
     "save_program",
     "save_sparse",
+    "sparse_linear",
+    "sparse_report",
 ]

@@ -64,6 +64,13 @@ class ConvLayer(_Convolution):
         for piece in torch.split(values, max(1, _PIECE // width)):
             yield patches(piece, module)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it multiplies each position by itself, with one matrix: a kernel of one element, and nothing else."""
+        module = self.module
+        alone = math.prod(module.kernel_size) == math.prod(module.stride) == module.groups == 1
+        return alone and not any(padding_sides(module))
+
     def products(self, index: int, call: Call, outputs: Tensor) -> Tensor | None:
         """By correlation, where there are more positions than elements of a patch: else it is no faster."""
         width = self.module.weight[0].numel()

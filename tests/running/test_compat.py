@@ -188,6 +188,17 @@ def test_hooks_of_a_module():
         assert of_hooks.pre_hooks(layer) == [hook]
 
 
+def test_hooks_that_get_gradients():
+    with relies_on("torch.nn.Module._backward_hooks", "torch.nn.Module._backward_pre_hooks"):
+        layer = nn.Linear(2, 2)
+        assert not of_hooks.has_backward_hooks(layer)
+        handle = layer.register_full_backward_hook(lambda *_: None)
+        assert of_hooks.has_backward_hooks(layer)
+        handle.remove()
+        layer.register_full_backward_pre_hook(lambda *_: None)
+        assert of_hooks.has_backward_hooks(layer)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_hooks_that_compute_a_parameter():
     with relies_on("torch.nn.utils.prune.BasePruningMethod._tensor_name"):

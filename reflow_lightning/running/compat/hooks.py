@@ -18,6 +18,18 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def has_backward_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the gradients of a module.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> _ = layer.register_full_backward_hook(lambda *_: None)
+        >>> has_backward_hooks(layer)
+        True
+    """
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 def computed_by(hook: Any) -> str | None:
     """The parameter that a hook of `torch.nn.utils` computes: by ``prune``, or by norms of the older kind."""
     name: str | None = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)

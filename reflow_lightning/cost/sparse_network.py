@@ -1,0 +1,174 @@
+"""Zeros that save time: linear layers get a sparse weight where that is faster on this machine, with these inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from reflow_lightning.cost.latency import measure_latency
+from reflow_lightning.cost.sparse_speeds import SparseReport, attach
+from reflow_lightning.cost.sparse_trial import Trial, can_be_sparse, obstacle
+from reflow_lightning.layers import find_layers, known_layers
+from reflow_lightning.running.arguments import check_example
+from reflow_lightning.running.batches import device_of, move
+from reflow_lightning.running.compat.torch import inner_of_compiled, own_children
+from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.difference import relative_difference
+from reflow_lightning.running.forward import Forward, default_forward
+from reflow_lightning.running.hooks import eager, watching
+from reflow_lightning.running.inference import outside_inference
+from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
+from reflow_lightning.running.own import own
+from reflow_lightning.running.processes import warn
+
+
+@outside_inference()
+@torch.no_grad()
+def sparse_linear(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    forward: Forward | None = None,
+    margin: float = 1.1,
+    tolerance: float = 1e-5,
+    rounds: int = 15,
+) -> nn.Module:
+    """Give the linear layers of a pruned network a sparse weight, each only if that is faster here.
+
+    Every `torch.nn.Linear`, ``Conv1D`` of transformers and 1x1 convolution (without stride, padding and groups) is run
+    with the inputs that it gets from the example, by turns with its dense weight and with the non-zeros alone (CSR). It
+    is swapped if the median of the ratios is at least the margin, and both outputs are equal. What is faster depends on
+    the machine, the number of threads (`torch.set_num_threads`) and the size of the batch: measure where the network
+    will run, with a batch as it will get. A layer that is called several times, or under several names, is swapped
+    everywhere.
+
+    Layers stay dense, with the reason in the report, if they share a parameter with another layer, compute their weight
+    (parametrizations, `torch.nn.utils.prune`), have hooks, are of a class of one's own, in half precision, not on the
+    CPU, or not called with this input. So does a layer more than half of whose weights are not zero.
+
+    The result is for inference: sparse weights are constants, and nothing asks for gradients until you say so. These
+    flow through sparse layers to what is before them. To train on, load ``result.state_dict()``, which is that of the
+    dense network, into the dense network.
+
+    Args:
+        model: Any module. It is not changed.
+        example_input: What the network is called with: a tensor, a tuple of all positional arguments, or a mapping of
+            the arguments by name, such as a tokenizer gives.
+        forward: ``(model, example_input) -> anything``, for what is called in another way.
+        margin: So many times as fast as the dense layer must the sparse one be.
+        tolerance: Largest difference between the outputs of both, relative to the largest output of the dense one.
+        rounds: How often both are run, and the whole networks at the end. A run takes a hundredth of a second or more.
+
+    Returns:
+        A copy in eval mode. `sparse_report` tells the times of each layer and of the whole network before and after.
+
+    Raises:
+        TypeError: If the model is no module.
+        ValueError: If a number is out of range, the example is empty or holds NaN, the model does not run on it, or
+            it has lazy layers that never ran.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 2))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.mul_(torch.rand(512, 512) > 0.98)
+        >>> faster = sparse_linear(model, torch.randn(64, 512), rounds=3)
+        >>> faster
+        Sequential(
+          (0): SparseLinear(512, 512, density=0.0...)
+          (1): ReLU()
+          (2): Linear(in_features=512, out_features=2, bias=True)
+        )
+        >>> _ = model.load_state_dict(faster.state_dict())
+    """
+    _check(model, margin, tolerance, rounds)
+    model = inner_of_compiled(model) or model
+    example, run = _example(example_input, device_of(model), forward), forward or _forward
+    copied = dense_copy(model).eval().requires_grad_(False)
+    try:
+        expected = _output(copied, run, example)
+    except Exception as error:  # whatever the model raises
+        raise ValueError(
+            f"{type(model).__name__} does not run on example_input ({type(error).__name__}: {error}): pass what it is "
+            "called with, or forward=lambda model, example_input: ..."
+        ) from error
+    skipped = find_layers(copied).skipped
+    trials = {
+        name: Trial(layer, obstacle(layer, skipped), rounds=rounds, tolerance=tolerance)
+        for name, layer in known_layers(copied)
+        if can_be_sparse(layer)
+    }
+    with watching(copied, trials, lambda name, call: trials[name].take(call)):
+        _output(copied, run, example)
+    rows = {name: trial.row(margin) for name, trial in trials.items()}
+    faster = _with_sparse(copied, [trial for name, trial in trials.items() if rows[name].swapped])
+    report = SparseReport(
+        layers=tuple(rows.values()),
+        latency=measure_latency(_Runs(model, run), _Runs(faster, run), (example,), rounds=rounds),
+        largest_difference=relative_difference(expected, _output(faster, run, example)),
+    )
+    attach(faster, report)
+    if report.swapped and report.latency.speedup < 1:
+        warn(
+            f"with {report.swapped} sparse layers the whole network is {report.latency.speedup:.2f} times as fast, "
+            "though each of them is faster by itself: keep the dense network, or raise margin"
+        )
+    return faster
+
+
+def _check(model: Any, margin: Any, tolerance: Any, rounds: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, not a {type(model).__name__}: sparse_linear(model, example_input)"
+        )
+    for name, value in (("margin", margin), ("tolerance", tolerance)):
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{name}={value!r} must be a positive number")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
+    if has_lazy_parameters(model):
+        raise ValueError(f"{type(model).__name__} has lazy layers that never ran: run it once before")
+
+
+def _example(example_input: Any, device: torch.device, forward: Forward | None) -> Any:
+    """The example on a device, after a check."""
+    example = move(example_input, device)
+    example = dict(example) if isinstance(example, Mapping) else example
+    if forward is not None or not isinstance(example, (tuple, dict)):
+        check_example((example,))
+    else:
+        check_example(tuple(example.values()) if isinstance(example, dict) else example)
+    return example
+
+
+def _forward(model: nn.Module, example: Any) -> Any:
+    """A tuple holds the arguments of the model; all else is run as a batch is."""
+    return model(*example) if isinstance(example, tuple) else default_forward(model, example)
+
+
+def _output(model: nn.Module, run: Forward, example: Any) -> Any:
+    """What a network puts out, each time with the same random numbers; it leaves no trace."""
+    with isolated_rng(seed=0), only_training(model, ()), eager():
+        return run(model, own(example))
+
+
+def _with_sparse(model: nn.Module, trials: Iterable[Trial]) -> nn.Module:
+    """The model with sparse layers wherever the dense ones were; it is changed."""
+    new = {id(trial.layer.module): trial.sparse for trial in trials}
+    for parent in list(model.modules()):
+        children = own_children(parent)
+        children.update({name: new[id(child)] for name, child in children.items() if id(child) in new})
+    return (new.get(id(model)) or model).eval()
+
+
+class _Runs(nn.Module):
+    """Runs a network on an example, as one argument."""
+
+    def __init__(self, model: nn.Module, run: Forward) -> None:
+        super().__init__()
+        self.model, self.run = model, run
+
+    def forward(self, example: Any) -> Any:
+        return self.run(self.model, example)
