@@ -120,10 +120,10 @@ class SparseLinear(SparseLayer):
         super().__init__(weight, bias, outputs)
         self.out_features, self.in_features = self._matrix
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as torch calls it)
         """Multiply the last dimension."""
-        with self._own_type(inputs):
-            inputs, weight = inputs.to(self.values.dtype), self.sparse()
+        with self._own_type(input):
+            inputs, weight = input.to(self.values.dtype), self.sparse()
             rows = inputs.reshape(-1, inputs.shape[-1])
             parts = [multiply(weight, self.bias, part.t()).t() for part in torch.split(rows, _ROWS)]
             return torch.cat(parts).view(*inputs.shape[:-1], self.out_features)
@@ -143,11 +143,11 @@ class SparsePointwise(SparseLayer):
         super().__init__(weight, bias)
         self.out_channels, self.in_channels = self._matrix
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as torch calls it)
         """Multiply the channels, of one image or of several."""
         rank = len(self.shape) - 2
-        with self._own_type(inputs):
-            inputs, weight = inputs.to(self.values.dtype), self.sparse()
+        with self._own_type(input):
+            inputs, weight = input.to(self.values.dtype), self.sparse()
             images = inputs.reshape(-1, *inputs.shape[-1 - rank :]).flatten(2)
             parts = [
                 torch.cat([multiply(weight, self.bias, part) for part in torch.split(image, _POSITIONS, 1)], 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,34 +67,29 @@ def sparse_linear(
         A copy in eval mode. `sparse_report` tells the times of each layer and of the whole network before and after.
 
     Raises:
-        TypeError: If the model is no module.
+        TypeError: If the model is no module, or one of `torch.jit`.
         ValueError: If a number is out of range, the example is empty or holds NaN, the model does not run on it, or
             it has lazy layers that never ran.
 
     Example:
+        >>> from reflow_lightning.cost import sparse_report
         >>> model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 2))
         >>> with torch.no_grad():
         ...     _ = model[0].weight.mul_(torch.rand(512, 512) > 0.98)
-        >>> faster = sparse_linear(model, torch.randn(64, 512), rounds=3)
-        >>> faster
-        Sequential(
-          (0): SparseLinear(512, 512, density=0.0...)
-          (1): ReLU()
-          (2): Linear(in_features=512, out_features=2, bias=True)
-        )
+        >>> faster = sparse_linear(model, torch.randn(64, 512))
+        >>> for layer in sparse_report(faster).layers:
+        ...     print(layer.name, layer.reason)
+        0...
+        2 more than 50% of its weights are not zero
         >>> _ = model.load_state_dict(faster.state_dict())
     """
     _check(model, margin, tolerance, rounds)
     model = inner_of_compiled(model) or model
     example, run = _example(example_input, device_of(model), forward), forward or _forward
     copied = dense_copy(model).eval().requires_grad_(False)
-    try:
+    kind = type(model).__name__
+    with _explained(f"{kind} does not run on example_input", "pass what it is called with, or forward=(model, input)"):
         expected = _output(copied, run, example)
-    except Exception as error:  # whatever the model raises
-        raise ValueError(
-            f"{type(model).__name__} does not run on example_input ({type(error).__name__}: {error}): pass what it is "
-            "called with, or forward=lambda model, example_input: ..."
-        ) from error
     skipped = find_layers(copied).skipped
     trials = {
         name: Trial(layer, obstacle(layer, skipped), rounds=rounds, tolerance=tolerance)
@@ -104,10 +100,12 @@ def sparse_linear(
         _output(copied, run, example)
     rows = {name: trial.row(margin) for name, trial in trials.items()}
     faster = _with_sparse(copied, [trial for name, trial in trials.items() if rows[name].swapped])
+    with _explained(f"{kind} does not run with sparse layers", "it does more than call them, so keep it dense"):
+        found = _output(faster, run, example)
     report = SparseReport(
         layers=tuple(rows.values()),
         latency=measure_latency(_Runs(model, run), _Runs(faster, run), (example,), rounds=rounds),
-        largest_difference=relative_difference(expected, _output(faster, run, example)),
+        largest_difference=relative_difference(expected, found),
     )
     attach(faster, report)
     if report.swapped and report.latency.speedup < 1:
@@ -123,6 +121,8 @@ def _check(model: Any, margin: Any, tolerance: Any, rounds: Any) -> None:
         raise TypeError(
             f"model must be a torch.nn.Module, not a {type(model).__name__}: sparse_linear(model, example_input)"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model is a ScriptModule, whose layers can't be swapped: pass the module that it was made of")
     for name, value in (("margin", margin), ("tolerance", tolerance)):
         if not isinstance(value, (int, float)) or not value > 0:
             raise ValueError(f"{name}={value!r} must be a positive number")
@@ -134,7 +134,7 @@ def _check(model: Any, margin: Any, tolerance: Any, rounds: Any) -> None:
 
 def _example(example_input: Any, device: torch.device, forward: Forward | None) -> Any:
     """The example on a device, after a check."""
-    example = move(example_input, device)
+    example = own(move(example_input, device))  # a network may change what it is given
     example = dict(example) if isinstance(example, Mapping) else example
     if forward is not None or not isinstance(example, (tuple, dict)):
         check_example((example,))
@@ -152,6 +152,15 @@ def _output(model: nn.Module, run: Forward, example: Any) -> Any:
     """What a network puts out, each time with the same random numbers; it leaves no trace."""
     with isolated_rng(seed=0), only_training(model, ()), eager():
         return run(model, own(example))
+
+
+@contextmanager
+def _explained(what: str, remedy: str) -> Iterator[None]:
+    """Say what to do where a network does not run."""
+    try:
+        yield
+    except Exception as error:  # whatever the network raises
+        raise ValueError(f"{what} ({type(error).__name__}: {error}): {remedy}") from error
 
 
 def _with_sparse(model: nn.Module, trials: Iterable[Trial]) -> nn.Module:

@@ -115,6 +115,8 @@ class Trial:
     def take(self, call: Call) -> None:
         """Compare and time a call that the dense layer has just answered."""
         inputs: Tensor = call.first
+        if (len(call.args), *call.kwargs) not in ((1,), (0, "input")):
+            self._fault = self._fault or "it is called with more than its input, or by another name"
         shape = (inputs.shape, inputs.stride(), inputs.dtype)
         self._calls.append(shape)
         if self._fault or self.sparse is None:
