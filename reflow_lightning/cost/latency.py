@@ -20,6 +20,23 @@ from reflow_lightning.running.isolation import isolated_rng, only_training
 LEAST_SECONDS = 0.01
 """A run repeats the forward pass until it takes as long, so that the clock's own error is small."""
 
+Clock = Callable[[], float]
+"""Tells seconds, from whatever moment on."""
+
+
+def busy_clock() -> Clock:
+    """A clock that stands still while a CPU runs other programs, if one thread does all the work; else the usual one.
+
+    Where several programs share a processor, each runs for some milliseconds at a time, and a network that is faster
+    may wait for longer than it runs.
+
+    Example:
+        >>> clock = busy_clock()
+        >>> clock() <= clock()
+        True
+    """
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -66,6 +83,7 @@ def measure_latency(
     rounds: int = 30,
     warmup: int = 3,
     threads: int | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Latency:
     """Measure how much faster one network is than another, in eval mode and without gradients.
 
@@ -78,6 +96,7 @@ def measure_latency(
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes before anything is measured.
         threads: Threads for the CPU; ``None`` leaves their number as it is.
+        clock: Tells seconds; see `paired_latency`.
 
     Raises:
         ValueError: If ``rounds`` or ``warmup`` or ``threads`` is less than 1.
@@ -90,7 +109,8 @@ def measure_latency(
     """
     with _threads(threads):
         used = torch.get_num_threads()
-        seconds = paired_latency({"before": before, "after": after}, example_input, rounds=rounds, warmup=warmup)
+        models = {"before": before, "after": after}
+        seconds = paired_latency(models, example_input, rounds=rounds, warmup=warmup, clock=clock)
     first, second = (torch.tensor(seconds[name], dtype=torch.float64) for name in ("before", "after"))
     quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     low, speedup, high = (first / second).quantile(quantiles).tolist()
@@ -108,7 +128,12 @@ def measure_latency(
 
 @outside_inference()
 def paired_latency(
-    models: Mapping[str, nn.Module], example_input: Tensor | Inputs, *, rounds: int = 30, warmup: int = 3
+    models: Mapping[str, nn.Module],
+    example_input: Tensor | Inputs,
+    *,
+    rounds: int = 30,
+    warmup: int = 3,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, tuple[float, ...]]:
     """Time the forward passes of several networks, one after the other in every round.
 
@@ -117,6 +142,7 @@ def paired_latency(
         example_input: A batch (N, ...), or a tuple of all positional arguments; moved to each network's device.
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes of each before anything is measured.
+        clock: Tells seconds. That of `busy_clock` is not disturbed by other programs.
 
     Returns:
         Seconds of a forward pass by name, one value a round; values at the same place belong to the same round.
@@ -137,7 +163,7 @@ def paired_latency(
         for model in models.values():
             stack.enter_context(only_training(model, ()))
         stack.enter_context(torch.no_grad())  # what a network keeps of inference_mode it can't be trained with
-        runs = {name: _run(model, example_input) for name, model in models.items()}
+        runs = {name: _run(model, example_input, clock) for name, model in models.items()}
         for run in runs.values():
             run(warmup)
         repeats = {name: _repeats(run) for name, run in runs.items()}
@@ -150,7 +176,7 @@ def paired_latency(
     return {name: tuple(values) for name, values in seconds.items()}
 
 
-def _run(model: nn.Module, example_input: Tensor | Inputs) -> Callable[[int], float]:
+def _run(model: nn.Module, example_input: Tensor | Inputs, clock: Clock) -> Callable[[int], float]:
     """A function that runs the model so often, and returns the seconds of one pass."""
     device = device_of(model)
     inputs = as_arguments(example_input, device)
@@ -158,11 +184,11 @@ def _run(model: nn.Module, example_input: Tensor | Inputs) -> Callable[[int], fl
 
     def run(repeats: int) -> float:
         wait()
-        start = time.perf_counter()
+        start = clock()
         for _ in range(repeats):
             model(*inputs)
         wait()
-        return (time.perf_counter() - start) / repeats
+        return (clock() - start) / repeats
 
     return run
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reflow_lightning.cost.latency import measure_latency
+from reflow_lightning.cost.latency import busy_clock, measure_latency
 from reflow_lightning.cost.sparse_speeds import SparseReport, attach
 from reflow_lightning.cost.sparse_trial import Trial, can_be_sparse, obstacle
 from reflow_lightning.layers import find_layers, known_layers
@@ -43,8 +43,9 @@ def sparse_linear(
     with the inputs that it gets from the example, by turns with its dense weight and with the non-zeros alone (CSR). It
     is swapped if the median of the ratios is at least the margin, and both outputs are equal. What is faster depends on
     the machine, the number of threads (`torch.set_num_threads`) and the size of the batch: measure where the network
-    will run, with a batch as it will get. A layer that is called several times, or under several names, is swapped
-    everywhere.
+    will run, with a batch as it will get. With one thread other programs on the machine do not disturb the measurement;
+    see `reflow_lightning.cost.latency.busy_clock`. A layer that is called several times, or under several names, is
+    swapped everywhere.
 
     Layers stay dense, with the reason in the report, if they share a parameter with another layer, compute their weight
     (parametrizations, `torch.nn.utils.prune`), have hooks, are of a class of one's own, in half precision, not on the
@@ -102,9 +103,10 @@ def sparse_linear(
     faster = _with_sparse(copied, [trial for name, trial in trials.items() if rows[name].swapped])
     with _explained(f"{kind} does not run with sparse layers", "it does more than call them, so keep it dense"):
         found = _output(faster, run, example)
+    pair = _Runs(model, run), _Runs(faster, run)
     report = SparseReport(
         layers=tuple(rows.values()),
-        latency=measure_latency(_Runs(model, run), _Runs(faster, run), (example,), rounds=rounds),
+        latency=measure_latency(*pair, (example,), rounds=rounds, clock=busy_clock()),
         largest_difference=relative_difference(expected, found),
     )
     attach(faster, report)

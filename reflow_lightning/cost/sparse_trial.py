@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.cost.latency import paired_latency
+from reflow_lightning.cost.latency import busy_clock, paired_latency
 from reflow_lightning.cost.sparse_layers import SparseLayer, SparseLinear, SparsePointwise
 from reflow_lightning.cost.sparse_speeds import LayerSpeed
 from reflow_lightning.layers import ConvLayer, Layer, LinearLayer, layer_of
@@ -124,7 +124,7 @@ class Trial:
         self._fault = self._compared(self.sparse, inputs, call.output)
         if not self._fault and shape not in self._seconds:
             pair = {"dense": _Unwatched(self.layer.module), "sparse": _Unwatched(self.sparse)}
-            self._seconds[shape] = paired_latency(pair, (inputs,), rounds=self._rounds, warmup=1)
+            self._seconds[shape] = paired_latency(pair, (inputs,), rounds=self._rounds, clock=busy_clock())
 
     def row(self, margin: float) -> LayerSpeed:
         """What was found.

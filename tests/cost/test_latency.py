@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from reflow_lightning.cost.latency import LEAST_SECONDS, measure_latency, paired_latency
+from reflow_lightning.cost.latency import LEAST_SECONDS, busy_clock, measure_latency, paired_latency
 
 
 class Notes:
@@ -104,6 +104,22 @@ def test_a_network_of_several_inputs_takes_them_as_a_tuple():
     assert latency.batch_size == 4
     assert latency.speedup == pytest.approx(2, rel=0.3)
     assert len(paired_latency({"a": Two()}, inputs, rounds=2)["a"]) == 2
+
+
+def test_time_is_what_the_clock_tells():
+    ticks = iter(range(1000))
+    latency = measure_latency(Sleeping(), Sleeping(), torch.zeros(1), rounds=2, clock=lambda: next(ticks))
+    assert (latency.before, latency.after) == (1, 1)
+
+
+def test_one_thread_is_not_charged_for_the_time_in_which_it_waits(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    clock = busy_clock()
+    start = clock()
+    time.sleep(0.05)
+    assert clock() - start < 0.02
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert busy_clock() is time.perf_counter
 
 
 @pytest.mark.gpu

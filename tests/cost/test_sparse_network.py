@@ -52,7 +52,7 @@ class Timed:
         self.times = {"dense": dense, "sparse": sparse}
         self.shapes = []
 
-    def __call__(self, models, inputs, *, rounds, warmup):
+    def __call__(self, models, inputs, *, rounds, clock):
         self.shapes.append(tuple(inputs[0].shape))
         return {name: tuple(t / 1e3 for t in self.times[name]) for name in models}
 
