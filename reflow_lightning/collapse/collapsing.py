@@ -10,16 +10,15 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from reflow_lightning.collapse.exactness import Expected, random_like
 from reflow_lightning.collapse.graph.running import StepFailedError
-from reflow_lightning.collapse.graph.tracing import NotTraceableError, evaluated, trace
-from reflow_lightning.collapse.passes.modules import use_modules
-from reflow_lightning.collapse.report import attach, collapse_report
-from reflow_lightning.collapse.work import Work, drop_identities
-from reflow_lightning.running.arguments import arguments_of, as_arguments, cast, check_example
-from reflow_lightning.running.batches import device_of
+from reflow_lightning.collapse.graph.tracing import evaluated
+from reflow_lightning.collapse.parts import Parts
+from reflow_lightning.collapse.report import CollapseReport, attach
+from reflow_lightning.running.arguments import arguments_of, cast, check_example, example_arguments
+from reflow_lightning.running.batches import device_of, move
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import outside_inference
 
@@ -34,7 +33,7 @@ def collapse(
     max_batches: int = 10,
     forward: Forward | None = None,
     tolerance: float = 1e-4,
-) -> fx.GraphModule:
+) -> nn.Module:
     """Remove from a pruned network what makes no difference to its output.
 
     Channels that are constant, whatever the input is, and those that nobody reads go, through additions,
@@ -44,15 +43,23 @@ def collapse(
     Unstructured Pruning*, arXiv 2404.16890, which counts such layers). Every step is checked on the example, on random
     inputs like it and on the batches; one that changes an output by more than the tolerance is not taken.
 
+    A network that `torch.fx` can't trace, as it branches on values or is one of Hugging Face's, keeps its class. The
+    largest parts of it that can be traced are collapsed in their places, each with what it is called with when the
+    network runs, and the report names the rest. So is a part that can't be traced in a network that can. Names of
+    modules and parameters stay where layers only lose channels, so that a state dict has the same keys; its shapes are
+    others, so save the module itself, or load the state into what another collapse returned.
+
     A network in half precision is worked on in float32, where steps can be told from rounding, and cast in the end. The
     difference that the report tells is then that of the two networks in half precision, if they run on this device.
 
     Args:
-        model: Any module that `torch.fx` can trace; parts that it can't are left as they are. It is not changed.
-        example_input: What the network is called with: a tensor, or a tuple of all positional arguments. The network
-            that is returned takes these, no others; the rest keeps its defaults. The number of samples is free
-            afterwards, not so the size of images or the length of series: what is constant, and the
-            borders that padding makes, are worked out for those of the example.
+        model: Any module. It is not changed.
+        example_input: What the network is called with: a tensor, a tuple of all positional arguments, or a mapping,
+            which is passed by name or taken apart just as `reflow_lightning.calibrate` does with a batch. The network
+            that is returned is to be called in the same way; the rest keeps its defaults, and flags (truth values,
+            texts) keep the values of the example. The number of samples is free afterwards, not so the size of images
+            or the length of series: what is constant, and the borders that padding makes, are worked out for those of
+            the example.
         batches: Real data on which rectifiers are observed too. Without any, one counts as always on, or always off,
             only if that follows from the weights. With them it may hold on these data only: test the result.
         max_batches: At most so many.
@@ -61,14 +68,15 @@ def collapse(
         tolerance: Largest allowed difference of an output, relative to the largest of that output.
 
     Returns:
-        A module in eval mode, made of ordinary layers; its parameters take no gradients until you ask for them.
-        `collapse_report` tells what was removed, and why other things stayed.
+        A module in eval mode: a `torch.fx.GraphModule` of ordinary layers, or a module of the model's own class if the
+        model can't be traced. Its parameters take no gradients until you ask for them. `collapse_report` tells what was
+        removed, and why other things stayed.
 
     Raises:
-        NotTraceableError: If the model's forward pass can't be traced.
         TypeError: If the model is no module.
         ValueError: If the tolerance or the number of batches is not positive, the example is empty or holds NaN or
-            ``None``, there is no batch, or the model does not run on the example or on a batch.
+            ``None``, there is no batch, a batch lacks what the example gives by name, or the model does not run on the
+            example or on a batch.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -87,52 +95,35 @@ def collapse(
             f"model must be a torch.nn.Module, not a {type(model).__name__}: collapse(model, example_input)"
         )
     original = evaluated(model)
-    given = as_arguments(example_input, device_of(original))
+    given = example_arguments(original, example_input, device_of(original))
     check_example(given)
     dtype = _reduced(original)
     original = original if dtype is None else original.float()
     read = [] if batches is None else list(islice(batches, max_batches))
     if batches is not None and not read:
         raise ValueError("batches gave no batch: pass a loader that can be read again, or batches=None")
-    calls = [given, random_like(given), *(arguments_of(original, batch, len(given), forward) for batch in read)]
-    inputs = [as_arguments(call, device_of(original)) for call in calls]
+    calls = [given, *(arguments_of(original, batch, given, forward) for batch in read)]
+    inputs = [move(call, device_of(original)) for call in calls]
     inputs = inputs if dtype is None else [cast(call, dtype, torch.float32) for call in inputs]
     try:
-        expected = Expected(original, inputs)
+        expected = Expected(original, inputs, [random_like(inputs[0])])
     except StepFailedError as error:
         copy = "" if dtype is None else f" as a copy in float32: collapse it before it is cast to {dtype}"
         raise ValueError(
             f"{type(model).__name__} does not run on example_input, or on a batch{copy}: pass what it is called with, "
             f"images without labels, and forward=... for odd batches ({error})"
         ) from error
-    work = Work(_traced(original, expected, len(given), tolerance), expected, tolerance)
-    work.attempt("identity", drop_identities)
-    work.attempt("function", lambda analysis: use_modules(analysis.steps, analysis.values))
-    work.simplify("proved by the weights")
-    if batches is not None:
-        work.simplify(f"on {len(read)} batches", observes=True)
-    collapsed = work.finish()
+    parts = Parts(original, expected, tolerance, len(read))
+    parts.collapse([""])
+    collapsed = parts.network
+    report = CollapseReport(tuple(parts.removed), tuple(parts.left), parts.deviation)
     if dtype is not None:
         collapsed.to(dtype)
         with suppress(StepFailedError):  # a device that can't run it in half precision
             expected = Expected(evaluated(model), [cast(call, torch.float32, dtype) for call in inputs])
-            attach(collapsed, replace(collapse_report(collapsed), deviation=expected.deviation(collapsed)))
+            report = replace(report, deviation=expected.deviation(collapsed))
+    attach(collapsed, report)
     return collapsed
-
-
-def _traced(original: nn.Module, expected: Expected, arguments: int, tolerance: float) -> fx.GraphModule:
-    """The graph of a model, which must do the same."""
-    traced = trace(original, arguments)
-    try:
-        deviation = expected.deviation(traced)
-    except (StepFailedError, ValueError) as error:
-        raise NotTraceableError(f"the graph of {type(original).__name__} does not run ({error})") from error
-    if deviation > tolerance:
-        raise NotTraceableError(
-            f"the graph of {type(original).__name__} does something else than the model, by {deviation:.1e} of the "
-            "largest output: hooks of the model itself, or writing into a view? Collapse its parts"
-        )
-    return traced
 
 
 def _reduced(model: nn.Module) -> torch.dtype | None:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
-from reflow_lightning.running.arguments import Inputs, batch_size, resized
-from reflow_lightning.running.compat.torch import tree_map_only
+from reflow_lightning.running.arguments import A, Arguments, batch_size, called, resized
+from reflow_lightning.running.compat.torch import tree_map_only, tree_structure
 from reflow_lightning.running.difference import relative_difference
+from reflow_lightning.running.own import own
 
 
-def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
+def random_like(inputs: A, seed: int = 0) -> A:
     """Normal noise of the mean and the standard deviation of each tensor; of whole numbers, the same ones shuffled.
 
     Example:
@@ -33,7 +34,7 @@ def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
         order = torch.randperm(values.numel(), generator=generator).to(values.device)
         return values.flatten()[order].view(values.shape)
 
-    drawn: Inputs = tree_map_only(Tensor, draw, inputs)
+    drawn: A = tree_map_only(Tensor, draw, inputs)
     return drawn
 
 
@@ -45,6 +46,7 @@ class Expected:
     Args:
         model: The network, in eval mode.
         inputs: What it is called with.
+        maybe: Made up inputs, which are left out if the network does not run on them.
 
     Raises:
         StepFailedError: If the network does not run on them.
@@ -55,9 +57,12 @@ class Expected:
         0.0
     """
 
-    def __init__(self, model: nn.Module, inputs: Sequence[Inputs]) -> None:
-        self.inputs = list(inputs)
-        self._pairs = [(given, _run(model, given)) for given in self.inputs]
+    def __init__(self, model: nn.Module, inputs: Sequence[Arguments], maybe: Sequence[Arguments] = ()) -> None:
+        self._pairs = [(given, _run(model, given)) for given in inputs]
+        for given in maybe:
+            with suppress(StepFailedError):
+                self._pairs.append((given, _run(model, given)))
+        self.inputs = [given for given, _ in self._pairs]
         self._others = []
         numbers = [n for n in (1, 2, 3) if n != batch_size(self.inputs[0])]
         for given in (resized(self.inputs[0], n) for n in numbers[:2]):
@@ -76,9 +81,14 @@ class Expected:
         found += [relative_difference(expected, _run(other, given), whole) for given, expected in self._others]
         return max(found)
 
+    def is_alike(self, other: nn.Module) -> bool:
+        """Whether the outputs of another network lie in the same collections; of other types they may be of no use."""
+        given, expected = self._pairs[0]
+        return tree_structure(expected) == tree_structure(_run(other, given))
+
 
 @torch.no_grad()
-def _run(model: nn.Module, inputs: Inputs) -> Any:
+def _run(model: nn.Module, inputs: Arguments) -> Any:
     call = model.forward if isinstance(model, fx.GraphModule) else model  # whose call prints what fails
     with undisturbed(model):
-        return tree_map_only(Tensor, torch.clone, attempted(call, *tree_map_only(Tensor, torch.clone, inputs)))
+        return tree_map_only(Tensor, torch.clone, attempted(called, call, own(inputs)))

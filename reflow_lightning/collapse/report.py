@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from reflow_lightning.collapse.edits import Row
 
@@ -66,8 +66,9 @@ def attach(module: Any, report: CollapseReport) -> None:
         "left": [tuple(row) for row in report.left],
         "deviation": report.deviation,
     }
-    module.meta[_KEY] = kept  # which copies keep
-    setattr(module, _KEY, kept)  # which files keep
+    if isinstance(module, fx.GraphModule):
+        module.meta[_KEY] = kept  # which copies of a graph keep
+    setattr(module, _KEY, kept)  # which files keep, and copies of other modules
 
 
 def collapse_report(collapsed: nn.Module) -> CollapseReport:

@@ -21,7 +21,7 @@ from reflow_lightning.collapse.passes.merging import fold_batchnorm, merge_layer
 from reflow_lightning.collapse.passes.rectifying import straighten
 from reflow_lightning.collapse.passes.removal import find_removal
 from reflow_lightning.collapse.passes.rewriting import remove_channels
-from reflow_lightning.collapse.report import CollapseReport, attach
+from reflow_lightning.collapse.report import CollapseReport
 from reflow_lightning.running.compat.torch import ASSERT
 from reflow_lightning.running.copying import dense_copy
 
@@ -118,8 +118,8 @@ class Work:
             if not any(taken):
                 break
 
-    def finish(self) -> fx.GraphModule:
-        """The network as it is now, with its report."""
+    def report(self) -> CollapseReport:
+        """What was done, and what was left."""
         analysis = self._analysis()
         found: dict[str, Change] = {
             "leftovers": leftovers,
@@ -138,8 +138,7 @@ class Work:
         left += [row._replace(what="channels") if row.what in self.widths else row for row in refused]
         left += self.faults.rows
         deviation = self.expected.deviation(self.traced) if self.deviation is None else self.deviation
-        attach(self.traced, CollapseReport(tuple(removed), tuple(left), deviation))
-        return self.traced
+        return CollapseReport(tuple(removed), tuple(left), deviation)
 
     def _narrowed(self) -> list[Row]:
         """How many channels each layer lost, all rounds together."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from omegaconf import DictConfig
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from reflow_lightning.collapse import collapse, collapse_report
 from reflow_lightning.cost.comparison import compare
@@ -83,7 +83,7 @@ def _test(
         module.net = before
 
 
-def _write(net: fx.GraphModule, example: Tensor, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def _write(net: nn.Module, example: Tensor, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Write the files; what could not be written is ``None``, and a note says why."""
     files: dict[str, Any] = {"program": None, "onnx": None}
     notes = []

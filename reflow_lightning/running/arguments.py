@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from reflow_lightning.running.batches import move
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map, tree_map_only
-from reflow_lightning.running.forward import Forward, batch_input
+from reflow_lightning.running.forward import Forward, batch_arguments, batch_input
+from reflow_lightning.running.hooks import Call
 from reflow_lightning.running.own import own
 
 Inputs = tuple[Any, ...]
 """The positional arguments of one call of a network."""
+
+Arguments = Inputs | dict[str, Any]
+"""The arguments of one call of a network: all of them by position, or all of them by name."""
+
+A = TypeVar("A", Inputs, dict[str, Any], Arguments)
 
 
 def as_arguments(example_input: Tensor | Inputs, device: torch.device) -> Inputs:
@@ -33,7 +40,66 @@ def as_arguments(example_input: Tensor | Inputs, device: torch.device) -> Inputs
     return tuple(move(value, device) for value in given)
 
 
-def tensors_of(arguments: Inputs) -> list[Tensor]:
+def example_arguments(model: nn.Module, example_input: Any, device: torch.device) -> Arguments:
+    """The arguments of a call with an example, with their tensors on a device.
+
+    Args:
+        model: The network.
+        example_input: A tensor, a tuple of all positional arguments, or a mapping, which is read just as the default
+            forward reads a batch: see `batch_arguments`.
+        device: The network's.
+
+    Example:
+        >>> example = {"input1": torch.ones(1), "input2": torch.ones(1)}
+        >>> example_arguments(nn.Bilinear(1, 1, 1), example, torch.device("cpu"))
+        {'input1': tensor([1.]), 'input2': tensor([1.])}
+    """
+    if not isinstance(example_input, Mapping):
+        return as_arguments(example_input, device)
+    named = batch_arguments(model, example_input)
+    return move(named, device) if named else as_arguments(batch_input(example_input), device)
+
+
+def called(function: Callable[..., Any], arguments: Arguments) -> Any:
+    """What a function or a network puts out on arguments.
+
+    Example:
+        >>> called(dict, {"x": 1}), called(max, (1, 2))
+        ({'x': 1}, 2)
+    """
+    return function(**arguments) if isinstance(arguments, dict) else function(*arguments)
+
+
+def arguments_of_calls(module: nn.Module, calls: Sequence[Call]) -> list[Arguments]:
+    """The arguments of calls of a module, in one form for all: by name where its forward pass has names for them.
+
+    Args:
+        module: Any module.
+        calls: Its calls.
+
+    Raises:
+        ValueError: If calls differ in which arguments they give, or the forward pass takes both any number of
+            positional arguments and some by name.
+
+    Example:
+        >>> calls = [Call((1, 2), {}), Call((3,), {"input2": 4})]
+        >>> arguments_of_calls(nn.Bilinear(1, 1, 1), calls)
+        [{'input1': 1, 'input2': 2}, {'input1': 3, 'input2': 4}]
+    """
+    signature = inspect.signature(module.forward)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    found: list[Arguments] = [call.args for call in calls]
+    if kinds.isdisjoint({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}):
+        names = list(signature.parameters)
+        found = [dict(zip(names, call.args, strict=False)) | dict(call.kwargs) for call in calls]
+    elif any(call.kwargs for call in calls):
+        raise ValueError(f"{type(module).__name__} takes arguments by position alone and others by name")
+    if len({tuple(given) if isinstance(given, dict) else len(given) for given in found}) > 1:
+        raise ValueError(f"{type(module).__name__} is called with other arguments from call to call")
+    return found
+
+
+def tensors_of(arguments: Arguments) -> list[Tensor]:
     """The tensors among the arguments, in order.
 
     Example:
@@ -43,7 +109,7 @@ def tensors_of(arguments: Inputs) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
 
 
-def batch_size(arguments: Inputs) -> int:
+def batch_size(arguments: Arguments) -> int:
     """The number of samples: the length of the first tensor that has one, or 1.
 
     Example:
@@ -54,8 +120,8 @@ def batch_size(arguments: Inputs) -> int:
 
 
 def map_samples(
-    function: Callable[[Tensor], Any], arguments: Inputs, otherwise: Callable[[Any], Any] = lambda value: value
-) -> Inputs:
+    function: Callable[[Tensor], Any], arguments: A, otherwise: Callable[[Any], Any] = lambda value: value
+) -> A:
     """Apply a function to the tensors that hold samples: those of the length `batch_size`.
 
     Another tensor, such as a mask of an attention layer, is the same for every sample.
@@ -75,11 +141,11 @@ def map_samples(
         holds_samples = isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
         return function(value) if holds_samples else otherwise(value)
 
-    mapped: Inputs = tree_map(apply, arguments)
+    mapped: A = tree_map(apply, arguments)
     return mapped
 
 
-def resized(arguments: Inputs, samples: int) -> Inputs:
+def resized(arguments: A, samples: int) -> A:
     """The arguments with another number of samples: the first ones, or all of them again and again.
 
     Example:
@@ -89,7 +155,7 @@ def resized(arguments: Inputs, samples: int) -> Inputs:
     return map_samples(lambda tensor: tensor[torch.arange(samples, device=tensor.device) % len(tensor)], arguments)
 
 
-def first_sample(arguments: Inputs) -> Inputs:
+def first_sample(arguments: A) -> A:
     """The arguments with the first sample alone, as a batch of one.
 
     Example:
@@ -109,18 +175,18 @@ def doubled(arguments: Inputs) -> Inputs:
     return map_samples(lambda tensor: torch.cat([tensor, tensor]), arguments)
 
 
-def cast(arguments: Inputs, old: torch.dtype, new: torch.dtype) -> Inputs:
+def cast(arguments: A, old: torch.dtype, new: torch.dtype) -> A:
     """The arguments with the tensors of one type in another.
 
     Example:
         >>> cast((torch.ones(1), torch.arange(1)), torch.float32, torch.float16)
         (tensor([1.], dtype=torch.float16), tensor([0]))
     """
-    found: Inputs = tree_map_only(Tensor, lambda t: t.to(new) if t.dtype == old else t, arguments)
+    found: A = tree_map_only(Tensor, lambda t: t.to(new) if t.dtype == old else t, arguments)
     return found
 
 
-def check_example(arguments: Inputs) -> None:
+def check_example(arguments: Arguments) -> None:
     """Check that an example tells something.
 
     Raises:
@@ -131,33 +197,46 @@ def check_example(arguments: Inputs) -> None:
         raise ValueError(f"example_input of shape {tuple(tensors[0].shape)} is empty: pass at least one sample")
     if any(bool(tensor.isnan().any()) for tensor in tensors):
         raise ValueError("example_input holds NaN, with which nothing can be compared: pass real data")
-    if any(value is None for value in arguments):
+    values = arguments.values() if isinstance(arguments, dict) else arguments
+    if any(value is None for value in values):
         raise ValueError("example_input holds None: leave out the arguments that keep their defaults")
 
 
-def arguments_of(model: nn.Module, batch: Any, count: int, forward: Forward | None) -> Inputs:
+def arguments_of(model: nn.Module, batch: Any, example: Arguments, forward: Forward | None) -> Arguments:
     """What a network is called with on a batch.
 
     Args:
         model: The network.
         batch: From a loader.
-        count: How many arguments the network takes, where ``forward`` does not say which.
+        example: The arguments of another call. They tell how many the network takes, or which by name, where
+            ``forward`` does not say so.
         forward: ``(model, batch) -> anything``, which runs the model.
+
+    Raises:
+        ValueError: If the batch lacks an argument that the example gives by name.
     """
     if forward is not None:
-        forward(called := _Called(model), own(batch))
-        return called.arguments
-    return (batch_input(batch),) if count == 1 else tuple(batch[:count])
+        forward(recorder := _Recorder(model), own(batch))
+        return recorder.arguments
+    if not isinstance(example, dict):
+        return (batch_input(batch),) if len(example) == 1 else tuple(batch[: len(example)])
+    given = batch_arguments(model, batch)
+    if lacking := [name for name in example if name not in given]:
+        raise ValueError(
+            f"a batch lacks {', '.join(lacking)}, which example_input gives: let both have the same keys, or pass "
+            "forward=lambda model, batch: ... that runs the model on a batch"
+        )
+    return {name: given[name] for name in example}
 
 
-class _Called(nn.Module):
+class _Recorder(nn.Module):
     """Runs a network, and notes what it is called with."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.arguments: Inputs = ()
+        self.arguments: Arguments = ()
 
-    def forward(self, *arguments: Any) -> Any:
-        self.arguments = own(arguments)
-        return self.model(*arguments)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.arguments = own(arguments_of_calls(self.model, [Call(args, kwargs)])[0] if kwargs else args)
+        return self.model(*args, **kwargs)

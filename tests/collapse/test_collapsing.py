@@ -26,7 +26,7 @@ from zoo import networks
 from zoo.blocks import BLOCKS, IMAGES
 from zoo.odd import Branching, Forward
 
-from reflow_lightning.collapse import NotTraceableError, collapse, collapse_report, work
+from reflow_lightning.collapse import collapse, collapse_report, work
 from reflow_lightning.collapse.facts.removal import MismatchError
 
 ALONE = """
@@ -224,7 +224,7 @@ def test_a_step_that_would_change_the_output_is_not_taken(monkeypatch):
             analysis.traced.get_submodule("0").weight.mul_(2)
         return [work.Row("identity", "0", "wrong")]
 
-    monkeypatch.setattr(sys.modules["reflow_lightning.collapse.collapsing"], "drop_identities", spoil)
+    monkeypatch.setattr(sys.modules["reflow_lightning.collapse.simplifying"], "drop_identities", spoil)
     model, inputs = build("small mlp"), inputs_for("small mlp")
     collapsed = collapse(model, inputs)
     assert same(model, collapsed, inputs) < 1e-5
@@ -278,16 +278,23 @@ def test_an_example_that_does_not_fit_is_refused():
         collapse(build("small mlp"), torch.randn(2, 6))
 
 
-def test_a_model_that_can_not_be_traced_is_refused():
-    with pytest.raises(NotTraceableError, match="Branching"):
-        collapse(Branching(), torch.randn(2, 5))
+def test_a_model_that_can_not_be_traced_stays_what_it_is_and_is_named():
+    model, x = Branching(), torch.randn(2, 5)
+    collapsed = collapse(model, x)
+    assert isinstance(collapsed, Branching)
+    assert torch.equal(model(x), collapsed(x))
+    (row,) = collapse_report(collapsed).left
+    assert row.where == "the whole network"
+    assert "cannot be used as inputs to control flow" in row.why
 
 
-def test_a_model_whose_graph_does_something_else_is_refused():
-    model = build("small mlp")
+def test_a_model_whose_graph_does_something_else_stays_what_it_is_and_is_named():
+    model = wreck(build("small mlp"), "rows")
     model.register_forward_hook(lambda module, args, output: output * 2)
-    with pytest.raises(NotTraceableError, match="does something else than the model"):
-        collapse(model, torch.randn(2, 5))
+    x = torch.randn(2, 5)
+    collapsed = collapse(model, x)
+    assert torch.equal(model(x), collapsed(x))
+    assert any("does something else than the module" in row.why for row in collapse_report(collapsed).left)
 
 
 @pytest.mark.slow

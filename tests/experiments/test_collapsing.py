@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from reflow_lightning.cost.export import check_onnx
+from reflow_lightning.experiments import collapsing
 from reflow_lightning.experiments.data.digits import DigitsDataModule
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.resnet import ResNet
@@ -127,14 +128,25 @@ def test_without_the_onnx_packages_it_says_how_to_install_them(checkpoint, tmp_p
     assert "no collapsed.onnx: ONNX needs further packages: pip install" in capsys.readouterr().out
 
 
-def test_a_network_that_can_not_be_traced_is_no_error(checkpoint, tmp_path, capsys, monkeypatch):
+def test_a_network_that_can_not_be_traced_is_collapsed_part_by_part(checkpoint, tmp_path, collapsed, monkeypatch):
     forward = ResNet.forward
     monkeypatch.setattr(ResNet, "forward", lambda self, x: forward(self, x) if x.isfinite().all() else x)
+    section, whole = run(configuration(f"ckpt={checkpoint}"), tmp_path)["collapse"], collapsed[1]["collapse"]
+    assert "cannot be used as inputs to control flow" in section["left"][0]["why"]
+    before, after = section["comparison"]["before"], section["comparison"]["after"]
+    assert whole["comparison"]["after"]["parameters"] <= after["parameters"] < before["parameters"]
+    assert section["deviation"] < 1e-4
+
+
+def test_an_error_of_the_collapse_is_told_and_ends_nothing(checkpoint, tmp_path, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("it does not work")
+
+    monkeypatch.setattr(collapsing, "collapse", fails)
     report = run(configuration(f"ckpt={checkpoint}"), tmp_path)
-    assert set(report["collapse"]) == {"error"}
-    assert "can't be traced" in report["collapse"]["error"]
+    assert report["collapse"] == {"error": "ValueError: it does not work"}
     assert 0 <= report["repaired"] <= 1
-    assert report["collapse"]["error"] in " ".join(capsys.readouterr().out.split())
+    assert "not collapsed: ValueError: it does not work" in " ".join(capsys.readouterr().out.split())
     assert not list(tmp_path.glob("collapsed.*"))
 
 

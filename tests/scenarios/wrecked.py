@@ -95,7 +95,7 @@ def multiply_adds(model: nn.Module, inputs: Inputs) -> int:
 
 def folded(model: nn.Module, inputs: Inputs) -> nn.Module:
     """The network with BatchNorm folded, and nothing else."""
-    analysis = Analysis(trace(model, len(inputs)), [inputs])
+    analysis = Analysis(trace(model, inputs), [inputs])
     fold_batchnorm(analysis.steps, analysis.values)
     return analysis.traced
 

@@ -17,9 +17,9 @@ from reflow_lightning.collapse.facts.groups import Channels
 from reflow_lightning.collapse.facts.intervals import Bounds
 from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.faults import Faults
-from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
+from reflow_lightning.collapse.graph.running import StepFailedError, attempted, in_order, undisturbed
 from reflow_lightning.collapse.graph.steps import Steps
-from reflow_lightning.running.arguments import Inputs, first_sample
+from reflow_lightning.running.arguments import Arguments, first_sample
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 
 
@@ -43,7 +43,7 @@ class Analysis:
     def __init__(
         self,
         traced: fx.GraphModule,
-        inputs: Sequence[Inputs],
+        inputs: Sequence[Arguments],
         observes: bool = False,
         faults: Faults | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class Analysis:
         return found
 
 
-def _shapes(inputs: Inputs) -> list[Any]:
+def _shapes(inputs: Arguments) -> list[Any]:
     return [leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(inputs)]
 
 
@@ -120,7 +120,7 @@ class _Recorder(fx.Interpreter):
 
 
 @torch.no_grad()
-def record(traced: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
+def record(traced: fx.GraphModule, inputs: Arguments) -> dict[fx.Node, Any]:
     """What each step puts out; of tensors only shape and type, without memory.
 
     Example:
@@ -136,12 +136,12 @@ def record(traced: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
         values[node] = tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), value)
 
     with undisturbed(traced):
-        _Recorder(traced, keep).run(*inputs)
+        _Recorder(traced, keep).run(*in_order(traced, inputs))
     return values
 
 
 @torch.no_grad()
-def observe(traced: fx.GraphModule, inputs: Sequence[Inputs], dims: Mapping[fx.Node, int]) -> dict[fx.Node, Bounds]:
+def observe(traced: fx.GraphModule, inputs: Sequence[Arguments], dims: Mapping[fx.Node, int]) -> dict[fx.Node, Bounds]:
     """The least and the greatest value of each channel that reach the activation functions.
 
     Args:
@@ -168,5 +168,5 @@ def observe(traced: fx.GraphModule, inputs: Sequence[Inputs], dims: Mapping[fx.N
 
     for given in inputs:
         with undisturbed(traced):
-            _Recorder(traced, take_in).run(*given)
+            _Recorder(traced, take_in).run(*in_order(traced, given))
     return found

@@ -20,7 +20,7 @@ class Kind:
         functions: For each name of a function of torch, or of a tensor's method, the name of the step.
         modules: For each name of a class of `torch.nn`, the name of the step.
         operations: Names of steps that call nothing.
-        packages: Others than torch whose functions count too.
+        packages: Others than torch whose functions and classes count too.
         moves: Whether the steps only place values elsewhere, or repeat them, or put constants beside them.
         views: Names of those whose output may share memory with what they are given.
     """
@@ -72,3 +72,18 @@ def words(text: str) -> dict[str, str]:
         {'add': 'add', 'sub': 'sub'}
     """
     return {word: word for word in text.split()}
+
+
+def is_known(module: Any) -> bool:
+    """Whether a family has modules of this class: torch's, or those of one of the family's packages.
+
+    Example:
+        >>> import reflow_lightning.collapse.operators
+        >>> from torch import nn
+        >>> class Linear(nn.Module):
+        ...     pass
+        >>> is_known(nn.Linear(1, 1)), is_known(Linear())
+        (True, False)
+    """
+    name = type(module).__name__
+    return name in MODULES and type(module).__module__.startswith(("torch.nn", *MODULES[name].packages))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from reflow_lightning.collapse.faults import summary
+from reflow_lightning.running.arguments import Arguments
 from reflow_lightning.running.compat.torch import own_buffers
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.own import own
 
 T = TypeVar("T")
 
@@ -40,6 +42,19 @@ def attempted(run: Callable[..., T], *args: object, **kwargs: object) -> T:
         return run(*args, **kwargs)
     except Exception as error:
         raise StepFailedError(summary(error)) from error
+
+
+def in_order(traced: fx.GraphModule, arguments: Arguments) -> tuple[Any, ...]:
+    """Copies of the arguments of a graph, in the order of its inputs, as an interpreter takes them.
+
+    Example:
+        >>> in_order(fx.symbolic_trace(nn.Bilinear(1, 1, 1)), {"input2": 2, "input1": 1})
+        (1, 2)
+    """
+    copied = own(arguments)
+    if not isinstance(copied, dict):
+        return tuple(copied)
+    return tuple(copied[str(node.target)] for node in traced.graph.nodes if node.op == "placeholder")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from reflow_lightning.collapse.graph.kind import FUNCTIONS, KINDS, MODULES, OPAQUE, Kind
+from reflow_lightning.collapse.graph.kind import FUNCTIONS, KINDS, MODULES, OPAQUE, Kind, is_known
 from reflow_lightning.running.compat.hooks import has_hooks
 from reflow_lightning.running.compat.torch import NATIVE_FUNCTIONS, own_parameters
 
@@ -101,7 +101,7 @@ class Steps:
     def _of_module(self, module: Any, node: fx.Node) -> str:
         """The name of a module of torch that is called with one argument, and whose parameters are its own."""
         name = type(module).__name__
-        if name not in MODULES or not type(module).__module__.startswith("torch.nn"):
+        if not is_known(module):
             return OPAQUE
         own = list(own_parameters(module).values())
         if node.kwargs or len(node.args) != 1 or any(not p.is_floating_point() for p in own):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils import parametrize, prune
 
-from reflow_lightning.collapse.graph.freezing import freeze, frozen_arguments, traceable
+from reflow_lightning.collapse.graph.inputs import is_flag, names_of
+from reflow_lightning.collapse.graph.kind import is_known
 from reflow_lightning.collapse.graph.writing import out_of_place
+from reflow_lightning.running.arguments import Arguments, called
 from reflow_lightning.running.compat.hooks import computed_by, pre_hooks
 from reflow_lightning.running.compat.torch import (
     CHECK_DIMENSIONS,
@@ -21,6 +24,7 @@ from reflow_lightning.running.compat.torch import (
 )
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.errors import ReflowError
+from reflow_lightning.running.hooks import eager
 
 
 class NotTraceableError(ReflowError, ValueError):
@@ -28,15 +32,33 @@ class NotTraceableError(ReflowError, ValueError):
 
 
 class _Tracer(fx.Tracer):
-    """Remembers in which module tracing failed, and does not look into those named."""
+    """Remembers in which module tracing failed, and does not look into those named.
 
-    def __init__(self, opaque: set[str]) -> None:
+    The graph takes the arguments of an example call. All others keep their defaults, and so do flags keep the values
+    that they have in the example.
+    """
+
+    def __init__(self, opaque: set[str], example: Arguments) -> None:
         super().__init__()
         self.opaque = opaque
+        self.example = example
         self.failed: str | None = None
 
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
+    ) -> tuple[Any, list[Any]]:
+        names, by_name = names_of(self.root, self.example), isinstance(self.example, dict)
+        values = [self.example[n] for n in names] if isinstance(self.example, dict) else self.example
+        inputs = [self.create_proxy("placeholder", name, (), {}) for name in names]
+
+        def run(root: nn.Module, *proxies: fx.Proxy) -> Any:
+            given = tuple(value if is_flag(value) else proxy for value, proxy in zip(values, proxies, strict=True))
+            return called(partial(root_fn, root), dict(zip(names, given, strict=True)) if by_name else given)
+
+        return run, [self.root, *inputs]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.opaque or is_known(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -46,15 +68,16 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
+def trace(model: nn.Module, example: Arguments = (0,)) -> fx.GraphModule:
     """A copy of a model in eval mode as a graph, whose steps change no tensor in place.
 
     A submodule whose forward pass can't be traced, as it branches on values or loops over a tensor, becomes one step.
 
     Args:
         model: Any module.
-        arguments: How many positional arguments its forward pass gets; the others are frozen at their defaults, and
-            the graph takes none for them.
+        example: The arguments of a call; by default one positional argument. The graph takes as many, or those by the
+            same names, and the others are frozen at their defaults. Flags (``None``, truth values and texts) are frozen
+            at the values of the example: the graph takes them, and ignores them.
 
     Raises:
         NotTraceableError: If the model's own forward pass can't be traced.
@@ -67,11 +90,10 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
     opaque: set[str] = set()
     while True:
         copy = evaluated(model)
-        frozen = frozen_arguments(copy, arguments)
-        buffers, tracer = _versions(copy), _Tracer(opaque)
+        buffers, tracer = _versions(copy), _Tracer(opaque, example)
         try:
-            with _unchecked(copy):
-                graph = tracer.trace(copy, concrete_args=traceable(frozen))
+            with _unchecked(copy), eager():
+                graph = tracer.trace(copy)
         except Exception as error:
             if tracer.failed is None or tracer.failed in opaque:
                 raise NotTraceableError(
@@ -80,7 +102,6 @@ def trace(model: nn.Module, arguments: int = 1) -> fx.GraphModule:
             opaque.add(tracer.failed)
             continue
         written = {name.rpartition(".")[0] for name, version in _versions(copy).items() if buffers.get(name) != version}
-        freeze(graph, frozen, arguments)
         load_with_torch_alone(graph)
         traced = fx.GraphModule(copy, graph, type(model).__name__)
         written |= out_of_place(traced)

@@ -1,11 +1,11 @@
 """The operators that a collapse understands, one class for each family."""
 
 from reflow_lightning.collapse.graph.kind import register
-from reflow_lightning.collapse.operators.activations import Activation, Identity, PReLU
+from reflow_lightning.collapse.operators.activations import Activation, Identity, Power, PReLU
 from reflow_lightning.collapse.operators.batchnorm import BatchNorm
 from reflow_lightning.collapse.operators.convolution import Convolution, TransposedConvolution
 from reflow_lightning.collapse.operators.ends import Attribute, Opaque, Output
-from reflow_lightning.collapse.operators.linear import Linear
+from reflow_lightning.collapse.operators.linear import Linear, TransposedLinear
 from reflow_lightning.collapse.operators.moves import Move, Pad, View
 from reflow_lightning.collapse.operators.pairs import Add, Extreme, IndexAdd, Pair
 from reflow_lightning.collapse.operators.pools import Pool
@@ -14,8 +14,8 @@ from reflow_lightning.collapse.operators.shapes import Shape
 
 for _family in (
     *(Opaque(), Output(), Attribute()),
-    *(Linear(), Convolution(), TransposedConvolution(), BatchNorm()),
-    *(Activation(), PReLU(), Identity()),
+    *(Linear(), TransposedLinear(), Convolution(), TransposedConvolution(), BatchNorm()),
+    *(Activation(), PReLU(), Power(), Identity()),
     *(Move(), View(), Pad(), Pool(), Reduction(), Shape()),
     *(Pair(), Add(), Extreme(), IndexAdd()),
 ):

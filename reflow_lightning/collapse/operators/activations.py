@@ -129,6 +129,21 @@ class PReLU(Activation):
         return [Piece(-math.inf, 0.0, slope, torch.zeros(1, dtype=torch.float64)), straight(0.0, math.inf, 1.0)]
 
 
+class Power(Activation):
+    """A power whose exponent is a whole number of at least 1, as GELU is written in GPT-2."""
+
+    functions: Mapping[str, str] = {"pow": "pow"}
+    modules: Mapping[str, str] = {}
+
+    def bounds(self, step: Step) -> Any:
+        """See `Activation`."""
+        given, exponent = step.first, step.argument(1, "exponent")
+        is_whole = isinstance(exponent, (int, float)) and exponent >= 1 and exponent == int(exponent)
+        if not step.reads_tensors or not isinstance(given, Bounds) or not is_whole:
+            return step.nothing
+        return of_activation(step.run, () if exponent % 2 else (0.0,), step.args, step.kwargs)
+
+
 _DROPOUTS = ["dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d"]
 _TRAINING: Mapping[str, int] = {**dict.fromkeys(_DROPOUTS, 2), "stochastic_depth": 3}  # its place among the arguments
 

@@ -18,12 +18,14 @@ from reflow_lightning.collapse.facts.removal import Removal, Shrinking
 from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import MODULES
 from reflow_lightning.layers import ConvLayer, TransposedConvLayer, layer_of
-from reflow_lightning.layers.linear import TorchLinearLayer
+from reflow_lightning.layers.linear import TorchLinearLayer, TransposedLinearLayer
+
+_WEIGHTED = (TorchLinearLayer, TransposedLinearLayer, ConvLayer, TransposedConvLayer)
 
 
 def is_weighted(module: Any) -> bool:
     """Whether a module multiplies by weights: convolution or linear."""
-    return isinstance(layer_of.known(module), (TorchLinearLayer, ConvLayer, TransposedConvLayer))
+    return isinstance(layer_of.known(module), _WEIGHTED)
 
 
 def width(module: Any) -> int:
@@ -33,8 +35,10 @@ def width(module: Any) -> int:
         >>> width(nn.Linear(2, 3)), width(nn.ConvTranspose2d(2, 4, 3, groups=2))
         (3, 4)
     """
-    transposed = isinstance(layer_of.known(module), TransposedConvLayer)
-    return int(module.weight.shape[1]) * module.groups if transposed else len(module.weight)
+    found = layer_of.known(module)
+    if isinstance(found, TransposedConvLayer):
+        return int(module.weight.shape[1]) * int(module.groups)
+    return int(module.weight.shape[1 if isinstance(found, TransposedLinearLayer) else 0])
 
 
 def affine(module: Any) -> tuple[Tensor, Tensor]:

@@ -42,3 +42,22 @@ class Linear(Affine):
         total = weight2 @ bias + bias2
         merged.bias = parameter_like(total, one.weight) if total.any() else None  # type: ignore[assignment]
         return merged.eval()
+
+
+class TransposedLinear(Linear):
+    """The ``Conv1D`` of GPT-2 in transformers: a linear layer whose weight is (inputs, outputs)."""
+
+    modules: Mapping[str, str] = {"Conv1D": "transposed_linear"}
+    packages: tuple[str, ...] = ("transformers.",)
+
+    def rows(self, weight: Tensor, module: Any) -> Tensor:
+        """See `Affine`."""
+        return weight.T
+
+    def laid_out(self, rows: Tensor, module: Any) -> Tensor:
+        """See `Affine`."""
+        return rows.T.contiguous()
+
+    def resize(self, module: Any) -> None:
+        """See `Affine`."""
+        module.nx, module.nf = module.weight.shape

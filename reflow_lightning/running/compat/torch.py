@@ -15,10 +15,17 @@ from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as OldWeightNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only, tree_structure
 from torch.utils.data import DataLoader
 
-__all__ = ["TorchDispatchMode", "is_traceable_wrapper_subclass", "tree_leaves", "tree_map", "tree_map_only"]
+__all__ = [
+    "TorchDispatchMode",
+    "is_traceable_wrapper_subclass",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_only",
+    "tree_structure",
+]
 __all__ += ["OldSpectralNorm", "OldWeightNorm"]  # hooks of torch.nn.utils, which a parametrization has followed
 
 BatchNorm = _BatchNorm

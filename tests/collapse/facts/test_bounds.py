@@ -53,7 +53,7 @@ class Listening(fx.Interpreter):
 
 def steps_outside_their_bounds(model, inputs, calls):
     """Which steps put out something outside of their bounds."""
-    traced = trace(model.double(), len(inputs))
+    traced = trace(model.double(), inputs)
     found = Analysis(traced, [tuple(x.double() for x in inputs)]).bounds
     outside = []
     for call in calls:
@@ -70,7 +70,7 @@ def steps_outside_their_bounds(model, inputs, calls):
 
 def bounds_of(model, *inputs):
     """Bounds of the last step but one, the output."""
-    analysis = Analysis(trace(model, len(inputs)), [inputs])
+    analysis = Analysis(trace(model, inputs), [inputs])
     return analysis.bounds[list(analysis.traced.graph.nodes)[-2]]
 
 

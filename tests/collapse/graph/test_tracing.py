@@ -54,7 +54,7 @@ def test_the_graph_does_what_the_model_does(name):
     """In float64, where no other place of the weights in memory rounds otherwise than the bound allows."""
     model = build(name).double()
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs_for(name))
-    assert same(model, trace(model, len(inputs)), inputs) < 1e-12
+    assert same(model, trace(model, inputs), inputs) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_so_do_collections_and_those_given_by_name_alone():
             x = x.reshape(sizes) + mask_1
             return 2 * x if twice and mask is None else x
 
-    traced = trace(Many(), 2)
+    traced = trace(Many(), (X, X))
     assert torch.equal(traced(torch.ones(3, 4), torch.ones(2, 6)), torch.full((2, 6), 4.0))
 
 

@@ -71,7 +71,7 @@ def test_channels_go_through_a_norm_as_through_that_of_torch(norm):
 
 
 def functions(model, *inputs):
-    analysis = Analysis(trace(model, len(inputs)), [inputs])
+    analysis = Analysis(trace(model, inputs), [inputs])
     rows = use_modules(analysis.steps, analysis.values)
     assert same(model.eval(), analysis.traced, inputs) < 1e-6
     return [row.where for row in rows], analysis.traced
