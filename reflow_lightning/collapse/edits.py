@@ -61,7 +61,7 @@ def tidy(traced: fx.GraphModule) -> None:
     traced.recompile()
 
 
-def owner(traced: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
+def owner(traced: nn.Module, target: str) -> tuple[nn.Module, str]:
     """The module that holds an attribute, and the attribute's own name."""
     path, _, name = target.rpartition(".")
     return traced.get_submodule(path), name

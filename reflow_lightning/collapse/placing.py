@@ -91,18 +91,14 @@ def put_layers(placement: Placement, module: nn.Module, simplified: Simplified) 
     Raises:
         TiedError: If another part of the network holds a parameter of a layer that changes.
     """
-    layers = dict(simplified.graph.named_modules())
     for target in sorted(simplified.used):
-        holder, name = owner(module, target)  # type: ignore[arg-type]
-        old = getattr(holder, name)
+        old, new = _attribute(module, target), _attribute(simplified.graph, target)
         if isinstance(old, nn.Module):
-            new = layers.get(target, nn.Identity())
+            new = new if isinstance(new, nn.Module) else nn.Identity()
             if not _is_same(old, new):
                 placement.put(old, new)
-        elif isinstance(old, Tensor):
-            value = _value(simplified.graph, target)
-            if value is not None and not _equal(old, value):
-                placement.put_value(holder, name, value)
+        elif isinstance(old, Tensor) and isinstance(new, Tensor) and not _equal(old, new):
+            placement.put_value(*owner(module, target), new)
     return module
 
 
@@ -131,8 +127,8 @@ def _equal(old: Any, new: Any) -> bool:
     return old.shape == new.shape and torch.equal(old.nan_to_num(), new.nan_to_num())
 
 
-def _value(graph: nn.Module, target: str) -> Tensor | None:
-    holder, _, name = target.rpartition(".")
-    module = dict(graph.named_modules()).get(holder)
-    value = getattr(module, name, None)
-    return value if isinstance(value, Tensor) else None
+def _attribute(module: nn.Module, target: str) -> Any:
+    """What a module holds by a dotted name, or ``None``, as for a constant that only its graph has."""
+    path, _, name = target.rpartition(".")
+    holder = dict(module.named_modules(remove_duplicate=False)).get(path)
+    return getattr(holder, name, None)

@@ -111,6 +111,36 @@ class Shortcut(nn.Module):
         return self.b(self.a(x).relu()) + x
 
 
+class Constants(nn.Module):
+    """Makes a tensor in its forward pass, which only its graph holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = block()
+
+    def forward(self, x):
+        return self.block(x * torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Constants,
+        lambda: nn.Sequential(block(), torch.jit.script(nn.Linear(4, 4)), block()),
+        lambda: nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), block()),
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), block()),
+        lambda: nn.ModuleDict({"a": nn.ModuleList([block()])})["a"][0],
+    ],
+    ids=["a constant", "a scripted layer", "a scripted part", "a parametrized layer", "containers"],
+)
+def test_odd_parts_are_no_hindrance(make):
+    torch.manual_seed(0)
+    model = Wrapper(make())
+    collapsed = collapse(model, X)
+    assert same(model, collapsed, (torch.randn(9, 4),)) < 1e-5
+    assert [m.out_features for m in collapsed.modules() if type(m) is nn.Linear].count(3) >= 1
+
+
 def test_the_parts_within_an_untraceable_part_of_a_graph_are_collapsed_too():
     torch.manual_seed(0)
     model = nn.Sequential(block(), Wrapper(block()), block())

@@ -21,13 +21,14 @@ class TransformerBlock(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm2 = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, expansion * width)
+        self.activation = nn.GELU()
         self.fc2 = nn.Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map patches (N, P, width) to the same shape."""
         normed = self.norm1(x)
         x = x + self.attention(normed, normed, normed, need_weights=False)[0]
-        out: Tensor = x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
+        out: Tensor = x + self.fc2(self.activation(self.fc1(self.norm2(x))))
         return out
 
 
