@@ -16,6 +16,7 @@ from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.nested import tensors
+from reflow_lightning.running.outputs import logits_of
 from reflow_lightning.running.processes import gather
 from reflow_lightning.running.traces import Traces
 
@@ -71,7 +72,10 @@ def state_names(model: nn.Module) -> list[str]:
 
 
 def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forward) -> States:
-    """Run a network on a batch and keep its states; one that two blocks put out, the inner and the outer, once."""
+    """Run a network on a batch and keep its states; one that two blocks put out, the inner and the outer, once.
+
+    Of an output that names its logits these alone count.
+    """
     between: list[tuple[str, Tensor]] = []
     seen: set[int] = set()
 
@@ -82,7 +86,8 @@ def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forwa
                 between.append((name, values))
 
     with watching(model, names, keep):
-        outputs = [values for values in tensors(forward(model, batch)) if values.is_floating_point() and values.ndim]
+        output = logits_of(forward(model, batch))
+    outputs = [values for values in tensors(output) if values.is_floating_point() and values.ndim]
     return States(between, outputs)
 
 

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reflow_lightning.cost.cost import measure_cost
 from reflow_lightning.cost.latency import Latency, measure_latency
 from reflow_lightning.cost.memory import measure_memory
-from reflow_lightning.running.arguments import Inputs, as_arguments, first_sample
+from reflow_lightning.running.arguments import Arguments, Example, called, example_arguments, first_sample
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.inference import outside_inference
@@ -89,7 +89,7 @@ _TITLES = {
 def compare(
     before: nn.Module,
     after: nn.Module,
-    example_input: Tensor | Inputs,
+    example_input: Example,
     *,
     rounds: int = 30,
     threads: int | None = None,
@@ -99,8 +99,8 @@ def compare(
     Args:
         before: The first network.
         after: The second, on the same device.
-        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the networks' device. Latency
-            and memory are those of the whole batch.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to their device.
+            Latency and memory are those of the whole batch.
         rounds: Runs of each for the latency.
         threads: Threads for the CPU, for the latency; ``None`` leaves their number as it is.
 
@@ -117,7 +117,7 @@ def compare(
         >>> found.largest_difference < 1e-5
         True
     """
-    inputs = as_arguments(example_input, device_of(before))
+    inputs = example_arguments(before, example_input, device_of(before))
     return Comparison(
         largest_difference=relative_difference(_output(before, inputs), _output(after, inputs)),
         before=measure_size(before, inputs),
@@ -126,19 +126,19 @@ def compare(
     )
 
 
-def measure_size(model: nn.Module, example_input: Tensor | Inputs) -> Size:
+def measure_size(model: nn.Module, example_input: Example) -> Size:
     """Measure the size of a network.
 
     Args:
         model: Any module.
-        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to the model's device.
             Multiply-adds are those of the first sample, for which tensors of another length than N are left whole.
 
     Example:
         >>> measure_size(nn.Linear(4, 2), torch.zeros(3, 4)).multiply_adds
         8
     """
-    inputs = as_arguments(example_input, device_of(model))
+    inputs = example_arguments(model, example_input, device_of(model))
     cost, memory = measure_cost(model, first_sample(inputs)), measure_memory(model, inputs)
     running = [layer.name for layer in cost.layers if layer.multiply_adds]
     return Size(
@@ -151,9 +151,9 @@ def measure_size(model: nn.Module, example_input: Tensor | Inputs) -> Size:
     )
 
 
-def _output(model: nn.Module, inputs: Inputs) -> Any:
+def _output(model: nn.Module, inputs: Arguments) -> Any:
     with isolated_rng(), only_training(model, ()), torch.no_grad():
-        return model(*own(inputs))
+        return called(model, own(inputs))
 
 
 def _channels(module: nn.Module) -> int:

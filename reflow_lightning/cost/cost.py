@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.cost.counting import Count, ProductCounter
 from reflow_lightning.layers import Computed, layer_of
-from reflow_lightning.running.arguments import Inputs, as_arguments
+from reflow_lightning.running.arguments import Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.inference import ordinary, outside_inference
@@ -66,7 +66,7 @@ class Cost:
 
 
 @outside_inference()
-def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
+def measure_cost(model: nn.Module, example_input: Example) -> Cost:
     """Count weights and multiply-adds by running the model once, in eval mode.
 
     A layer's multiply-adds are those with its weights, however they are used and whatever is made of them before. The
@@ -78,19 +78,19 @@ def measure_cost(model: nn.Module, example_input: Tensor | Inputs) -> Cost:
 
     Args:
         model: Any module.
-        example_input: One sample, as a batch of one, or a tuple of all positional arguments; moved to the model's
-            device.
+        example_input: One sample, as a batch of one, a tuple of all positional arguments, or a mapping such as a
+            tokenizer gives, on which the model is run by the default forward; moved to the model's device.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 10))
         >>> measure_cost(model, torch.zeros(1, 1, 8, 8)).multiply_adds
         4864
     """
-    model, arguments = ordinary(model), as_arguments(example_input, device_of(model))
+    model, arguments = ordinary(model), example_arguments(model, example_input, device_of(model))
     counter = ProductCounter(model, arguments)
     with isolated_rng(), only_training(model, ()):
         with _plain_kernels(), counter.counting():
-            model(*arguments)
+            called(model, arguments)
         counts, named = counter.layers, counter.parameters
         rows = [_layer(name, module, counts[name], named) for name, module in model.named_modules()]
     layers = tuple(row for row in rows if row is not None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.cost.products import Product, is_unknown, name_of, product_of
-from reflow_lightning.running.arguments import Inputs
+from reflow_lightning.running.arguments import Arguments
 from reflow_lightning.running.compat.torch import (
     TorchDispatchMode,
     is_traceable_wrapper_subclass,
@@ -74,7 +74,7 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+    def __init__(self, model: nn.Module, inputs: Arguments) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
         self.layers: dict[str, Count] = defaultdict(Count)

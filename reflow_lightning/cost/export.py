@@ -8,13 +8,24 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from reflow_lightning.running.arguments import Inputs, as_arguments, doubled, map_samples, tensors_of
+from reflow_lightning.running.arguments import (
+    Example,
+    Inputs,
+    called,
+    doubled,
+    example_arguments,
+    map_samples,
+    split,
+    tensors_of,
+)
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.describing import add_note
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.extras import remedy
 from reflow_lightning.running.files import write_whole
@@ -26,7 +37,7 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 @outside_inference()
-def save_program(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> None:
+def save_program(model: nn.Module, example_input: Example, path: str | Path) -> None:
     """Save what a network computes in eval mode, as `torch.export.save` does; by custom, the file ends with ``.pt2``.
 
     ``torch.export.load(path).module()`` runs it, without the code of the network and without this package. The number
@@ -34,8 +45,8 @@ def save_program(model: nn.Module, example_input: Tensor | Inputs, path: str | P
 
     Args:
         model: Any module that `torch.export` takes. It is not changed.
-        example_input: A batch (N, ...), or a tuple of all positional arguments. The file does not hold its tensors;
-            what is no tensor is fixed.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping. The file does not hold its
+            tensors; what is no tensor is fixed.
         path: The file; its folder must exist.
 
     Raises:
@@ -56,7 +67,7 @@ def save_program(model: nn.Module, example_input: Tensor | Inputs, path: str | P
 
 
 @outside_inference()
-def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> None:
+def export_onnx(model: nn.Module, example_input: Example, path: str | Path) -> None:
     """Save what a network computes in eval mode as ONNX.
 
     The number of samples is free where the network allows that, else that of the example. Beyond two gigabytes, the
@@ -64,8 +75,8 @@ def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pa
 
     Args:
         model: Any module that `torch.export` takes. It is not changed.
-        example_input: A batch (N, ...), or a tuple of all positional arguments. Its tensors are the inputs of the file,
-            in order; what is no tensor is fixed.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping. Its tensors are the inputs
+            of the file, in order; what is no tensor is fixed.
         path: The file; its folder must exist.
 
     Raises:
@@ -85,12 +96,12 @@ def export_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pa
 
 
 @outside_inference()
-def check_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Path) -> float:
+def check_onnx(model: nn.Module, example_input: Example, path: str | Path) -> float:
     """Run an ONNX file in onnxruntime, on the CPU, and compare with the network that it was made of.
 
     Args:
         model: The network, run in eval mode.
-        example_input: A batch (N, ...), or a tuple of all positional arguments.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping.
         path: The file.
 
     Returns:
@@ -105,9 +116,9 @@ def check_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pat
     except ImportError as error:
         raise ImportError(f"ONNX needs further packages: {remedy('onnx')}") from error
     with isolated_rng(), only_training(model, ()), torch.no_grad():
-        expected = model(*as_arguments(example_input, device_of(model)))
+        expected = called(model, example_arguments(model, example_input, device_of(model)))
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-    tensors = tensors_of(as_arguments(example_input, torch.device("cpu")))
+    tensors = tensors_of(split(example_arguments(model, example_input, torch.device("cpu"))))
     names = [given.name for given in session.get_inputs()]
     if len(names) != len(tensors):
         raise ValueError(f"{path} takes {len(names)} tensors, not {len(tensors)}: pass what it was exported with")
@@ -122,28 +133,39 @@ def check_onnx(model: nn.Module, example_input: Tensor | Inputs, path: str | Pat
     return difference
 
 
-def export_program(model: nn.Module, example_input: Tensor | Inputs) -> ExportedProgram:
+def export_program(model: nn.Module, example_input: Example) -> ExportedProgram:
     """The program of a network in eval mode, with any number of samples where the network allows that.
 
     It holds neither the example nor the paths of source files.
 
     Args:
         model: Any module that `torch.export` takes.
-        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to the model's device.
             Samples are in the first tensor and in all that are as long as it; what is no tensor is fixed.
     """
-    model, inputs = ordinary(model), as_arguments(example_input, device_of(model))
+    model, inputs = ordinary(model), example_arguments(model, example_input, device_of(model))
     several = doubled(inputs)  # of one sample torch takes the 1 for fixed; and it writes on these tensors
-    free = map_samples(lambda _: {0: Dim.DYNAMIC}, inputs, otherwise=lambda _: None)
+    positional, named = split(inputs)
+    free = map_samples(lambda _: {0: Dim.DYNAMIC}, named or positional, otherwise=lambda _: None)
     with isolated_rng(), only_training(model, ()), torch.no_grad():
         try:
-            program = torch.export.export(model, several, dynamic_shapes=free)
+            program = torch.export.export(model, *split(several), dynamic_shapes=free)
         except Exception:  # a network of a fixed number of samples, which torch says in several ways
-            program = torch.export.export(model, inputs)
+            program = _fixed(model, *split(inputs))
     program.example_inputs = None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
+
+
+def _fixed(model: nn.Module, positional: Inputs, named: dict[str, Any]) -> ExportedProgram:
+    """The program of a network with the example's number of samples."""
+    try:
+        return torch.export.export(model, positional, named)
+    except Exception as error:
+        if "Cache" in str(error):
+            add_note(error, 'A language model puts out its cache: pass example_input={..., "use_cache": False}')
+        raise
 
 
 @contextmanager

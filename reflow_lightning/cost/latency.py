@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from reflow_lightning.running.arguments import Inputs, as_arguments, batch_size
+from reflow_lightning.running.arguments import Example, batch_size, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
@@ -78,7 +78,7 @@ class Latency:
 def measure_latency(
     before: nn.Module,
     after: nn.Module,
-    example_input: Tensor | Inputs,
+    example_input: Example,
     *,
     rounds: int = 30,
     warmup: int = 3,
@@ -92,7 +92,7 @@ def measure_latency(
     Args:
         before: The first network.
         after: The second.
-        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to each network's device.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to their devices.
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes before anything is measured.
         threads: Threads for the CPU; ``None`` leaves their number as it is.
@@ -120,7 +120,7 @@ def measure_latency(
         speedup=speedup,
         speedup_range=(low, high),
         rounds=rounds,
-        batch_size=batch_size(as_arguments(example_input, device_of(after))),
+        batch_size=batch_size(example_arguments(after, example_input, device_of(after))),
         threads=used,
         device=str(device_of(after)),
     )
@@ -129,7 +129,7 @@ def measure_latency(
 @outside_inference()
 def paired_latency(
     models: Mapping[str, nn.Module],
-    example_input: Tensor | Inputs,
+    example_input: Example,
     *,
     rounds: int = 30,
     warmup: int = 3,
@@ -139,7 +139,7 @@ def paired_latency(
 
     Args:
         models: Networks by name. They run in eval mode, without gradients.
-        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to each network's device.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to their devices.
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes of each before anything is measured.
         clock: Tells seconds. That of `busy_clock` is not disturbed by other programs.
@@ -176,17 +176,17 @@ def paired_latency(
     return {name: tuple(values) for name, values in seconds.items()}
 
 
-def _run(model: nn.Module, example_input: Tensor | Inputs, clock: Clock) -> Callable[[int], float]:
+def _run(model: nn.Module, example_input: Example, clock: Clock) -> Callable[[int], float]:
     """A function that runs the model so often, and returns the seconds of one pass."""
     device = device_of(model)
-    inputs = as_arguments(example_input, device)
+    arguments = example_arguments(model, example_input, device)
     wait: Callable[[], Any] = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else _no_wait
 
     def run(repeats: int) -> float:
         wait()
         start = clock()
         for _ in range(repeats):
-            model(*inputs)
+            called(model, arguments)
         wait()
         return (clock() - start) / repeats
 

@@ -6,9 +6,9 @@ import io
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from reflow_lightning.running.arguments import Inputs, as_arguments
+from reflow_lightning.running.arguments import Arguments, Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.inference import outside_inference
@@ -37,7 +37,7 @@ class Memory:
 
 
 @outside_inference()
-def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
+def measure_memory(model: nn.Module, example_input: Example) -> Memory:
     """Measure the memory of a forward pass in eval mode and without gradients, and what the network itself takes.
 
     On CUDA the peak is that of torch's allocator, whose own record of a peak is reset. Elsewhere it is the sum of the
@@ -45,7 +45,7 @@ def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
 
     Args:
         model: Any module.
-        example_input: A batch (N, ...), or a tuple of all positional arguments; moved to the model's device.
+        example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to the model's device.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(10, 100, bias=False), nn.Flatten(), nn.Linear(100, 10, bias=False))
@@ -57,26 +57,26 @@ def measure_memory(model: nn.Module, example_input: Tensor | Inputs) -> Memory:
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     return Memory(
-        peak_bytes=_peak(model, as_arguments(example_input, device_of(model))),
+        peak_bytes=_peak(model, example_arguments(model, example_input, device_of(model))),
         parameter_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         file_bytes=buffer.getbuffer().nbytes,
     )
 
 
-def _peak(model: nn.Module, inputs: Inputs) -> int:
+def _peak(model: nn.Module, inputs: Arguments) -> int:
     device = device_of(model)
     with isolated_rng(), only_training(model, ()), torch.no_grad(), eager():
         if device.type == "cuda":
             return _peak_of_allocator(model, inputs, device)
         live = LiveTensors()
         with live:
-            model(*inputs)
+            called(model, inputs)
         return live.peak
 
 
-def _peak_of_allocator(model: nn.Module, inputs: Inputs, device: torch.device) -> int:
-    model(*inputs)  # the first pass also makes what the libraries keep
+def _peak_of_allocator(model: nn.Module, inputs: Arguments, device: torch.device) -> int:
+    called(model, inputs)  # the first pass also makes what the libraries keep
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    model(*inputs)
+    called(model, inputs)
     return int(torch.cuda.max_memory_allocated(device) - before)

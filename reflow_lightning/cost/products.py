@@ -79,6 +79,13 @@ def _matrices(first: int) -> Callable[[Any, Any], int]:
     return count
 
 
+def _grouped(args: Any, out: Any) -> int:
+    """Groups of rows of one matrix, each by a matrix of its own, as in experts; the groups may also lie elsewhere."""
+    one, two = args[:2]
+    groups = len(one) if one.ndim > two.ndim else 1  # each of its matrices then meets some of the columns
+    return int(one.numel() * two.shape[-1]) // groups
+
+
 def _linear(args: Any, _: Any) -> int:
     return int(args[0].numel() * (args[1].shape[0] if args[1].ndim > 1 else 1))
 
@@ -125,6 +132,8 @@ _FORMULAS: dict[str, tuple[Callable[[Any, Any], int] | None, tuple[int, ...]]] =
         )
     },
     "aten.linear": (_linear, (0, 1)),
+    "aten._grouped_mm": (_grouped, (0, 1)),
+    "transformers.grouped_mm_fallback": (_grouped, (0, 1)),
     "aten._trilinear": (_bilinear, (0, 2, 1)),
     "aten.conv_tbc": (_over_time, (0, 1)),
     "torchvision.deform_conv2d": (_filters, (0, 1)),

@@ -21,6 +21,9 @@ Inputs = tuple[Any, ...]
 Arguments = Inputs | dict[str, Any]
 """The arguments of one call of a network: all of them by position, or all of them by name."""
 
+Example = Tensor | Inputs | Mapping[str, Any]
+"""What users give as an example: one input, a tuple of all positional arguments, or a batch such as a tokenizer's."""
+
 A = TypeVar("A", Inputs, dict[str, Any], Arguments)
 
 
@@ -40,7 +43,7 @@ def as_arguments(example_input: Tensor | Inputs, device: torch.device) -> Inputs
     return tuple(move(value, device) for value in given)
 
 
-def example_arguments(model: nn.Module, example_input: Any, device: torch.device) -> Arguments:
+def example_arguments(model: nn.Module, example_input: Example, device: torch.device) -> Arguments:
     """The arguments of a call with an example, with their tensors on a device.
 
     Args:
@@ -58,6 +61,16 @@ def example_arguments(model: nn.Module, example_input: Any, device: torch.device
         return as_arguments(example_input, device)
     named = batch_arguments(model, example_input)
     return move(named, device) if named else as_arguments(batch_input(example_input), device)
+
+
+def split(arguments: Arguments) -> tuple[Inputs, dict[str, Any]]:
+    """The positional and the named arguments of a call.
+
+    Example:
+        >>> split((1, 2)), split({"x": 1})
+        (((1, 2), {}), ((), {'x': 1}))
+    """
+    return ((), arguments) if isinstance(arguments, dict) else (arguments, {})
 
 
 def called(function: Callable[..., Any], arguments: Arguments) -> Any:
@@ -165,7 +178,7 @@ def first_sample(arguments: A) -> A:
     return map_samples(lambda tensor: tensor[:1], arguments)
 
 
-def doubled(arguments: Inputs) -> Inputs:
+def doubled(arguments: A) -> A:
     """The arguments with every sample twice, in new tensors.
 
     Example:

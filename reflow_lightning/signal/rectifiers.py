@@ -14,7 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from reflow_lightning.layers.rows import tensors_in
 from reflow_lightning.running.compat.torch import FunctionMode
-from reflow_lightning.running.hooks import eager, plain
+from reflow_lightning.running.hooks import Call, plain, watching, watching_inputs
+from reflow_lightning.signal.by_hand import rectifiers_by_hand
 from reflow_lightning.signal.origins import Origin, joined, moved_dim
 
 _RECTIFIERS = frozenset(
@@ -23,6 +24,7 @@ _RECTIFIERS = frozenset(
 _CONVOLUTIONS = {f"{name}{n}d": n for name in ("conv", "conv_transpose") for n in (1, 2, 3)}
 _PRODUCTS = frozenset(_CONVOLUTIONS).union(
     ("linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot"),
+    ("_grouped_mm", "grouped_mm", "grouped_mm_fallback"),  # of experts
     ("multi_head_attention_forward", "gru", "lstm", "rnn_tanh", "rnn_relu"),
     ("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"),
 )
@@ -58,8 +60,9 @@ def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None])
     """Call the listener before every rectifier that the model runs during the block, once for each layer it follows.
 
     Known are ReLU, ReLU6, ``Hardtanh(0, ...)``, LeakyReLU, PReLU, RReLU, GELU, SiLU, Hardswish and ELU, as modules and
-    as functions of torch. A rectifier of a single number, or that no weighted layer precedes, is passed over, and so is
-    what torch does not let one see: within a scripted module, a recurrent layer, or an autograd function of one's own.
+    as functions of torch, and modules that compute one of them by hand; see `rectifiers_by_hand`. A rectifier of a
+    single number, or that no weighted layer precedes, is passed over, and so is what torch does not let one see: within
+    a scripted module, a recurrent layer, or an autograd function of one's own that stands in no such module.
 
     The channel dimension is that of the layer's output, the last but for convolutions, and follows transposition,
     pooling and reshaping. Where a reshape splits or merges it, the part counts into which its first element falls.
@@ -81,7 +84,8 @@ def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None])
         ...     _ = model(torch.randn(2, 1, 5, 5))
         0 relu (2, 4, 3, 3) 1
     """
-    with eager(), _Watch(model, listener):
+    watch = _Watch(model, listener)
+    with watching_inputs(model, watch.by_hand, watch.enter), watching(model, watch.by_hand, watch.leave), watch:
         yield
 
 
@@ -93,6 +97,8 @@ class _Watch(FunctionMode):
         self.listener = listener
         self.origins: MutableMapping[Tensor, Origin] = WeakTensorKeyDictionary()
         self.weights: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        self.by_hand = rectifiers_by_hand(model)
+        self._inside = 0  # so many of these modules are running
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 self.weights[parameter] = owning_layer(name)
@@ -102,16 +108,31 @@ class _Watch(FunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").rstrip("_")  # relu_ works in place
-        heard: list[Rectified] = []
-        if name in _RECTIFIERS:
-            with suppress(Exception):  # what can't be followed has no origin; the network's pass goes on
-                heard = self._heard(name, args, kwargs)
-        for call in heard:
-            self.listener(call)
+        if name in _RECTIFIERS and not self._inside:
+            self._tell(name, args, kwargs)
         out = func(*args, **kwargs)
         with suppress(Exception):
             self._follow(func, name, args, kwargs, list(tensors_in((out,))))
         return out
+
+    def enter(self, name: str, call: Call) -> None:
+        """Tell of a module that is a rectifier, before it runs."""
+        if not self._inside:
+            self._tell(self.by_hand[name], call.args, call.kwargs)
+        self._inside += 1
+
+    def leave(self, name: str, call: Call) -> None:
+        """What such a module puts out comes from where its input does."""
+        self._inside -= 1
+        with suppress(Exception):
+            self.origins[call.output] = self.origins[call.first]
+
+    def _tell(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        heard: list[Rectified] = []
+        with suppress(Exception):  # what can't be followed has no origin; the network's pass goes on
+            heard = self._heard(name, args, kwargs)
+        for call in heard:
+            self.listener(call)
 
     def _follow(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]

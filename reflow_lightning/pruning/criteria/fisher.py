@@ -26,7 +26,7 @@ class Fisher(GradientCriterion):
     The scores do not depend on how the samples are split into batches. Takes the memory of a few copies of the weights.
 
     Attributes:
-        loss: ``(output, batch) -> scalar``. Default: mean cross entropy with the labels of the batch.
+        loss: ``(output, batch) -> scalar``. Default: `label_loss`, a cross entropy or the model's own.
 
     Example:
         >>> import torch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.pruning.criteria.estimated import Estimated
 from reflow_lightning.pruning.criteria.gradients import Gradients, batch_gradients, differentiable
-from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
+from reflow_lightning.pruning.criteria.losses import Loss, label_loss
 from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.totals import Totals
 from reflow_lightning.running.exact import exact
@@ -25,10 +25,10 @@ class GradientCriterion(ABC):
     A subclass says which gradients it takes, what each adds to the sums, and how means become scores.
 
     Attributes:
-        loss: ``(output, batch) -> scalar``. Default: mean cross entropy with the labels of the batch.
+        loss: ``(output, batch) -> scalar``. Default: `label_loss`, a cross entropy or the model's own.
     """
 
-    loss: Loss = field(default=label_cross_entropy, repr=False)
+    loss: Loss = field(default=label_loss, repr=False)
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /

@@ -9,18 +9,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from reflow_lightning.running.labels import batch_targets
+from reflow_lightning.running.outputs import logits_of, loss_of
 
 Loss = Callable[[Any, Any], Any]
 """``(output, batch) -> scalar``: what the model gave for a batch, and the batch; a mean over its samples."""
 
 
-def label_cross_entropy(output: Any, batch: Any) -> Tensor:
-    """Mean cross entropy of logits with the labels of a batch.
+def label_loss(output: Any, batch: Any) -> Tensor:
+    """The loss of a batch with labels: the model's own, if it puts one out, else a mean cross entropy of its logits.
 
-    The labels are `reflow_lightning.running.labels.batch_targets`.
+    A model of transformers puts out its own loss for a batch with ``"labels"``; that of a causal language model is the
+    cross entropy of the *next* tokens. The labels are `reflow_lightning.running.labels.batch_targets`; those of -100 do
+    not count.
 
     Args:
-        output: Logits of shape (N, classes, ...).
+        output: Logits of shape (N, classes, ...), or (N, positions, classes) with labels of shape (N, positions); or an
+            output that names its ``loss`` or its ``logits``.
         batch: The batch that they were computed for.
 
     Raises:
@@ -28,19 +32,27 @@ def label_cross_entropy(output: Any, batch: Any) -> Tensor:
 
     Example:
         >>> import torch
-        >>> round(label_cross_entropy(torch.zeros(4, 2), ("images", torch.tensor([0, 1, 1, 0]))).item(), 4)
+        >>> round(label_loss(torch.zeros(4, 2), ("images", torch.tensor([0, 1, 1, 0]))).item(), 4)
         0.6931
+        >>> label_loss({"loss": torch.tensor(0.5)}, {"input_ids": "ids"})
+        tensor(0.5000)
     """
-    labels = batch_targets(batch)
+    if (own := loss_of(output)) is not None:
+        return own
+    output, labels = logits_of(output), batch_targets(batch)
     if not isinstance(labels, Tensor) or not isinstance(output, Tensor):
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
         raise ValueError(
             f"the default loss needs logits and labels, but got a {type(output).__name__} and a batch of type "
-            f"{type(batch).__name__}{keys}: give the criterion a loss=lambda output, batch: ..., as in Fisher(loss=...)"
+            f"{type(batch).__name__}{keys}: give the batch labels, from which a model of transformers computes its own "
+            "loss if they are called 'labels', or the criterion a loss=lambda output, batch: ..., as in Fisher(loss=...)"
         )
     if labels.is_floating_point() and not (labels.ndim == output.ndim and bool((labels >= 0).all())):
         raise ValueError(
             f"the default loss is a cross entropy with class labels, but got targets of {labels.dtype} and shape "
             f"{tuple(labels.shape)}: give the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
         )
+    classes_first = output.shape[:1] + output.shape[2:]
+    if output.ndim > 2 and labels.shape == output.shape[:-1] != classes_first:
+        output = output.movedim(-1, 1)
     return functional.cross_entropy(output, labels)

@@ -22,7 +22,7 @@ class Snip(GradientCriterion):
     The scores do not depend on how the samples are split into batches, if the loss is a mean over samples.
 
     Attributes:
-        loss: ``(output, batch) -> scalar``. Default: mean cross entropy with the labels of the batch.
+        loss: ``(output, batch) -> scalar``. Default: `label_loss`, a cross entropy or the model's own.
 
     Example:
         >>> import torch

@@ -20,7 +20,7 @@ class Taylor(GradientCriterion):
     with a single batch of all samples as `Snip` does.
 
     Attributes:
-        loss: ``(output, batch) -> scalar``. Default: mean cross entropy with the labels of the batch.
+        loss: ``(output, batch) -> scalar``. Default: `label_loss`, a cross entropy or the model's own.
 
     Example:
         >>> import torch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.pruning.criteria.blocks import blocks, constrained_steps, invert_, joined
 from reflow_lightning.pruning.criteria.estimated import Estimated
 from reflow_lightning.pruning.criteria.gradients import Gradients, batch_gradients, differentiable
-from reflow_lightning.pruning.criteria.losses import Loss, label_cross_entropy
+from reflow_lightning.pruning.criteria.losses import Loss, label_loss
 from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.registry import register_criterion
 from reflow_lightning.pruning.criteria.sample_gradients import sample_gradients
@@ -44,7 +44,7 @@ class WoodFisher:
         gradients: ``"sample"``: of every single sample, so that the scores do not depend on how these are split into
             batches. ``"batch"``: of the mean loss of every batch, which takes one backward pass a batch; the paper's
             mini-batches.
-        loss: ``(output, batch) -> scalar``. Default: mean cross entropy with the labels of the batch.
+        loss: ``(output, batch) -> scalar``. Default: `label_loss`, a cross entropy or the model's own.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -60,7 +60,7 @@ class WoodFisher:
     block: int = 64
     damping: float = 1.0
     gradients: Literal["sample", "batch"] = "sample"
-    loss: Loss = field(default=label_cross_entropy, repr=False)
+    loss: Loss = field(default=label_loss, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:

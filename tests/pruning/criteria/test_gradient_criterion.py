@@ -6,14 +6,14 @@ from scenarios.gradients import forward, make, split, weights_of
 
 from reflow_lightning.pruning import Fisher, Snip, Taylor
 from reflow_lightning.pruning.criteria.gradients import LossOf, differentiable, gradients_of
-from reflow_lightning.pruning.criteria.losses import label_cross_entropy
+from reflow_lightning.pruning.criteria.losses import label_loss
 from reflow_lightning.pruning.criteria.sample_gradients import together_by_vmap
 
 
 def sums(model, batches, term):
     """The sum of a term of every batch by name, and the number of samples."""
     with differentiable(model, weights_of(model)) as parameters:
-        step = LossOf(model, forward, label_cross_entropy)
+        step = LossOf(model, forward, label_loss)
         total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in parameters.items()}
         for batch in batches:
             for name, value in term(step, parameters, batch).items():

@@ -8,7 +8,7 @@ from scenarios.gradients import forward, gradients_of_samples, make, split, weig
 from torch import nn
 
 from reflow_lightning.pruning import Choice, Masks, PruneSpec, WoodFisher, choose, prune
-from reflow_lightning.pruning.criteria.losses import label_cross_entropy
+from reflow_lightning.pruning.criteria.losses import label_loss
 
 DAMPING = 0.1
 
@@ -146,7 +146,7 @@ def test_the_scale_of_the_loss_does_not_matter():
     model, batch = make("small_net")
     masks, changes = [], []
     for scale in (1, 1e-6):
-        criterion = WoodFisher(loss=lambda output, batch, scale=scale: scale * label_cross_entropy(output, batch))
+        criterion = WoodFisher(loss=lambda output, batch, scale=scale: scale * label_loss(output, batch))
         choice = choose(model, 0.5, PruneSpec(criterion=criterion), batches=[batch], max_batches=1)
         masks.append(choice.masks)
         changes.append(choice.changes)
