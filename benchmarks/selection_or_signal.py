@@ -27,9 +27,14 @@ from reflow_lightning.calibration import BatchNormStatistics, Moments, Reconstru
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.data.cifar10 import CIFAR10DataModule
 from reflow_lightning.experiments.models.resnet import ResNet
+from reflow_lightning.pruning import AnyCriterion, Wanda
 from reflow_lightning.running.files import write_whole
 
-CRITERIA = ("magnitude", "random", "fisher", "taylor", "snip", "wanda", "woodfisher")
+CRITERIA: dict[str, AnyCriterion] = {
+    **{name: name for name in ("magnitude", "random", "fisher", "taylor", "snip")},
+    "wanda": Wanda("all"),  # ranked over all layers like the others
+    "woodfisher": "woodfisher",
+}
 REPAIRS: dict[str, Repair] = {"REFLOW": BatchNormStatistics(), "moments": Moments(), "reconstruct": Reconstruct()}
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 BATCHES = 8  # of 128 training images, augmented: for the criterion and for every repair
@@ -50,7 +55,7 @@ def cell(dense: nn.Module, criterion: str, sparsity: float, batches: list[Any], 
     """The accuracies of one mask, without repair and with each."""
     pruned = copy.deepcopy(dense)
     torch.manual_seed(SEED)
-    prune(pruned, sparsity, criterion=criterion, batches=batches, max_batches=BATCHES)
+    prune(pruned, sparsity, criterion=CRITERIA[criterion], batches=batches, max_batches=BATCHES)
     row: Row = {"criterion": criterion, "sparsity": f"{sparsity:g}", "none": accuracy(pruned, test)}
     for name, repair in REPAIRS.items():
         model = copy.deepcopy(pruned)

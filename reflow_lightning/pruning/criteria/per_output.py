@@ -51,9 +51,20 @@ class PerOutput:
             found = criterion.estimate(model, weights, batches, forward)
             check_found("criterion", criterion, found, "(name, weight) -> scores")
             criterion = found
-        named = dict(model.named_parameters(remove_duplicate=False))
-        known = {id(owned.parameter): owned.weight for owned in Inventory.of(model).weights.values()}
-        return Places(criterion, {name: known[id(named[name])] for name in weights if id(named[name]) in known})
+        return within_outputs(model, weights, criterion)
+
+
+def within_outputs(model: nn.Module, weights: Iterable[str], criterion: Criterion) -> Places:
+    """The places of a criterion's scores within each output of a model's layers.
+
+    Args:
+        model: The model.
+        weights: Names of the parameters that are scored.
+        criterion: Gives the scores.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    known = {id(owned.parameter): owned.weight for owned in Inventory.of(model).weights.values()}
+    return Places(criterion, {name: known[id(named[name])] for name in weights if id(named[name]) in known})
 
 
 @dataclass(frozen=True)

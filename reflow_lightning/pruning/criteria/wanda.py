@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.layers import Call, Inventory, Layer, NotSupportedError
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.per_output import within_outputs
 from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.reach import INPUT, Reach
 from reflow_lightning.pruning.criteria.registry import register_criterion
@@ -31,17 +32,30 @@ class Wanda:
     The score of a weight is ``|w| ||x||_2``, where x holds all values that the weight multiplies over all samples and
     positions. It takes no labels and no gradients, and does not depend on the split into batches.
 
-    The paper compares the weights of one output only: ``PerOutput("wanda")``. By itself the criterion compares all.
+    As in the paper the weights of one output are compared with each other only, so that each output loses the same
+    share; see `PerOutput`. Scores of several layers have no scale in common: compared over all, they empty those whose
+    inputs are small.
 
     Linear layers, convolutions, `torch.nn.MultiheadAttention` and torch's recurrent layers and cells are known. What is
     told to be padding of a sequence does not count; for a transposed convolution what its padding cuts off does.
 
+    Attributes:
+        group: Which weights are compared: those of one ``"output"``, or ``"all"``.
+
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
         >>> batch, weights = torch.tensor([[3.0, 1.0], [4.0, 0.0]]), {"weight": torch.tensor([[1.0, 2.0]])}
-        >>> Wanda().estimate(layer, weights, [batch], nn.Module.__call__)("weight", layer.weight)
+        >>> Wanda("all").estimate(layer, weights, [batch], nn.Module.__call__)("weight", layer.weight)
         tensor([[5., 2.]], dtype=torch.float64)
+        >>> Wanda().estimate(layer, weights, [batch], nn.Module.__call__)("weight", layer.weight)
+        tensor([[1.0000, 0.5000]], dtype=torch.float64)
     """
+
+    group: Literal["output", "all"] = "output"
+
+    def __post_init__(self) -> None:
+        if self.group not in ("output", "all"):
+            raise ValueError(f"group={self.group!r} must be 'output', as in the paper, or 'all'")
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
@@ -81,7 +95,9 @@ class Wanda:
         reach.check(INPUT)
         energies = totals.everywhere()
         values = effective(model, weights)
-        return Estimated(self, {n: energy.sqrt_().mul_(exact(values[n]).abs_()) for n, energy in energies.items()})
+        scores = {n: energy.sqrt_().mul_(exact(values[n]).abs_()) for n, energy in energies.items()}
+        found = Estimated(self, scores)
+        return found if self.group == "all" else within_outputs(model, weights, found)
 
 
 def _owners(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, tuple[Layer, dict[str, str]]]:

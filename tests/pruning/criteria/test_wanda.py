@@ -18,7 +18,7 @@ def norms(layer, *calls, names=("weight",)):
     layer = layer.double().eval()
     named = dict(layer.named_parameters())
     ones = {name: torch.ones_like(named[name]) for name in names}
-    found = Wanda().estimate(layer, ones, calls, lambda model, call: model(*call))
+    found = Wanda("all").estimate(layer, ones, calls, lambda model, call: model(*call))
     return [found(name, one) for name, one in ones.items()]
 
 
@@ -163,7 +163,7 @@ def test_the_split_into_batches_changes_nothing():
     model, batch = make("small_net")
     weights = weights_of(model)
     whole, parts = (
-        Wanda().estimate(model, weights, batches, lambda m, b: m(b[0])) for batches in ([batch], split(batch, [7, 5]))
+        Wanda("all").estimate(model, weights, batches, lambda m, b: m(b[0])) for batches in ([batch], split(batch, [7, 5]))
     )
     assert all(torch.allclose(whole(n, w), parts(n, w), rtol=1e-10) for n, w in weights.items())
 
@@ -188,6 +188,50 @@ def test_of_a_packed_sequence_the_steps_that_it_holds_count():
     layer, sequences = nn.GRU(3, 4).double(), [x(3, 3), x(2, 3)]
     found = norms(layer, (nn.utils.rnn.pack_sequence(sequences),), names=["weight_ih_l0"])
     same(found[0], torch.cat(sequences).norm(dim=0))
+
+
+def of_the_paper(weight, inputs, sparsity):
+    """Which weights stay, by the three lines of the paper's algorithm."""
+    metric = weight.abs() * inputs.norm(p=2, dim=0)
+    goes = metric.argsort(dim=1, stable=True)[:, : int(weight.shape[1] * sparsity)]
+    return torch.ones_like(weight, dtype=torch.bool).scatter(1, goes, False)
+
+
+@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.75])
+def test_by_name_it_prunes_what_the_paper_prunes(sparsity):
+    layers, batches = [nn.Linear(16, 8).double(), nn.Linear(8, 24).double()], [x(5, 7, 16), x(3, 7, 16)]
+    with torch.no_grad():
+        layers[0].weight.mul_(100)  # layers have no scale in common
+    model = nn.Sequential(layers[0], nn.GELU(), layers[1])
+    inputs = torch.cat([batch.flatten(0, 1) for batch in batches])
+    between = model[:2](inputs)
+    masks = prune(copy.deepcopy(model), sparsity, criterion="wanda", batches=batches, max_batches=2)
+    assert torch.equal(masks["0.weight"], of_the_paper(layers[0].weight, inputs, sparsity))
+    assert torch.equal(masks["2.weight"], of_the_paper(layers[1].weight, between, sparsity))
+
+
+def test_the_outputs_of_a_gpt2_are_the_columns_of_its_weights():
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    layer, batch = conv1d(6, 8).double(), x(4, 5, 8)
+    mask = prune(layer, 0.5, criterion="wanda", batches=[batch], max_batches=1, forward=nn.Module.__call__)["weight"]
+    assert torch.equal(mask.T, of_the_paper(layer.weight.T, batch.flatten(0, 1), 0.5))
+
+
+def test_compared_with_all_it_empties_the_layer_of_small_weights():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    with torch.no_grad():
+        model[1].weight.mul_(1e-4)
+    kept = {
+        group: prune(copy.deepcopy(model), 0.5, criterion=Wanda(group), batches=[x(9, 8).float()], max_batches=1)
+        for group in ("all", "output")
+    }
+    assert kept["all"].sparsities == {"0.weight": 0.0, "1.weight": 1.0}
+    assert kept["output"].sparsities == {"0.weight": 0.5, "1.weight": 0.5}
+
+
+def test_another_group_is_an_error():
+    with pytest.raises(ValueError, match="group='layer' must be 'output', as in the paper, or 'all'"):
+        Wanda("layer")
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda"])
