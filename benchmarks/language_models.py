@@ -46,7 +46,7 @@ def sentences(split: str) -> list[str]:
 
 def tokenizer_of(training: list[str]) -> Tokenizer:
     """Words that occur five times or more, between the marks of a sentence."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.train_from_iterator(training, trainers.WordLevelTrainer(min_frequency=5, special_tokens=list(SPECIAL)))
     marks = [(mark, tokenizer.token_to_id(mark)) for mark in SPECIAL[2:]]
@@ -68,18 +68,18 @@ def batches_of(tokenizer: Tokenizer, texts: list[str]) -> list[dict[str, Tensor]
 
 
 def gpt2(words: int) -> nn.Module:
-    """Four blocks of width 128."""
+    """Four blocks of width 64."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     ids = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=words, n_embd=128, n_layer=4, n_head=4, n_positions=64, **ids))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=words, n_embd=64, n_layer=4, n_head=4, n_positions=64, **ids))
 
 
 def llama(words: int) -> nn.Module:
     """The same with two heads of keys and values for four of queries."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "max_position_embeddings": 64}
+    sizes = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 4, "max_position_embeddings": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
     ids = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     return LlamaForCausalLM(LlamaConfig(vocab_size=words, **sizes, **heads, **ids))

@@ -27,6 +27,8 @@ def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int) ->
 def log_event(trainer: pl.Trainer, event: PruneEvent) -> None:
     """Log the sparsity of every layer, and the signal against depth: see `log_profile`."""
     metrics = {"sparsity/global": event.sparsity, "sparsity/all_matrices": event.coverage.share}
+    if event.coverage.tables:
+        metrics["sparsity/with_embeddings"] = event.coverage.share_with_tables
     metrics |= {f"sparsity/{name.removesuffix('.weight')}": s for name, s in event.sparsities.items()}
     trainer.callback_metrics["sparsity/global"] = torch.tensor(event.sparsity)  # for other callbacks to monitor
     log_metrics(trainer, metrics, logger_step(trainer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,10 +15,12 @@ from reflow_lightning.cost.counting import Count, ProductCounter
 from reflow_lightning.layers import Computed, layer_of
 from reflow_lightning.running.arguments import Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.compat.torch import own_parameters
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.processes import warn
+from reflow_lightning.signal.report import format_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,28 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
+class KindCost:
+    """The cost of all layers of a kind, for one sample.
+
+    Attributes:
+        kind: The type of the modules that hold the parameters.
+        parameters: Number of all of their parameters, biases included. One that is shared, such as the weight of a
+            head that is tied to an embedding, belongs to the kind that holds it first.
+        nonzero: How many of them are not zero.
+        share: Share of all parameters of the network.
+        multiply_adds: With the weights of this kind, by the kind that multiplies: of a tied head its own.
+        effective: The same without those by a zero weight.
+    """
+
+    kind: str
+    parameters: int
+    nonzero: int
+    share: float
+    multiply_adds: int
+    effective: int
+
+
+@dataclass(frozen=True)
 class Cost:
     """The cost of a network for one sample.
 
@@ -51,6 +75,7 @@ class Cost:
         effective: Of these, what is left without multiplications by a zero weight. No kernel of torch profits from it.
         layers: The layers that have weights.
         uncounted: Operators that multiply, or may do so, but for which no formula is known; they are in no number.
+        kinds: The kinds of layers, the largest first.
     """
 
     parameters: int
@@ -59,10 +84,23 @@ class Cost:
     effective: int
     layers: tuple[LayerCost, ...]
     uncounted: tuple[str, ...] = ()
+    kinds: tuple[KindCost, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
+
+    def table(self) -> str:
+        """The kinds of layers as text.
+
+        Example:
+            >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 1))
+            >>> print(measure_cost(model, torch.zeros(1, 2, dtype=torch.long)).table())
+            layer      parameters  nonzero  share  multiply_adds  effective
+            Embedding          36       36  0.878              0          0
+            Linear              5        5  0.122              8          8
+        """
+        return format_table([asdict(kind) for kind in self.kinds])
 
 
 @outside_inference()
@@ -108,6 +146,7 @@ def measure_cost(model: nn.Module, example_input: Example) -> Cost:
         effective=counter.total - sum(layer.multiply_adds - layer.effective for layer in layers),
         layers=layers,
         uncounted=uncounted,
+        kinds=_kinds(model, layers),
     )
 
 
@@ -119,6 +158,30 @@ def _plain_kernels() -> Iterator[None]:
         torch.clear_autocast_cache()  # copies of weights that were not seen to be made
         with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
             yield
+
+
+def _kinds(model: nn.Module, layers: Iterable[LayerCost]) -> tuple[KindCost, ...]:
+    """The parameters and the multiply-adds of a model by the type of its modules, the largest first."""
+    sizes: dict[str, list[int]] = {}
+    seen: set[int] = set()
+    for module in model.modules():
+        for parameter in own_parameters(module).values():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                size = sizes.setdefault(_kind(module), [0, 0, 0, 0])
+                size[0] += parameter.numel()
+                size[1] += int(parameter.count_nonzero())
+    for layer in layers:
+        size = sizes.setdefault(_kind(model.get_submodule(layer.name)), [0, 0, 0, 0])
+        size[2] += layer.multiply_adds
+        size[3] += layer.effective
+    every = max(1, sum(parameters for parameters, *_ in sizes.values()))
+    rows = [KindCost(kind, size[0], size[1], size[0] / every, *size[2:]) for kind, size in sizes.items()]
+    return tuple(sorted(rows, key=lambda row: -row.parameters))
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
 
 
 def _layer(name: str, module: nn.Module, count: Count, parameters: Mapping[str, nn.Parameter]) -> LayerCost | None:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from reflow_lightning.layers.affine import AffineMap
 from reflow_lightning.layers.layer import (
     Layer,
     NotSupportedError,
-    check_as_in_torch,
     has_own_forward,
     writable,
     writable_of,
@@ -49,7 +49,7 @@ class NormLayer(Layer):
 
 
 class LastNormLayer(NormLayer):
-    """A norm over the last dimensions, as `torch.nn.LayerNorm` is, or a subclass of it that takes (N, C, ...)."""
+    """A norm over the last dimensions, as `torch.nn.LayerNorm` is, or one like it; also one that takes (N, C, ...)."""
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
         super().__init__(module, name)
@@ -58,8 +58,9 @@ class LastNormLayer(NormLayer):
     @cached_property
     def maps(self) -> tuple[AffineMap, ...]:
         """See `Layer`."""
-        if self.channel_dim == -1:
-            check_as_in_torch(self.module)
+        if self.channel_dim == -1 and has_own_forward(self.module) and not _scales_by_its_weight(self.module):
+            kind = type(self.module).__name__
+            raise NotSupportedError(f"{kind} does more than to scale and shift: register it with layer_of")
         return super().maps
 
 
@@ -92,6 +93,34 @@ def _keeps_positions_apart(module: nn.Module, weight: Tensor, places: tuple[int,
     return bool(same[1:].all()) and not bool(same[0])
 
 
+@torch.no_grad()
+def _scales_by_its_weight(module: nn.Module) -> bool:
+    """Whether a norm with a forward of its own gives ``weight * n + bias``, tried with others on a small input.
+
+    That of Gemma gives ``(1 + weight) * n``, which a factor on the weight does not scale.
+    """
+    parameters = {name: value.detach() for name, value in module.named_parameters(recurse=False)}
+    weight = parameters.get("weight")
+    if not parameters.keys() <= {"weight", "bias"} or weight is None or weight.ndim != 1:
+        return False
+    if any(nn.parameter.is_lazy(value) or value.is_meta or is_sharded(value) for value in parameters.values()):
+        return False
+    zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    tried = {name: torch.arange(1, 1 + value.numel()).cos().to(value) for name, value in parameters.items()}
+    values = torch.arange(weight.numel() * 6).sin().to(weight).view(1, 6, -1)
+    try:
+        with isolated_rng(), only_training(module, ()):
+            nothing = functional_call(module, zeros, (values,))
+            normalised = functional_call(module, zeros | {"weight": torch.ones_like(weight)}, (values,))
+            found = functional_call(module, tried, (values,))
+    except Exception:  # whatever a forward of the user's raises
+        return False
+    if found.shape != values.shape:
+        return False
+    expected = normalised * tried["weight"] + tried.get("bias", 0)
+    return not bool(nothing.any()) and torch.allclose(found, expected, rtol=1e-2, atol=1e-4)
+
+
 class EmbeddingLayer(Layer):
     """A table that is looked up, and multiplies no signal. A matrix that is tied to it is an embedding too."""
 
@@ -103,5 +132,7 @@ layer_of.register(nn.GroupNorm, NormLayer)
 layer_of.register(nn.LocalResponseNorm, NormLayer)
 layer_of.register(nn.LayerNorm, LastNormLayer)
 layer_of.register(nn.RMSNorm, LastNormLayer)
+layer_of.register("transformers.models.*RMSNorm", LastNormLayer)
+layer_of.register("transformers.models.*LayerNorm", LastNormLayer)
 layer_of.register(nn.Embedding, EmbeddingLayer)
 layer_of.register(nn.EmbeddingBag, EmbeddingLayer)

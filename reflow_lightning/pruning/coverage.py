@@ -25,7 +25,7 @@ class Coverage:
         pruned: Number of weights that are pruned.
         matrices: Number of elements of all matrices, and of whatever else was selected.
         left: Number of matrices that could not lose a weight, by the type of their layer, the largest first.
-        tables: Number of elements of embeddings, which are in no other number.
+        tables: Number of elements of embeddings that were not selected, which are in no other number.
     """
 
     pruned: int
@@ -39,22 +39,31 @@ class Coverage:
         return self.pruned / self.matrices if self.matrices else 0.0
 
     @property
+    def share_with_tables(self) -> float:
+        """The same of the elements of all matrices and embeddings: of a language model these are often the most."""
+        return self.pruned / (self.matrices + self.tables) if self.matrices else 0.0
+
+    @property
     def words(self) -> str:
         """What was not selected; empty if that is nothing.
 
         Example:
             >>> Coverage(70, 1000, {"Conv1D": 48, "Experts": 2}).words
             '0.0700 of all matrices; left: Conv1D x 48, Experts x 2'
+            >>> Coverage(90, 100, tables=300).words
+            '0.2250 with the embeddings, which are dense and 75 % of all'
         """
-        if not self.left:
-            return ""
         named = [f"{kind} x {count}" for kind, count in self.left.items()]
         more = f" and {len(named) - 6} more types" if len(named) > 6 else ""
-        return f"{self.share:.4f} of all matrices; left: {', '.join(named[:6])}{more}"
+        parts = [f"{self.share:.4f} of all matrices; left: {', '.join(named[:6])}{more}"] if named else []
+        if self.tables:
+            of_all = self.tables / (self.matrices + self.tables)
+            parts.append(f"{self.share_with_tables:.4f} with the embeddings, which are dense and {of_all:.0%} of all")
+        return " = ".join(parts).replace("%", " %")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        return asdict(self) | {"share": self.share}
+        return asdict(self) | {"share": self.share, "share_with_tables": self.share_with_tables}
 
 
 def coverage_of(model: nn.Module, kept: Mapping[str, int]) -> Coverage:
@@ -91,7 +100,7 @@ def coverage_of(model: nn.Module, kept: Mapping[str, int]) -> Coverage:
         sum(parameter.numel() - count for parameter, count in selected.values()),
         sum(parameter.numel() for parameter in counted.values()),
         {kind: left[kind] for kind in sorted(sizes, key=lambda kind: (-sizes[kind], kind)) if left[kind]},
-        sum(parameter.numel() for parameter in tables.values() if not nn.parameter.is_lazy(parameter)),
+        sum(p.numel() for key, p in tables.items() if key not in selected and not nn.parameter.is_lazy(p)),
     )
 
 

@@ -15,7 +15,7 @@ from reflow_lightning.running.compat.torch import Unwatched
 from reflow_lightning.running.isolation import isolated_rng
 
 NEAR = 0.03
-"""Two functions that differ by no more are of one kind. Approximations of GELU differ by 0.0203, SiLU and GELU by 0.2."""
+"""Two functions that differ by no more are of one kind: approximations of GELU do by 0.0203, SiLU and GELU by 0.2."""
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,

@@ -82,7 +82,7 @@ def test_a_norm_that_puts_channels_elsewhere_is_left_alone():
         def forward(self, x):
             return super().forward(x).mT
 
-    with pytest.raises(NotSupportedError, match="Turned has a forward of its own: register it with layer_of"):
+    with pytest.raises(NotSupportedError, match="Turned does more than to scale and shift: register it with layer_of"):
         layer_of(Turned(4), "")
 
 

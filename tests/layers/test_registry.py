@@ -8,7 +8,7 @@ from torch import nn
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.layers import AffineMap, LinearLayer, OneMap, Stage, Weight, layer_of, writable
-from reflow_lightning.pruning import select
+from reflow_lightning.pruning import Wanda, select
 
 
 class Scaled(nn.Module):
@@ -52,7 +52,7 @@ def test_a_registered_type_is_pruned_scored_measured_and_repaired(kind):
     torch.manual_seed(0)
     dense, batch = nn.Sequential(kind(8, 6), nn.Tanh(), nn.Linear(6, 3)), torch.randn(64, 8)
     assert list(select(dense)) == ["0.kernel", "2.weight"]
-    for criterion in ("magnitude", "wanda"):
+    for criterion in ("magnitude", Wanda("all")):
         for repair in ("auto", "moments", "reconstruct", "align"):
             model = copy.deepcopy(dense)
             prune(model, 0.5, criterion=criterion, batches=[batch], max_batches=1, progress=False)

@@ -34,16 +34,32 @@ def test_what_is_left_is_counted_by_type_the_largest_first():
     "others",
     [
         [nn.LayerNorm(4), nn.BatchNorm1d(4), nn.PReLU(4)],
-        [nn.Embedding(7, 4), nn.EmbeddingBag(7, 4)],
         [nn.ParameterDict({"pos_embed": nn.Parameter(torch.ones(5, 4))})],
     ],
-    ids=["norms", "embeddings", "positions"],
+    ids=["norms", "positions"],
 )
 def test_what_is_no_matrix_does_not_count(others):
     model = nn.ModuleList([nn.Linear(4, 4), *others])
     coverage = prune(model, 0.5).coverage(model)
     assert (coverage.matrices, coverage.left, coverage.words) == (16, {}, "")
-    assert coverage.tables == sum(7 * 4 for layer in others if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)))
+    assert coverage.tables == 0
+    assert coverage.share_with_tables == coverage.share == 0.5
+
+
+def test_embeddings_are_no_matrices_and_are_named_with_their_share():
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Embedding(7, 4), nn.EmbeddingBag(5, 4)])
+    coverage = prune(model, 0.5).coverage(model)
+    assert coverage == Coverage(8, 16, {}, 48)
+    assert coverage.words == "0.1250 with the embeddings, which are dense and 75 % of all"
+    zeros = sum(int((p == 0).sum()) for name, p in model.named_parameters() if not name.endswith("bias"))
+    assert coverage.to_dict()["share_with_tables"] == zeros / 64
+
+
+def test_an_embedding_that_was_selected_counts_as_what_else_was():
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Embedding(7, 4)])
+    coverage = prune(model, 0.5, include=("0.weight", "1.weight")).coverage(model)
+    assert coverage == Coverage(22, 44, {}, 0)
+    assert coverage.words == ""
 
 
 def test_a_tied_decoder_is_its_embedding():

@@ -44,8 +44,8 @@ def label_loss(output: Any, batch: Any) -> Tensor:
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
         raise ValueError(
             f"the default loss needs logits and labels, but got a {type(output).__name__} and a batch of type "
-            f"{type(batch).__name__}{keys}: give the batch labels, from which a model of transformers computes its own "
-            "loss if they are called 'labels', or the criterion a loss=lambda output, batch: ..., as in Fisher(loss=...)"
+            f"{type(batch).__name__}{keys}: give the batch labels, of which a model of transformers makes its own "
+            "loss if they are called 'labels', or the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
         )
     if labels.is_floating_point() and not (labels.ndim == output.ndim and bool((labels >= 0).all())):
         raise ValueError(

@@ -163,7 +163,8 @@ def test_the_split_into_batches_changes_nothing():
     model, batch = make("small_net")
     weights = weights_of(model)
     whole, parts = (
-        Wanda("all").estimate(model, weights, batches, lambda m, b: m(b[0])) for batches in ([batch], split(batch, [7, 5]))
+        Wanda("all").estimate(model, weights, batches, lambda m, b: m(b[0]))
+        for batches in ([batch], split(batch, [7, 5]))
     )
     assert all(torch.allclose(whole(n, w), parts(n, w), rtol=1e-10) for n, w in weights.items())
 
