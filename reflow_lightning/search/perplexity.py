@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -62,7 +63,9 @@ def perplexity(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward 
                     "forward=... that returns its logits"
                 )
             metric.update(logits[:, :-1].float(), tokens[:, 1:])
-    found = float(metric.compute())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about a process without a batch
+        found = float(metric.compute())
     if math.isnan(found):
         raise ValueError(
             "the perplexity is NaN: the batches hold no next token, or the model puts out NaN for one; pass sequences "
