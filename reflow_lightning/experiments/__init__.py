@@ -14,3 +14,4 @@ def _name_of(choice: str, node: Any) -> str:
 OmegaConf.register_new_resolver("reflow.sum", lambda a, b: a + b, replace=True)
 OmegaConf.register_new_resolver("reflow.share", lambda part, rest: part / (part + rest) if part else 0.0, replace=True)
 OmegaConf.register_new_resolver("reflow.name", _name_of, replace=True)
+OmegaConf.register_new_resolver("reflow.first", lambda first, other: other if first is None else first, replace=True)

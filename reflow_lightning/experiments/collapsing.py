@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from reflow_lightning.cost.comparison import compare
 from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
 from reflow_lightning.experiments.metrics import tested
 from reflow_lightning.experiments.results import describe_error
+from reflow_lightning.running.arguments import map_samples
+from reflow_lightning.running.batches import move
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
 from reflow_lightning.running.processes import together
@@ -28,8 +31,8 @@ def collapse_network(
 ) -> tuple[dict[str, Any], str]:
     """Collapse the network as it is, test and compare the smaller one, and write it; the module stays as it is.
 
-    A network that can't be collapsed, or not be written as a file, is no error: the report says why. Where processes
-    run together, all must call it; only the first writes.
+    A network that can't be collapsed or compared, or not be written as a file, is no error: the report says why.
+    Where processes run together, all must call it; only the first writes.
 
     Args:
         cfg: The configuration.
@@ -43,22 +46,23 @@ def collapse_network(
     """
     data.setup("fit")
     data.setup("test")
-    net: nn.Module = getattr(module, "net", module).to(tester.strategy.root_device)
-    example: Tensor = batch_input(next(iter(data.test_dataloader())))[:SAMPLES].to(tester.strategy.root_device)
+    device = tester.strategy.root_device
+    net: nn.Module = getattr(module, "net", module).to(device)
     try:
+        (example,) = map_samples(lambda tensor: tensor[:SAMPLES], (_first_input(data, device),))
         with together("collapse"):
             loader = getattr(data, "calibration_dataloader", data.train_dataloader)()
             batches = fresh(loader, shuffle=True, seed=int(cfg.seed))  # the same in all processes
             collapsed = collapse(net, example, batches=batches)
+        metric = _test(cfg, tester, module, collapsed, data)
+        net.to(device), collapsed.to(device)  # the test leaves what it tested on the CPU
+        with together("comparing the collapsed network"):
+            if not tester.is_global_zero:
+                return {}, ""
+            report, comparison = collapse_report(collapsed), compare(net, collapsed, example)
+            files, notes = _write(collapsed, example, folder)
     except Exception as error:
         return {"error": describe_error(error)}, f"not collapsed: {describe_error(error)}"
-    metric = _test(cfg, tester, module, collapsed, data)
-    net.to(example.device), collapsed.to(example.device)  # the test leaves what it tested on the CPU
-    with together("comparing the collapsed network"):
-        if not tester.is_global_zero:
-            return {}, ""
-        report, comparison = collapse_report(collapsed), compare(net, collapsed, example)
-        files, notes = _write(collapsed, example, folder)
     section = {
         **report.to_dict(),
         "comparison": comparison.to_dict(),
@@ -67,6 +71,10 @@ def collapse_network(
     }
     tested = "" if metric is None else f"{cfg.metric} of the collapsed network: {metric:.4f}"
     return section, "\n\n".join(filter(None, (str(report), str(comparison), "\n".join([tested, *notes]).strip())))
+
+
+def _first_input(data: pl.LightningDataModule, device: torch.device) -> Any:
+    return move(batch_input(next(iter(data.test_dataloader()))), device)
 
 
 def _test(

@@ -32,7 +32,8 @@ from reflow_lightning.experiments.spreading import check_spread, copy_state, loa
 from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.experiments.training import fit_and_prune, load_or_pretrain, make_trainer, trains
 from reflow_lightning.pruning import select
-from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.arguments import first_sample
+from reflow_lightning.running.batches import device_of, move
 from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
@@ -221,7 +222,7 @@ def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> dict[st
         data.setup("test")
         loader = data.test_dataloader()
         batch = next(iter(loader[0] if isinstance(loader, (list, tuple)) else loader))
-        example = batch_input(batch)[:1].to(device_of(module))
+        (example,) = first_sample((move(batch_input(batch), device_of(module)),))
         return measure_cost(getattr(module, "net", module), example).to_dict()
     except Exception as error:  # of anybody's data and network
         warn(f"the cost of the network is not counted, since its input could not be made: {describe_error(error)}")

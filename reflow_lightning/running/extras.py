@@ -35,7 +35,7 @@ def missing(error: ImportError) -> str:
     return "" if extra is None else remedy(extra)
 
 
-_EXTRAS = ("vision", "stream", "onnx", "sweep", "wandb", "mlflow")
+_EXTRAS = ("vision", "text", "transformers", "stream", "onnx", "sweep", "wandb", "mlflow")
 
 
 def _wanted() -> list[Requirement]:

@@ -11,7 +11,13 @@ from reflow_lightning import Reflow
 from reflow_lightning.experiments.overrides import config_groups
 
 NAMED = {"torchvision": ("name=mobilenet_v3_small",), "timm": ("name=mobilenetv3_small_050",)}
-IMAGES = [name for name in config_groups()["model"] if name not in ("fastgrnn", "signal_cnn", "own")]
+TEXT = {
+    "text_transformer": (),
+    "transformers": (
+        "model.config={model_type:bert,hidden_size:8,num_hidden_layers:1,num_attention_heads:2,intermediate_size:16}",
+    ),
+}
+IMAGES = [name for name in config_groups()["model"] if name not in ("fastgrnn", "signal_cnn", "own", *TEXT)]
 
 
 def composed(*overrides):
@@ -39,6 +45,21 @@ def test_networks_for_signals_give_logits(model, data, classes):
     cfg = composed(f"data={data}", f"model={model}")
     assert instantiate(cfg.model)(torch.zeros(3, 128, 9)).shape == (3, classes)
     assert instantiate(cfg.data).task == ("har2" if classes == 2 else "activities")
+
+
+@pytest.mark.parametrize("model", TEXT)
+@pytest.mark.parametrize(("data", "classes"), [("sst2", 2), ("trec", 6)])
+def test_networks_for_sentences_give_logits(model, data, classes):
+    cfg = composed(f"data={data}", f"model={model}", "vocabulary_size=50", *TEXT[model])
+    ids = torch.tensor([[1, 49, 3]])
+    assert instantiate(cfg.model)(input_ids=ids, attention_mask=torch.ones_like(ids)).shape == (1, classes)
+    assert instantiate(cfg.data).vocabulary_size == 50
+
+
+def test_the_tokenizer_is_that_of_the_model_if_it_has_one():
+    assert composed("data=sst2", "model=transformers", "name=folder").data.tokenizer == "folder"
+    assert composed("data=sst2", "model=transformers", "name=folder", "tokenizer=words").data.tokenizer == "words"
+    assert composed("data=sst2", "model=transformers").data.tokenizer == "bpe"
 
 
 @pytest.mark.parametrize("data", [name for name in config_groups()["data"] if name != "own"])

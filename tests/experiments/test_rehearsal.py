@@ -80,7 +80,8 @@ FAULTS = {
     ),
     "classes": (
         (f"data._target_={__name__}.MoreClasses",),
-        "the validation fails with its first batch, before anything was trained: IndexError: Target 10 is out of",
+        "the validation fails with its first batch, before anything was trained: ValueError: there is a label 10, but "
+        "num_classes=10 has 0 to 9: give num_classes=11, or correct the labels",
     ),
     "shape": (("model.in_channels=3",), "the validation fails with its first batch.*3 channels"),
     "no test": (("trainer.limit_test_batches=0",), "the test has no batch"),

@@ -80,3 +80,41 @@ def make_imagenet(folder: Path, classes: int = 3, images: int = 8) -> Path:
 def make_har(folder: Path) -> Path:
     """The folder of UCI HAR."""
     return write_folder(folder, members())
+
+
+POSITIVE, NEGATIVE = ("good", "warm", "funny", "moving"), ("bad", "dull", "cold", "boring")
+
+
+def sentences(count: int) -> list[tuple[str, int]]:
+    """Sentences of different lengths, whose class one of their words tells; the classes in turn."""
+    random = np.random.default_rng(count)
+    fillers = ("a", "film", "story", "the", "of", "it", "is")
+    made = []
+    for i in range(count):
+        words = list(random.choice(fillers, size=random.integers(2, 7)))
+        words.insert(random.integers(len(words)), random.choice((NEGATIVE, POSITIVE)[i % 2]))
+        made.append((" ".join(words), i % 2))
+    return made
+
+
+def make_sst2(folder: Path, train: int = 60, val: int = 20, test: int = 24) -> Path:
+    """``SST-2`` with its three files."""
+    root = folder / "SST-2"
+    root.mkdir(parents=True)
+    for name, count in (("train", train), ("dev", val), ("test", test)):
+        lines = [f"{text}\t{label}" for text, label in sentences(count)]
+        (root / f"{name}.tsv").write_text("\n".join(lines))
+    return folder
+
+
+TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+
+
+def make_trec(folder: Path, train: int = 60, test: int = 24) -> Path:
+    """``TREC`` with its two files, classes in turn."""
+    root = folder / "TREC"
+    root.mkdir(parents=True)
+    for name, count in (("train", train), ("test", test)):
+        lines = [f"{TREC_CLASSES[i % 6]}:fine Who {text} {i % 6} ?" for i, (text, _) in enumerate(sentences(count))]
+        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import io
-import shutil
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from reflow_lightning.experiments.data.downloads import download_files
 
 URL = "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"
 NAME = "UCI HAR Dataset"
@@ -118,14 +117,4 @@ def download(folder: Path, url: str = URL) -> None:
     Raises:
         RuntimeError: If it can't be had.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{NAME}.zip.part"
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response, part.open("wb") as file:  # noqa: S310
-            shutil.copyfileobj(response, file)
-        _zip_reader(part)
-        part.replace(folder / f"{NAME}.zip")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise RuntimeError(f"could not download the UCI HAR data ({error}): {_REMEDY}, {folder}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    download_files("the UCI HAR data", {folder / f"{NAME}.zip": url}, _zip_reader, f"{_REMEDY}, {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +19,10 @@ class SplitDataModule(pl.LightningDataModule):
         calibration_batch_size: Samples a calibration batch; larger ones give steadier batch statistics.
         num_workers: Processes that load the data. They end with each epoch, and begin the next from a seed, so that a
             resumed training gets the augmentation that it would have got.
+
+    Attributes:
+        splits: The data sets by name.
+        collate: Makes a batch of samples; ``None``: as a DataLoader does by itself.
     """
 
     def __init__(self, batch_size: int, calibration_batch_size: int = 128, num_workers: int = 0) -> None:
@@ -26,6 +31,7 @@ class SplitDataModule(pl.LightningDataModule):
         self.calibration_batch_size = calibration_batch_size
         self.num_workers = num_workers
         self.splits: dict[str, Dataset[Any]] = {}
+        self.collate: Callable[[list[Any]], Any] | None = None
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         return DataLoader(
@@ -34,6 +40,7 @@ class SplitDataModule(pl.LightningDataModule):
             shuffle=shuffle,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            collate_fn=self.collate,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
