@@ -31,6 +31,7 @@ class CIFAR10DataModule(SplitDataModule):
         val_share: Share of the training images of each class that is held out.
         padding: Pixels around the raw image before a random crop.
         padding_mode: ``"constant"`` (black) or ``"reflect"``.
+        image_size: Height and width that images are scaled to at last; 32 leaves them, networks of ImageNet want 224.
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel.
         calibration_transform: ``"train"``, or ``"test"`` for no augmentation.
@@ -48,6 +49,7 @@ class CIFAR10DataModule(SplitDataModule):
         val_share: float = 0.1,
         padding: int = 4,
         padding_mode: str = "constant",
+        image_size: int = 32,
         mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
         std: Sequence[float] = (0.2023, 0.1994, 0.2010),
         calibration_transform: CalibrationTransform = "train",
@@ -63,6 +65,7 @@ class CIFAR10DataModule(SplitDataModule):
         self.download = download
         self.val_share = val_share
         self.padding, self.padding_mode = padding, padding_mode
+        self.image_size = image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.calibration_transform = calibration_transform
         self.seed = seed
@@ -88,9 +91,10 @@ class CIFAR10DataModule(SplitDataModule):
             return
         from torchvision.transforms import v2
 
-        plain = normalized(self.mean, self.std)
+        scaled = [] if self.image_size == 32 else [v2.Resize(self.image_size)]
+        plain = normalized(self.mean, self.std, *scaled)
         crop = v2.RandomCrop(32, padding=self.padding, padding_mode=self.padding_mode)
-        augmented = normalized(self.mean, self.std, crop, v2.RandomHorizontalFlip())
+        augmented = normalized(self.mean, self.std, crop, v2.RandomHorizontalFlip(), *scaled)
         images = self._read(train=True)
         train, val = (part.tolist() for part in hold_out(torch.tensor(images.targets), self.val_share, self.seed))
         calibration = augmented if self.calibration_transform == "train" else plain

@@ -21,7 +21,7 @@ class SST2DataModule(TextDataModule):
         options: See `TextDataModule`.
     """
 
-    name = "SST-2"
+    dataset = "SST-2"
     files = {name: name for name in ("train.tsv", "dev.tsv", "test.tsv")}  # noqa: RUF012
 
     def __init__(self, folder: str | Path, url: str | None = URL, **options: Any) -> None:

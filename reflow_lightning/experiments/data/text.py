@@ -20,7 +20,7 @@ class TextDataModule(SplitDataModule):
     """Batches ``({"input_ids": (N, T), "attention_mask": (N, T)}, classes (N,))`` of sentences.
 
     Args:
-        folder: Holds the folder ``name``, itself or in a folder ``text``; see `find_folder`.
+        folder: Holds the folder ``dataset``, itself or in a folder ``text``; see `find_folder`.
         url: The address of the folder that holds the files; ``None`` for no download.
         tokenizer: ``"words"`` or ``"bpe"``: built on the training sentences, see `build_tokenizer`. Else a folder of
             ``transformers``, or a name that its hub knows.
@@ -33,7 +33,7 @@ class TextDataModule(SplitDataModule):
         num_workers: Processes that load the data.
 
     Attributes:
-        name: Of the data set and its folder.
+        dataset: Its name, and that of its folder.
         files: The address of each file below ``url``, by its name in the folder.
         encoder: The tokenizer that was built or read; known after `setup`, as the next.
         tokens: What networks must be fit for.
@@ -42,7 +42,7 @@ class TextDataModule(SplitDataModule):
         ValueError: If ``word_dropout`` is no probability below 1.
     """
 
-    name: ClassVar[str]
+    dataset: ClassVar[str]
     files: ClassVar[Mapping[str, str]]
 
     def __init__(
@@ -61,7 +61,7 @@ class TextDataModule(SplitDataModule):
         super().__init__(batch_size, calibration_batch_size, num_workers)
         if not 0 <= word_dropout < 1:
             raise ValueError(f"word_dropout={word_dropout} is outside [0, 1): 0.1 hides a tenth of the tokens")
-        self.folder = find_folder(Path(folder), self.name)
+        self.folder = find_folder(Path(folder), self.dataset)
         self.url = url
         self.tokenizer = tokenizer
         self.vocabulary_size = vocabulary_size
@@ -93,7 +93,7 @@ class TextDataModule(SplitDataModule):
         if self.url is None or any(path.exists() for path in paths):
             return  # whatever lies there is not replaced
         urls = {path: f"{self.url}/{source}" for path, source in paths.items()}
-        download_files(self.name, urls, self._read, self._remedy())
+        download_files(self.dataset, urls, self._read, self._remedy())
 
     def setup(self, stage: str | None = None) -> None:
         """Read the sentences, and make token ids of them."""

@@ -32,7 +32,8 @@ class SentenceTokenizer:
     @property
     def size(self) -> int:
         """The number of ids: one more than the largest."""
-        return 1 + max(self.tokenizer.get_vocab().values())
+        ids: dict[str, int] = self.tokenizer.get_vocab()
+        return 1 + max(ids.values())
 
     @property
     def special_ids(self) -> list[int]:
@@ -102,22 +103,20 @@ def build_tokenizer(kind: str, texts: Sequence[str], vocabulary_size: int) -> Se
         >>> tokenizer.encode("A GOOD film!").tokens
         ['[CLS]', 'a', '[UNK]', 'film', '[UNK]']
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = [PAD, UNKNOWN, CLASS]
     if vocabulary_size <= len(special):
         raise ValueError(f"vocabulary_size={vocabulary_size} leaves no room beside {', '.join(special)}: use thousands")
-    if kind == "words":
-        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-        trainer = trainers.WordLevelTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False)
-    else:
-        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-        trainer = trainers.BpeTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False)
+    model: Any = models.WordLevel(unk_token=UNKNOWN) if kind == "words" else models.BPE(unk_token=UNKNOWN)
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    split = [pre_tokenizers.BertPreTokenizer()]
-    if kind == "bpe":  # begin each word with a mark; one on all other parts would make the order of ids random
-        split.append(pre_tokenizers.Metaspace())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    words = pre_tokenizers.BertPreTokenizer()
+    # Words begin with a mark; a mark on all other parts would make the order of ids random.
+    marked = pre_tokenizers.Sequence([words, pre_tokenizers.Metaspace()])
+    tokenizer.pre_tokenizer = words if kind == "words" else marked
+    trainer = tokenizer.model.get_trainer()
+    trainer.vocab_size, trainer.special_tokens, trainer.show_progress = vocabulary_size, special, False
     tokenizer.train_from_iterator(texts, trainer)
     if (least := tokenizer.get_vocab_size()) > vocabulary_size:
         raise ValueError(f"vocabulary_size={vocabulary_size} leaves no room for all letters: use {least} or more")

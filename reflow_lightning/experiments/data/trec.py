@@ -25,7 +25,7 @@ class TRECDataModule(TextDataModule):
         options: See `TextDataModule`.
     """
 
-    name = "TREC"
+    dataset = "TREC"
     files = {"train.txt": "train_5500.label", "test.txt": "TREC_10.label"}  # noqa: RUF012
 
     def __init__(

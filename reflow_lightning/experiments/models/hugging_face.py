@@ -96,14 +96,19 @@ def transformers_model(
         raise ValueError(f"weights={weights!r} must be DEFAULT or null: name= chooses among weights, or their folder")
     if weights is not None and name is None:
         raise ValueError("weights=DEFAULT are those of a name= or a folder, but there is a config= alone")
-    from transformers import AutoModelForSequenceClassification as Auto
-
     options = {"num_labels": num_classes} | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
     if config is not None:
-        return SequenceClassifier(Auto.from_config(_made_config(config, vocabulary_size, options)))
+        return SequenceClassifier(_random(_made_config(config, vocabulary_size, options)))
     assert name is not None
     found = _read_config(name, options)
-    return SequenceClassifier(Auto.from_config(found) if weights is None else _read_model(name, found))
+    return SequenceClassifier(_random(found) if weights is None else _read_model(name, found))
+
+
+def _random(config: Any) -> nn.Module:
+    from transformers import AutoModelForSequenceClassification
+
+    model: nn.Module = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    return model
 
 
 def _made_config(config: Mapping[str, Any], vocabulary_size: int | None, options: Mapping[str, Any]) -> Any:

@@ -82,9 +82,8 @@ class TextTransformer(nn.Module):
         x = self.dropout(self.embedding(input_ids) + self.positions(places))
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=mask == 0)
-        x = self.norm(x)
         pooled = x[:, 0] if self.pooling == "first" else masked_mean(x, mask)
-        logits: Tensor = self.head(pooled)
+        logits: Tensor = self.head(self.norm(pooled))  # the mean before the norm, so that some words count more
         return logits
 
 

@@ -75,6 +75,14 @@ def test_batches_are_normalised_images(tmp_path):
     torch.testing.assert_close(images, expected)
 
 
+def test_images_are_scaled_for_networks_of_imagenet(tmp_path):
+    small, large = (ready(write(tmp_path / str(size)), image_size=size) for size in (32, 64))
+    for split in ("train", "calibration", "val", "test"):
+        assert large.splits[split][0][0].shape == (3, 64, 64)
+    halved = torch.nn.functional.avg_pool2d(large.splits["test"][0][0], 2)
+    assert (halved - small.splits["test"][0][0]).abs().mean() < 0.5  # of noise, whose deviation is above one
+
+
 def test_padding_is_black_before_it_is_normalised(tmp_path):
     data = ready(write(tmp_path, white=True), padding=8)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))

@@ -67,7 +67,7 @@ def test_the_classes_of_trec_are_the_coarse_ones(tmp_path):
 @MODULES
 def test_the_tokenizer_knows_the_training_split_alone(module, make, tmp_path):
     make(tmp_path)
-    for path in (tmp_path / module.name).iterdir():
+    for path in (tmp_path / module.dataset).iterdir():
         if not path.name.startswith("train"):
             path.write_text(path.read_text().replace("film", "zeppelin"))
     data = ready(module(tmp_path, tokenizer="words"))
@@ -101,7 +101,7 @@ def test_workers_load_the_same_batches(tmp_path):
 @MODULES
 def test_what_is_absent_is_downloaded(module, make, serve, tmp_path):
     make(tmp_path / "server")
-    served = tmp_path / "server" / module.name
+    served = tmp_path / "server" / module.dataset
     for name, source in module.files.items():
         (served / name).rename(served / source)
     url = serve(served)
@@ -117,15 +117,15 @@ def test_a_download_of_something_else_leaves_nothing(module, make, serve, tmp_pa
     served.mkdir()
     for source in module.files.values():
         (served / source).write_text("<html>not found</html>")
-    with pytest.raises(RuntimeError, match=f"could not download {module.name} .*line 1: there is no .*: put "):
+    with pytest.raises(RuntimeError, match=f"could not download {module.dataset} .*line 1: there is no .*: put "):
         ready(module(tmp_path / "data", url=serve(served)))
-    assert not list((tmp_path / "data" / module.name).iterdir())
+    assert not list((tmp_path / "data" / module.dataset).iterdir())
 
 
 @MODULES
 def test_nothing_there_and_no_download_is_an_error_that_says_which_files_to_put_where(module, make, tmp_path):
     first, *_ = module.files
-    with pytest.raises(FileNotFoundError, match=rf"{first} is missing: put .*{first}.* into .*{module.name}"):
+    with pytest.raises(FileNotFoundError, match=rf"{first} is missing: put .*{first}.* into .*{module.dataset}"):
         ready(module(tmp_path, url=None))
 
 
