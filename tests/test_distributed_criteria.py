@@ -47,8 +47,3 @@ def test_a_part_counts_as_reached_if_one_process_reaches_it(criterion, together)
     found = [rank[criterion] for rank in results("a_part_that_one_process_reaches", together)]
     assert len({rank["masks"]["checksum"] for rank in found}) == 1
     assert all("of any batch reached 'part.weight'" in rank["error"] for rank in found)
-
-
-def test_weights_that_are_spread_over_processes_are_refused(together):
-    for raised in results("spread_over_processes", together):
-        assert all("needs whole weights, but fully_shard" in text for text in raised.values())

@@ -48,8 +48,10 @@ def test_no_batch_on_any_process_is_an_error_on_all(together):
         assert "gave no batch for entropy measurement" in outcome["error"]
 
 
-def test_weights_that_are_spread_over_processes_are_measured_whole_and_not_pruned(together):
-    report = measure_entropy(network(), BATCHES, max_batches=7).to_dict()
+def test_weights_that_are_spread_over_processes_are_measured_and_pruned_as_whole_ones(together):
+    model = network()
+    report = measure_entropy(model, BATCHES, max_batches=7).to_dict()
+    masks = prune(model, 0.5, allocation="entropy", batches=BATCHES, max_batches=7)
     for found in results("spread_over_processes", together):
         assert found["report"] == report
-        assert "needs whole weights, but fully_shard" in found["raised"]
+        assert Masks.from_state_dict(found["masks"]) == masks

@@ -16,8 +16,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_rank_zero_decides_for_all_resumed_or_not(folder):
-    found = results("rank_zero_decides", folder)
+@pytest.mark.parametrize("scenario", ["rank_zero_decides", "rounds_of_a_spread_network"])
+def test_rank_zero_decides_for_all_resumed_or_not(folder, scenario):
+    found = results(scenario, folder)
     first = found[0]["whole"]
     assert (first["kept"], first["returned"]) == ([True, True, False], 1)
     assert first["steps"] == 3 * 2  # three of five epochs, of two batches in each process

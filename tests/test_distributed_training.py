@@ -73,6 +73,14 @@ def test_a_prune_event_does_what_it_does_in_one_process(scenario, folder):
                 assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-6, abs=1e-7)
 
 
+def test_a_repair_that_writes_weights_gives_the_same_where_they_are_spread(folder):
+    pairs = (results(name, folder) for name in ("ddp_reconstructed", "sharded_reconstructed"))
+    for whole, spread in zip(*pairs, strict=True):
+        assert Masks.from_state_dict(spread["masks"]) == Masks.from_state_dict(whole["masks"])
+        for name, value in whole["after"].items():
+            torch.testing.assert_close(spread["after"][name], value, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("scenario", ["ddp", "sharded"])
 def test_the_calibration_is_shared_out_batch_by_batch(scenario, folder):
     found = results(scenario, folder)

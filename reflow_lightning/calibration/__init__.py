@@ -6,7 +6,6 @@ from reflow_lightning.calibration.best import Best
 from reflow_lightning.calibration.calibrate import (
     AnyRepair,
     calibrate,
-    check_repair,
     register_repair,
     resolve_repair,
     within,
@@ -52,7 +51,6 @@ __all__ = [
     "batchnorm_targets",
     "calibrate",
     "check_drift",
-    "check_repair",
     "layer_of",
     "needs_reference",
     "register_repair",

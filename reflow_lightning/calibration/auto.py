@@ -36,7 +36,6 @@ from reflow_lightning.layers.order import Order, OrderWatch
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
-from reflow_lightning.running.sharding import sharded_modules
 from reflow_lightning.running.snapshot import Snapshot
 
 
@@ -66,17 +65,17 @@ class Auto:
     What follows what is learned from the calls in the pass that takes the statistics, so that it does not depend on
     how the modules are registered. A BatchNorm layer behind one of the second kind normalises by the batch at hand
     while layers are matched, since its inputs change meanwhile, and gets its statistics once more. Without the dense
-    network, or with weights that are spread over processes, the second kind is left alone. The dense network is
-    compared with as it is with statistics of the same batches, and is left as it was.
+    network the second kind is left alone. The dense network is compared with as it is with statistics of the same
+    batches, and is left as it was.
     """
 
-    writes_weights: ClassVar[bool] = False  # where they are spread over processes, it does without
+    writes_weights: ClassVar[bool] = False  # but where it has the dense network
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether layers without BatchNorm, if there are any, can be written; the calls tell only later."""
-        return not sharded_modules(model)
+        return True
 
     def between_prunings(self, model: nn.Module) -> Repair:
         """BatchNorm alone, while more weights are to be pruned.
@@ -91,7 +90,7 @@ class Auto:
     ) -> Calibration:
         """Repair the model."""
         found, norms, watch = layers_to_repair(model), norms_to_repair(model), OrderWatch(model)
-        can_write = reference is not None and not sharded_modules(model)
+        can_write = reference is not None
         if not norms and can_write:
             return _moments(model, found, Order(), batches, forward, reference)
         first = restore_statistics(model, norms, batches, watch.around(forward))

@@ -21,7 +21,7 @@ from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather
-from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.running.sharding import whole
 
 AUTO_BATCHES = 20
 """So many are expected where the number is ``"auto"``."""
@@ -71,7 +71,7 @@ class Best:
         '90s'
     """
 
-    writes_weights: ClassVar[bool] = False  # where they are spread over processes, it does without
+    writes_weights: ClassVar[bool] = False  # but where it has the dense network
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
     choose: ClassVar[Callable[..., Recipe]] = staticmethod(recipe)
@@ -84,7 +84,7 @@ class Best:
 
     def needs_reference(self, model: nn.Module) -> bool:
         """All but statistics compare with the dense network."""
-        return not sharded_modules(model)
+        return True
 
     def between_prunings(self, model: nn.Module) -> Repair:
         """What `Auto` does between the prunings of a schedule: training goes on there anyway."""
@@ -101,7 +101,8 @@ class Best:
             forward: Runs a network on a batch.
             prunings: See `recipe`.
         """
-        found = Pace(0.0, 0.0, 0) if sharded_modules(model) else _pace(model, batches, forward)
+        with whole(model):
+            found = _pace(model, batches, forward)
         slowest = Pace(*(max(of_all) for of_all in zip(*gather(found), strict=True)))
         if not slowest.forward:
             return Recipe(prunings[-1], Auto(), Auto(), "statistics and moments")

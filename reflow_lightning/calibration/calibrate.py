@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from reflow_lightning.calibration.in_turn import InTurn
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, Repair, run, writes_weights
+from reflow_lightning.calibration.repair import Calibration, Repair, needs_reference, remembered, run, writes_weights
 from reflow_lightning.calibration.reselect import Reselect
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference, writing
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.plain import plain_copy, write_back
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import sharded_modules, whole
@@ -108,19 +110,6 @@ def within(repair: AnyRepair, budget: float | str | None) -> AnyRepair:
     return Best(budget)
 
 
-def check_repair(model: nn.Module, repair: AnyRepair) -> None:
-    """Check what can be told of a repair before there is anything to repair.
-
-    Raises:
-        ValueError: If it writes weights, and those of the model are spread over processes.
-    """
-    if sharded_modules(model) and writes_weights(resolve_repair(repair)):
-        raise ValueError(
-            f"repair={repair!r} compares with the dense network and writes weights, which fully_shard spreads over "
-            "processes: use 'batchnorm' or 'auto' there"
-        )
-
-
 @outside_inference()
 def calibrate(
     model: nn.Module,
@@ -137,7 +126,7 @@ def calibrate(
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
     statistics are those of the union, and if one fails, all raise. Nothing but what the repair is for is changed: no
     training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held whole
-    meanwhile.
+    meanwhile; a repair that compares with the dense network then works on a whole copy, and on one of that.
 
     Args:
         model: Any module, on the device where it shall run.
@@ -178,6 +167,10 @@ def calibrate(
         False
     """
     resolved = resolve_repair(repair)
+    compares = reference is not None and needs_reference(resolved, model)
+    if sharded_modules(model) and (compares or writes_weights(resolved)):
+        how = {"repair": resolved, "max_batches": max_batches, "forward": forward, "progress": progress}
+        return _calibrate_whole(model, batches, reference, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
     with isolated_rng(), whole(model), together("calibration"), torch.no_grad(), writing(model):
         result = run(resolved, model, moved, moved.alike(as_forward(forward)), reference)
@@ -187,3 +180,14 @@ def calibrate(
         result.undo()
         raise
     return result
+
+
+def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Module | None, **how: Any) -> Calibration:
+    """Repair a copy of a network that is spread over processes, and write its values back."""
+    dense = plain_copy(reference) if reference is not None and sharded_modules(reference) else reference
+    copied = plain_copy(model)
+    result = calibrate(copied, batches, reference=dense, **how)
+    with together("writing the repaired values"):
+        before = remembered([model])
+        write_back(model, copied)
+    return replace(result, before=before)

@@ -20,7 +20,6 @@ from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.names import few
 from reflow_lightning.running.processes import gather, warn
-from reflow_lightning.running.sharding import sharded_modules
 
 
 class Change:
@@ -63,9 +62,8 @@ def changing(model: nn.Module, names: Iterable[str], reference: nn.Module | None
         how: What is done to them, in words.
 
     Raises:
-        ValueError: If the dense network is missing or another one, or the weights are spread over processes.
+        ValueError: If the dense network is missing or another one.
     """
-    _check_whole(model, how)
     modules = {name: model.get_submodule(name) for name in names}
     change = Change(modules, how)
     with ExitStack() as stack, torch.no_grad():
@@ -92,7 +90,6 @@ def check_reference(model: nn.Module, layers: Mapping[str, Layer], reference: nn
         Traceback (most recent call last):
         ValueError: reference=None, but repair by moments compares with the dense network: pass a copy of it...
     """
-    _check_whole(model, how)
     if reference is None:
         raise ValueError(
             f"reference=None, but repair by {how} compares with the dense network: pass a copy of it from before the "
@@ -133,14 +130,6 @@ def not_reached(name: str) -> ValueError:
         f"layer '{name}' is reached in the model, but not so in the reference: let forward(model, batch) run the model "
         "that it is given, and pass a reference that is not compiled"
     )
-
-
-def _check_whole(model: nn.Module, how: str) -> None:
-    if sharded_modules(model):
-        raise ValueError(
-            f"repair by {how} writes weights, and those of {type(model).__name__} are spread over processes by "
-            "fully_shard: use repair='batchnorm' there, or DDP"
-        )
 
 
 def _check_finite(modules: Mapping[str, nn.Module]) -> None:

@@ -65,8 +65,8 @@ class Repair(Protocol):
 
     * ``needs_reference(model) -> bool``: whether it compares with the dense network. Unless ``False``, `Reflow` keeps a
       copy of that for it.
-    * ``writes_weights: bool``: whether it changes weights, and not BatchNorm statistics alone. Unless ``False``, it is
-      refused where `fully_shard` spreads the weights over processes.
+    * ``writes_weights: bool``: whether it changes weights, and not BatchNorm statistics alone. Unless ``False``, it
+      gets a whole copy of the model where `fully_shard` spreads the weights over processes.
     * ``restores_itself: bool``: whether it leaves the model unchanged if it raises, and returns the old values as
       ``before``, for ``undo()``. Unless ``True``, all values are remembered beforehand.
     * ``between_prunings(model) -> Repair``: what stands for it while more weights of the model are to be pruned.

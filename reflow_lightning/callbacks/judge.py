@@ -15,7 +15,6 @@ from reflow_lightning.pruning import Masks
 from reflow_lightning.rounds.kept import Kept
 from reflow_lightning.rounds.rounds import Rounds
 from reflow_lightning.running.processes import gather, together, warn
-from reflow_lightning.running.sharding import sharded_modules
 from reflow_lightning.schedules import RoundRule, Schedule, rounds_of
 
 
@@ -170,11 +169,6 @@ def check_judged(trainer: pl.Trainer, rule: RoundRule) -> None:
         raise ValueError(
             f"{given} can't return to averaged weights: leave out {type(averaging[0]).__name__}, or use "
             "stop_on_drop=None"
-        )
-    if sharded_modules(trainer.lightning_module):
-        raise ValueError(
-            f"{given} can't keep networks that fully_shard spreads over processes: use DDP, or stop_on_drop=None with "
-            "checkpoints"
         )
 
 

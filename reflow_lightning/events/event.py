@@ -30,6 +30,7 @@ from reflow_lightning.pruning import Choice, Masks, check_model
 from reflow_lightning.pruning.refilled import bring_back, masks_after, zero_again
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import share, together, warn
 from reflow_lightning.running.sharding import reshard, sharded_modules
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
@@ -163,7 +164,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
     seconds = time.perf_counter() - start
 
     repairs = [step.repair for step in steps]
-    compares = any(needs_reference(repair, model) for repair in repairs) and not sharded_modules(model)  # refused there
+    compares = any(needs_reference(repair, model) for repair in repairs)
     is_dense = previous is None
     if is_dense and plan.foreign and not isinstance(repairs[-1], NoRepair) and is_trained(model):
         with plan.isolated():
@@ -175,7 +176,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
         with plan.isolated():
             profile = Profile(plan.profiled(), plan.forward, plan.metrics)
 
-    return _Prepared(steps, choice, dense_copy(model) if compares else None, profile, seconds, recipe)
+    return _Prepared(steps, choice, plain_copy(model) if compares else None, profile, seconds, recipe)
 
 
 def _with_new(masks: Masks, selected: Mapping[str, Tensor]) -> Masks:
@@ -190,7 +191,7 @@ def _remember(model: nn.Module, reference: nn.Module | None, repairs: Sequence[R
     There is one copy of the weights at most: a repair of this package writes nothing into the dense network, whose
     parameters are the values of before then.
     """
-    shares = reference is not None and all(map(leaves_undo_to_caller, repairs))
+    shares = reference is not None and all(map(leaves_undo_to_caller, repairs)) and not sharded_modules(model)
     values = Snapshot.beside(reference, model) if shares and reference is not None else Snapshot([model])
     before = Snapshots([TrainingFlags(model.modules()), values])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from reflow_lightning.calibration import AnyRepair, check_repair, resolve_repair, within
+from reflow_lightning.calibration import AnyRepair, resolve_repair, within
 from reflow_lightning.events.binding import BoundMasks
 from reflow_lightning.events.event import prune_and_repair
 from reflow_lightning.events.plan import Listener, Plan
@@ -208,7 +208,6 @@ class Pruner:
         """
         with saying_once(self.said):
             check_model(model, self.sparsity, spec or self.spec)
-        check_repair(model, self.repair)
 
     def settle(self) -> None:
         """Have the last event as a mere record, or a gradual schedule would gather old statistics without end."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from reflow_lightning.pruning.shards import part_like, part_of
 from reflow_lightning.running.sharding import reshard
+from reflow_lightning.running.shards import part_like, part_of
 
 
 def tensors_of(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:

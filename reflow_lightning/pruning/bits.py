@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.shards import part_of
 from reflow_lightning.running.bits import pack, unpack
 from reflow_lightning.running.compat.torch import multiply_each
 from reflow_lightning.running.processes import gather
+from reflow_lightning.running.shards import part_of
 
 
 def gathered(mask: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.norms import computed_in
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.select import select
-from reflow_lightning.pruning.shards import part_of
 from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import is_sharded, reshard
+from reflow_lightning.running.shards import part_of
 
 
 def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str, Tensor]:

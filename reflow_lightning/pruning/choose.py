@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,12 +24,12 @@ from reflow_lightning.pruning.norms import computed_in, follow_norms
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.ranking import cut_mask
 from reflow_lightning.pruning.scores import Scores
-from reflow_lightning.pruning.shards import Part, part_like, part_of, spread_like
 from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.inference import ordinary, outside_inference, writing
+from reflow_lightning.running.shards import Part, part_like, part_of, spread_like, whole_of
 
 _SCORING = Role[Criterion]("criterion", "scoring", "(name, weight) -> scores", "'magnitude' or 'random'")
 _ALLOCATION = Role[Allocation](
@@ -87,8 +87,8 @@ class Choice:
         parameters = dict(zip(self.masks, self.masks.parameters(model), strict=True))
         with writing(model):
             for name, change in self.changes.items():
-                parameter = parameters[name]
-                parameter.copy_(parameter.to(change) + change)
+                part = part_of(name, parameters[name])
+                part.values.copy_(part.values.to(change) + part_like(part, change))
         self.masks.apply(model)
         with writing(model):
             follow_norms(model, self.masks)
@@ -178,7 +178,7 @@ def choose(
             lambda floors: allocate(scores, found.keep, allocation, floors),
         )
         masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
-        changes = _changes(score, masks) if isinstance(score, Compensating) else {}
+        changes = _changes(score, masks, scores) if isinstance(score, Compensating) else {}
         spread = {name: spread_like(selected[name], mask) for name, mask in masks.items()}
         followers = {
             name: spread[source] for name, source in tied_names(model, spec.tied or {}).items() if source in spread
@@ -236,7 +236,8 @@ def _candidates(
     return _Candidates(scores, keep, lambda min_kept: least_kept(total, most, min_kept, keep, needed))
 
 
-def _changes(criterion: Compensating, masks: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _changes(criterion: Compensating, here: Mapping[str, Tensor], scores: Mapping[str, Scores]) -> Mapping[str, Tensor]:
+    masks = {name: whole_of(replace(scores[name].whole, values=mask)) for name, mask in here.items()}
     found = criterion.compensate(masks)
     if not isinstance(found, Mapping):
         raise ValueError(

@@ -13,6 +13,7 @@ from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import sharded_modules
 
@@ -73,7 +74,7 @@ def estimated(
     """What a criterion or an allocation finds on batches; one that needs none is returned as it is.
 
     The model, its gradients and the random state are left as they are. Where processes run together, call it on all of
-    them, each with its own batches or none; if one fails, all raise.
+    them, each with its own batches or none; if one fails, all raise. A model under `fully_shard` is copied whole.
 
     Args:
         given: The criterion, or the allocation.
@@ -83,7 +84,7 @@ def estimated(
         reading: What is read.
 
     Raises:
-        ValueError: If it asks for batches and there are none, or the model is under `fully_shard`.
+        ValueError: If it asks for batches and there are none.
 
     Example:
         >>> from reflow_lightning.pruning import Magnitude
@@ -94,10 +95,8 @@ def estimated(
     if not isinstance(given, NeedsData):
         return given
     if sharded_modules(model):
-        raise ValueError(
-            f"{role.kind} {given} needs whole weights, but fully_shard has spread the weights of "
-            f"{type(model).__name__} over processes: prune before you shard it, or use {role.others}"
-        )
+        model = plain_copy(model)
+        weights = {name: model.get_parameter(name).detach() for name in weights}
     batches = _Refusal(f"{role.kind} {given}", role.others) if reading.batches is None else reading.batches
     moved = Batches(batches, reading.max_batches, device_of(model), task=role.task, progress=reading.progress)
     with isolated_rng(), only_training(model, ()), together(role.task):

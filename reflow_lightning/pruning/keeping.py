@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from reflow_lightning.pruning.belonging import held_here, tensors_of
 from reflow_lightning.pruning.bits import zero_where_pruned
 from reflow_lightning.pruning.probing import Probe
-from reflow_lightning.pruning.shards import local
+from reflow_lightning.running.shards import local
 from reflow_lightning.running.written import Written
 
 _MISSES = 4

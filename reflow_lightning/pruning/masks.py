@@ -16,11 +16,12 @@ from reflow_lightning.pruning.coverage import Coverage, coverage_of
 from reflow_lightning.pruning.kept import KeptZeros
 from reflow_lightning.pruning.mask_state import packed, unpacked
 from reflow_lightning.pruning.moved import moved
-from reflow_lightning.pruning.shards import local, part_of, spread_like
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import FormatError
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import rank, summed, together
+from reflow_lightning.running.sharding import is_sharded
+from reflow_lightning.running.shards import local, part_like, part_of, spread_like, whole_of
 
 
 class Masks(Mapping[str, Tensor]):
@@ -134,7 +135,12 @@ class Masks(Mapping[str, Tensor]):
             >>> masks.moved(layer)["weight"].tolist()
             [[True, False, True]]
         """
-        return Masks(moved(self, self._kept, self.parameters(model)))
+        found = {}
+        for (name, mask), parameter in zip(self.items(), self.parameters(model), strict=True):
+            part = part_of(name, parameter)
+            after = moved(name, whole_of(part_of(name, mask)), self._kept[name], whole_of(part))
+            found[name] = spread_like(parameter, part_like(part, after) if is_sharded(parameter) else after)
+        return Masks(found)
 
     @outside_inference()
     def keep(self, model: nn.Module, *optimizers: optim.Optimizer) -> KeptZeros:

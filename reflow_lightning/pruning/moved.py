@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import torch
 from torch import Tensor
 
 
-def moved(masks: Mapping[str, Tensor], kept: Mapping[str, int], parameters: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Masks of the weights that are not zero now, as many in each tensor as before.
+def moved(name: str, mask: Tensor, kept: int, parameter: Tensor) -> Tensor:
+    """The mask of the weights of a tensor that are not zero now, as many as before.
 
     Where fewer are not zero, the first of those that were kept before count as kept, too.
 
     Args:
-        masks: The masks of before.
-        kept: How many weights each keeps.
-        parameters: The parameters, in the order of the masks.
+        name: The tensor's name, for messages.
+        mask: The mask of before.
+        kept: How many weights it keeps.
+        parameter: The tensor.
 
     Raises:
         ValueError: If more weights are other than zero than are kept.
 
     Example:
-        >>> before = {"weight": torch.tensor([True, True, False])}
-        >>> moved(before, {"weight": 2}, [torch.tensor([0.0, 0.0, 1.0])])["weight"].tolist()
+        >>> moved("weight", torch.tensor([True, True, False]), 2, torch.tensor([0.0, 0.0, 1.0])).tolist()
         [True, False, True]
     """
-    found = {}
-    for (name, mask), parameter in zip(masks.items(), parameters, strict=True):
-        now = (parameter != 0).to(mask.device)
-        missing = kept[name] - int(now.sum())
-        if missing < 0:
-            raise ValueError(
-                f"'{name}' has {-missing} more weights other than zero than its mask keeps: masks can be moved only "
-                "after a repair that keeps their number; after any other, apply() them"
-            )
-        spare = torch.nonzero((mask & ~now).flatten()).flatten()[:missing]
-        found[name] = now.flatten().index_fill(0, spare, True).view_as(mask)
-    return found
+    now = (parameter != 0).to(mask.device)
+    missing = kept - int(now.sum())
+    if missing < 0:
+        raise ValueError(
+            f"'{name}' has {-missing} more weights other than zero than its mask keeps: masks can be moved only "
+            "after a repair that keeps their number; after any other, apply() them"
+        )
+    spare = torch.nonzero((mask & ~now).flatten()).flatten()[:missing]
+    return now.flatten().index_fill(0, spare, True).view_as(mask)

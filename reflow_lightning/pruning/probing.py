@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from reflow_lightning.pruning.shards import local
+from reflow_lightning.running.shards import local
 
 _TRIED = 256
 """So many positions of a tensor are looked at, evenly spread."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.masks import Masks
-from reflow_lightning.running.processes import gather, warn, world_size
-from reflow_lightning.running.sharding import is_sharded
+from reflow_lightning.running.processes import gather, summed, warn, world_size
+from reflow_lightning.running.shards import part_like, part_of
 
 
 def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> Masks:
@@ -28,7 +28,7 @@ def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> 
         >>> masks_after(layer, masks, "reselect", moves=True)["weight"].tolist()
         [[False, True]]
     """
-    if not moves or any(map(is_sharded, masks.values())):  # what moves zeros is refused there
+    if not moves:
         zero_again(model, masks, repair)
         return masks
     filled = [
@@ -43,7 +43,9 @@ def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> 
 
 def _fills(parameter: Tensor, mask: Tensor) -> bool:
     """Whether more is left than the mask keeps."""
-    return int((parameter != 0).sum()) > int(mask.sum())
+    here = part_of("parameter", parameter)
+    left, most = (int(summed(marks.sum(), here.group)) for marks in (here.values != 0, part_like(here, mask)))
+    return left > most
 
 
 @torch.no_grad()

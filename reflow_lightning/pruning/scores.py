@@ -12,8 +12,8 @@ from torch import Tensor
 from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.criteria.protocols import Criterion, StreamedCriterion, is_unsigned
 from reflow_lightning.pruning.criteria.scoring import checked_pieces, scores_of
-from reflow_lightning.pruning.shards import Part
 from reflow_lightning.running.processes import summed
+from reflow_lightning.running.shards import Part, part_like, whole_of
 
 
 def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -118,15 +118,14 @@ class Scores:
         """All scores at once, of the weight's shape; computed once, since a function may be slow or draw at random.
 
         Raises:
-            ValueError: If the criterion returns another shape, or a score that is not finite, or the parameter is
-                spread over processes.
+            ValueError: If the criterion returns another shape, or a score that is not finite.
         """
-        if self.whole.group is not None:
-            raise ValueError(
-                f"criterion {self.criterion} scores whole tensors, but '{self.name}' is spread over processes: use "
-                "'magnitude' or 'random' with allocation 'global', 'uniform' or 'erk', or give the criterion `pieces`"
-            )
-        return scores_of(self.criterion, self.name, self.weight)
+        return part_like(self.whole, self.of_whole)
+
+    @property
+    def of_whole(self) -> Tensor:
+        """The scores of the whole parameter; where it is spread over processes, all of them must ask, and gather it."""
+        return scores_of(self.criterion, self.name, whole_of(self.whole))
 
     def keys(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """Flat pieces, in position order, of integers that order like the scores in ``dtype`` (see `sort_keys`)."""

@@ -125,7 +125,7 @@ def gather_tensors(values: Tensor) -> list[Tensor]:
     """
     if world_size() == 1:
         return [values]
-    here = values.detach().to(_device(None))
+    here = values.detach().to(device_of_group(None))
     with in_step():
         shapes = [tuple(shape.tolist()) for shape in _all_gathered(torch.tensor(here.shape, device=here.device))]
         if any(shape[1:] != shapes[0][1:] for shape in shapes):
@@ -145,7 +145,7 @@ def summed(counts: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """
     if group is None:
         return counts.cpu()
-    total = counts.to(_device(group), copy=True)
+    total = counts.to(device_of_group(group), copy=True)
     with in_step():
         dist.all_reduce(total, group=group)
     return total.cpu()
@@ -212,7 +212,7 @@ def _exchange(failure: tuple[str, bool] | None) -> list[tuple[str, bool]]:
     """Tell the others, and hear from them, what failed, and whether a process ends."""
     if world_size() == 1:
         return []
-    dist.all_reduce(failed := torch.tensor([failure is not None], dtype=torch.int32, device=_device(None)))
+    dist.all_reduce(failed := torch.tensor([failure is not None], dtype=torch.int32, device=device_of_group(None)))
     if not failed.item():
         return []
     return [told for told in _gathered(failure) if told is not None]
@@ -230,7 +230,7 @@ def _gathered(value: Any) -> list[Any]:
     return values
 
 
-def _device(group: dist.ProcessGroup | None) -> torch.device:
+def device_of_group(group: dist.ProcessGroup | None) -> torch.device:
     """Where NCCL wants its tensors; all other backends take them on the CPU."""
     nccl = "nccl" in str(dist.get_backend(group))
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

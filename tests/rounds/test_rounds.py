@@ -12,6 +12,7 @@ from zoo.convolutional import small_net
 
 from reflow_lightning import Masks
 from reflow_lightning.rounds import Kept, Rounds
+from reflow_lightning.running.shards import Part
 
 FEW = (0.0, 0.25, 0.5, 0.75, 1.0)  # many of them are equal
 values = st.lists(st.lists(st.sampled_from(FEW) | st.just(math.nan), max_size=3), min_size=1, max_size=5)
@@ -19,7 +20,8 @@ values = st.lists(st.lists(st.sampled_from(FEW) | st.just(math.nan), max_size=3)
 
 def network(number):
     """One that can be told from others."""
-    return Kept({"weight": torch.tensor([float(number)])}, None)
+    weight = torch.tensor([float(number)])
+    return Kept({"weight": Part(weight, weight.shape)}, None)
 
 
 def play(rounds, validations, resumed=False):
@@ -36,7 +38,7 @@ def play(rounds, validations, resumed=False):
         if not rounds.judge():
             break
     kept = rounds.end()
-    return None if kept is None else int(kept.state["weight"]), rounds
+    return None if kept is None else int(kept.state["weight"].values), rounds
 
 
 def plain(validations, drop, sign):

@@ -75,26 +75,10 @@ def a_part_that_one_process_reaches(_: Path) -> dict[str, Any]:
     return found
 
 
-def spread_over_processes(_: Path) -> dict[str, str]:
-    from torch.distributed.fsdp import fully_shard
-
-    raised = {}
-    for criterion in CRITERIA:
-        model, batches = parts()
-        fully_shard(model)
-        try:
-            prune(model, 0.5, criterion=criterion, batches=batches, max_batches=3)
-            raised[criterion] = "nothing"
-        except ValueError as error:
-            raised[criterion] = str(error)
-    return raised
-
-
 SCENARIOS = named(
     uneven_batches,
     all_batches_on_the_last,
     a_batch_that_breaks_on_one,
     no_batches_on_any,
     a_part_that_one_process_reaches,
-    spread_over_processes,
 )

@@ -163,6 +163,21 @@ def sharded(_: Path) -> dict[str, Any]:
     return one_shot(model_parallel(), seeded(Spread), evaluate)
 
 
+def _reconstructed(strategy: Any, module: Module) -> dict[str, Any]:
+    callback, watch = Reflow(0.6, calibration_batches=9, repair="reconstruct", steps=2), Watch()
+    callback.listeners.append(watch)
+    fit(callback, module, strategy)
+    return {"after": watch.states[0], "masks": callback.state_dict()["masks"], "end": resharded(module)}
+
+
+def ddp_reconstructed(_: Path) -> dict[str, Any]:
+    return _reconstructed("ddp", seeded())
+
+
+def sharded_reconstructed(_: Path) -> dict[str, Any]:
+    return _reconstructed(model_parallel(), seeded(Spread))
+
+
 def several_loaders(_: Path) -> dict[str, Any]:
     """One has nine batches, the other a single one; the network gets the batches of the first."""
 
@@ -225,6 +240,8 @@ TRAININGS = named(
     ddp_one_batch,
     gradual_ddp,
     sharded,
+    ddp_reconstructed,
+    sharded_reconstructed,
     tensor_parallel,
     several_loaders,
     a_data_module_of_its_own,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather
+from reflow_lightning.running.shards import whole_of
 from reflow_lightning.signal.layer_entropy import RectifierStates
 from reflow_lightning.signal.leaving import warn_of_left_out
 from reflow_lightning.signal.neurons import Zeros, check_zeros, layer_entropy
@@ -173,14 +174,10 @@ def _asked(budget: int, relevance: Mapping[str, float]) -> dict[str, float]:
 
 def _remaining(scores: Scores) -> Tensor:
     """Absolute values, in float64, of the weights that earlier prunings and the pattern leave."""
-    if scores.whole.group is not None:
-        raise ValueError(
-            f"allocation 'entropy' needs whole weights, but '{scores.name}' is spread over processes: use 'global', "
-            "'uniform' or 'erk'"
-        )
     gone = scores.weight == 0 if scores.pruned is None else scores.pruned
     gone = gone if scores.outside is None else gone | scores.outside
-    return scores.weight[~gone].abs().double()
+    part = scores.whole
+    return whole_of(part)[~whole_of(replace(part, values=gone))].abs().double()
 
 
 register_allocation("entropy", EntropyBudget())

@@ -58,7 +58,7 @@ def lamp(scores: Mapping[str, Scores], keep: int, floors: Mapping[str, int]) -> 
 
 def _asked_once(scores: Scores) -> Criterion:
     """The criterion; of a function its scores so far, since it may be slow or draw at random."""
-    return scores.criterion if isinstance(scores.criterion, StreamedCriterion) else lambda *_: scores.tensor
+    return scores.criterion if isinstance(scores.criterion, StreamedCriterion) else lambda *_: scores.of_whole
 
 
 register_allocation("lamp", lamp)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reflow_lightning.running.processes import device_of_group, in_step
 from reflow_lightning.running.sharding import is_sharded
 
 
@@ -88,6 +89,24 @@ def rows(total: int, parts: int, index: int) -> tuple[int, int]:
     """
     size = -(-total // parts)
     return min(index * size, total), min((index + 1) * size, total)
+
+
+def whole_of(part: Part) -> Tensor:
+    """The whole tensor, where the part is; the processes that hold it together must all call this.
+
+    Example:
+        >>> whole_of(part_of("weight", torch.ones(2)))
+        tensor([1., 1.])
+    """
+    if part.group is None:
+        return part.values
+    count = dist.get_world_size(part.group)
+    here = part.values.new_zeros((-(-part.shape[0] // count), *part.shape[1:]), device=device_of_group(part.group))
+    here[: len(part.values)] = part.values
+    found = [torch.empty_like(here) for _ in range(count)]
+    with in_step():
+        dist.all_gather(found, here, group=part.group)
+    return torch.cat(found)[: part.shape[0]].to(part.values.device)
 
 
 def part_like(part: Part, whole: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reflow_lightning.pruning import Magnitude, Random
-from reflow_lightning.pruning.shards import Part, local, part_like, part_of, rows, spread_like
+from reflow_lightning.running.shards import Part, local, part_like, part_of, rows, spread_like
 
 
 @given(st.integers(0, 40), st.integers(1, 9))

@@ -1,0 +1,76 @@
+"""A copy of a network that `fully_shard` has spread over processes, whole on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from reflow_lightning.running.compat.torch import without_sharding
+from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.inference import writing
+from reflow_lightning.running.processes import together
+from reflow_lightning.running.sharding import is_sharded, reshard, sharded_modules
+from reflow_lightning.running.shards import local, part_like, part_of, whole_of
+
+
+@torch.no_grad()
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy that runs by itself, as `dense_copy` makes; whole on each process if the model is spread over them.
+
+    It takes the memory of one set of weights on each. Where the model is spread over processes, all must call this.
+    """
+    if not sharded_modules(model):
+        return dense_copy(model)
+    reshard(model)
+    with together("copying the network"), _hollow(model):
+        copied = dense_copy(model)
+    for name, parameter in model.named_parameters():  # one after the other, so that no more than the copy is held
+        if is_sharded(parameter):
+            copied.get_parameter(name).data = whole_of(part_of(name, parameter))
+    return copied
+
+
+@torch.no_grad()
+def write_back(model: nn.Module, copied: nn.Module) -> None:
+    """Write the parameters and buffers of a `plain_copy` into the network, of which each process holds its part."""
+    reshard(model)
+    with writing(model):
+        for name, parameter in model.named_parameters():
+            part = part_of(name, parameter)
+            part.values.copy_(part_like(part, copied.get_parameter(name).detach()))
+        for name, buffer in model.named_buffers():
+            local(buffer).copy_(copied.get_buffer(name))
+
+
+@contextmanager
+def _hollow(model: nn.Module) -> Iterator[None]:
+    """A block in which the network is an ordinary one, with empty parameters where they are spread over processes."""
+    hollow = {
+        id(p): nn.Parameter(torch.empty(0, dtype=p.dtype, device=local(p.detach()).device), p.requires_grad)
+        for p in model.parameters()
+        if is_sharded(p)
+    }
+    wrapped = {id(module) for module in sharded_modules(model)}
+    with ExitStack() as stack:
+        for module in model.modules():
+            own = vars(module)
+            plain = without_sharding(module) if id(module) in wrapped else dict(own)
+            parameters = {n: p if p is None else hollow.get(id(p), p) for n, p in module._parameters.items()}
+            plain["_parameters"] = parameters
+            stack.callback(setattr, module, "__dict__", own)
+            module.__dict__ = plain
+            if id(module) in wrapped:
+                stack.callback(setattr, module, "__class__", type(module))
+                module.__class__ = _ordinary_class(module)
+        yield
+
+
+def _ordinary_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module before `fully_shard` derived another from it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    kinds = [kind for kind in type(module).__mro__ if issubclass(kind, nn.Module)]
+    return next(kind for kind in kinds if not issubclass(kind, FSDPModule))
