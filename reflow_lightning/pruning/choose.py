@@ -19,6 +19,7 @@ from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.pruning.empties import warn_of_empties
 from reflow_lightning.pruning.estimate import Reading, Role, estimated
 from reflow_lightning.pruning.floors import least_kept
+from reflow_lightning.pruning.maps import Maps, split_maps
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.pruning.norms import computed_in, follow_norms
 from reflow_lightning.pruning.patterns import Pattern
@@ -165,20 +166,19 @@ def choose(
     model = ordinary(model)  # for criteria that ask for gradients
     reading = Reading(batches=batches, max_batches=max_batches, forward=forward, progress=progress)
     learned = learned or _learned(model, selected, spec, reading)
-    score, allocation = learned.criterion, learned.allocation
     with in_step(selected, "choosing the weights"):
         found = _candidates(model, selected, sparsity, spec, learned, previous)
-        scores = found.scores
-        cuts = allocate(scores, found.keep, allocation, found.least(spec.min_kept))
+        scores = found.maps.scores
+        cuts = allocate(scores, found.keep, learned.allocation, found.least(spec.min_kept))
         warn_of_empties(
             scores,
             cuts,
             sparsity,
             lambda min_kept: found.least(max(min_kept, spec.min_kept)),
-            lambda floors: allocate(scores, found.keep, allocation, floors),
+            lambda floors: allocate(scores, found.keep, learned.allocation, floors),
         )
-        masks = {name: cut_mask(s, cut) for (name, s), cut in zip(scores.items(), cuts, strict=True)}
-        changes = _changes(score, masks, scores) if isinstance(score, Compensating) else {}
+        masks = found.maps.whole({n: cut_mask(s, cut) for (n, s), cut in zip(scores.items(), cuts, strict=True)})
+        changes = _changes(learned.criterion, masks, selected) if isinstance(learned.criterion, Compensating) else {}
         spread = {name: spread_like(selected[name], mask) for name, mask in masks.items()}
         followers = {
             name: spread[source] for name, source in tied_names(model, spec.tied or {}).items() if source in spread
@@ -201,14 +201,14 @@ def shares(
     selected = check_model(model, sparsity, spec)
     with in_step(selected, "sharing out the weights"):
         found = _candidates(ordinary(model), selected, sparsity, spec, learned, previous)
-        cuts = allocate(found.scores, found.keep, learned.allocation, found.least(spec.min_kept))
-        return {name: cut.kept for name, cut in zip(found.scores, cuts, strict=True)}
+        cuts = allocate(found.maps.scores, found.keep, learned.allocation, found.least(spec.min_kept))
+        return found.maps.counts({name: cut.kept for name, cut in zip(found.maps.scores, cuts, strict=True)})
 
 
 class _Candidates(NamedTuple):
     """The weights that may stay: their scores, how many stay in all, and how many in each at a given ``min_kept``."""
 
-    scores: dict[str, Scores]
+    maps: Maps
     keep: int
     least: Callable[[float], dict[str, int]]
 
@@ -230,14 +230,17 @@ def _candidates(
         parsed = Pattern.parse(spec.pattern)
         dims = pattern_dims(model, scores)
         scores = {name: s.without(parsed.outside(s, dims[name])) for name, s in scores.items()}
-    scores |= {name: scores[name].with_needed(found.needed) for name, found in computed.items()}
-    total, most = sum(weight.numel() for weight in selected.values()), {name: s.most for name, s in scores.items()}
+    maps = split_maps(model, scores | {n: scores[n].with_needed(found.needed) for n, found in computed.items()})
+    total, most = sum(w.numel() for w in selected.values()), {name: s.most for name, s in maps.scores.items()}
     needed = {name: found.parts for name, found in computed.items()}
-    return _Candidates(scores, keep, lambda min_kept: least_kept(total, most, min_kept, keep, needed))
+    return _Candidates(maps, keep, lambda min_kept: least_kept(total, most, min_kept, keep, needed))
 
 
-def _changes(criterion: Compensating, here: Mapping[str, Tensor], scores: Mapping[str, Scores]) -> Mapping[str, Tensor]:
-    masks = {name: whole_of(replace(scores[name].whole, values=mask)) for name, mask in here.items()}
+def _changes(
+    criterion: Compensating, here: Mapping[str, Tensor], selected: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    parts = {name: part_of(name, selected[name]) for name in here}
+    masks = {name: whole_of(replace(parts[name], values=mask)) for name, mask in here.items()}
     found = criterion.compensate(masks)
     if not isinstance(found, Mapping):
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.layers.fused import parameter_of
 from reflow_lightning.layers.padding import Padding
 from reflow_lightning.pruning.allocations.apportion import apportion
 from reflow_lightning.pruning.allocations.protocols import Allocation
@@ -118,9 +119,9 @@ class EntropyShares:
             return apportion(keep, {n: s.size for n, s in scores.items()}, left, {n: s.most for n, s in scores.items()})
         room = {name: left[name] - floors[name] for name in scores}
         relevance = {
-            name: self.entropies[name] * float(remaining[name].mean())
+            name: entropy * float(remaining[name].mean())
             for name in scores
-            if self.entropies.get(name, 0) > 0 and room[name] > 0
+            if (entropy := self.entropies.get(parameter_of(name), 0)) > 0 and room[name] > 0
         }
         given = redistributed(budget, relevance, room)
         others = {name: room[name] for name in scores if name not in relevance}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from reflow_lightning.layers.fused import parameter_of
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.names import matches
 
@@ -41,7 +42,7 @@ class KeptColumns:
         return counts
 
     def _kept(self, name: str, weight: Tensor) -> int:
-        kept = next((count for pattern, count in self.columns.items() if matches([name], pattern)), None)
+        kept = next((count for pattern, count in self.columns.items() if matches([parameter_of(name)], pattern)), None)
         if kept is None or not 0 <= kept <= weight.shape[-1]:
             raise ValueError(
                 f"{self} gives {kept} columns for '{name}' {tuple(weight.shape)}: name it, with at most so many"

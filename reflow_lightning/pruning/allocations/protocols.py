@@ -14,7 +14,8 @@ from reflow_lightning.running.forward import Forward
 Allocation = Callable[[Mapping[str, Scores], int, Mapping[str, int]], Mapping[str, int] | Mapping[str, Cut]]
 """``(scores by name, number of weights to keep, least number by name) -> number to keep by name``.
 
-One that has ranked the scores already, as all together, may return its cuts in the place of numbers.
+Where a parameter holds several maps, such as queries, keys and values, each has a name and scores of its own. One that
+has ranked the scores already, as all together, may return its cuts in the place of numbers.
 """
 
 

@@ -1,0 +1,113 @@
+"""The scores of each map by itself, where one parameter holds several: allocations and floors are about maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from reflow_lightning.layers import Inventory
+from reflow_lightning.layers.fused import fused_maps, map_names, parameter_of
+from reflow_lightning.pruning.criteria.protocols import StreamedCriterion, is_unsigned
+from reflow_lightning.pruning.scores import Scores
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Scores by map, and where their outputs lie in the parameters.
+
+    Attributes:
+        scores: By the name of the map; of a parameter of one map by its own name.
+        places: For each parameter that holds several: the dimension, and the outputs of each map by its name.
+    """
+
+    scores: dict[str, Scores]
+    places: Mapping[str, tuple[int, Mapping[str, Tensor]]] = field(default_factory=dict)
+
+    def whole(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The masks of the parameters, of those of the maps."""
+        joined = {name: mask for name, mask in masks.items() if parameter_of(name) not in self.places}
+        for parameter, (dim, maps) in self.places.items():
+            order = torch.cat(list(maps.values())).argsort()
+            side_by_side = torch.cat([masks[name] for name in maps], dim)
+            joined[parameter] = side_by_side.index_select(dim, order.to(side_by_side.device))
+        return {name: joined[name] for name in self.counts(dict.fromkeys(masks, 0))}
+
+    def counts(self, kept: Mapping[str, int]) -> dict[str, int]:
+        """The number of weights that each parameter keeps, of those of the maps."""
+        totals: dict[str, int] = {}
+        for name, count in kept.items():
+            parameter = parameter_of(name) if parameter_of(name) in self.places else name
+            totals[parameter] = totals.get(parameter, 0) + count
+        return totals
+
+
+@dataclass(frozen=True)
+class _OfWhole:
+    """A criterion for some outputs of a parameter, of which it knows the scores."""
+
+    scores: Scores
+    dim: int
+    outputs: Tensor
+
+    @property
+    def unsigned(self) -> bool:
+        return is_unsigned(self.scores.criterion)
+
+    def __call__(self, _: str, __: Tensor, /) -> Tensor:
+        return _picked(self.scores.tensor, self.dim, self.outputs)
+
+    def __repr__(self) -> str:
+        return repr(self.scores.criterion)
+
+
+def split_maps(model: nn.Module, scores: Mapping[str, Scores]) -> Maps:
+    """The scores of each map of a model, in the order of the parameters.
+
+    A parameter that is spread over processes, or that is computed anew in each pass, counts as one map.
+
+    Args:
+        model: The model.
+        scores: By parameter name.
+
+    Example:
+        >>> from reflow_lightning.pruning import Magnitude
+        >>> attention = nn.MultiheadAttention(2, 1)
+        >>> weight = attention.in_proj_weight.detach()
+        >>> maps = split_maps(attention, {"in_proj_weight": Scores("in_proj_weight", weight, Magnitude())})
+        >>> [(name, tuple(s.shape)) for name, s in maps.scores.items()][1]
+        ('in_proj_weight[keys]', (2, 2))
+    """
+    known = Inventory.of(model)
+    fused, dims = fused_maps(model, known), {id(o.parameter): o.weight.outputs for o in known.weights.values()}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    found: dict[str, Scores] = {}
+    places: dict[str, tuple[int, Mapping[str, Tensor]]] = {}
+    for name, whole in scores.items():
+        key = id(named.get(name))
+        if key not in fused or whole.whole.group is not None or whole.needed is not None:
+            found[name] = whole
+            continue
+        maps = map_names(name, fused[key])
+        places[name] = (dims[key], maps)
+        found |= {part: _part(whole, part, dims[key], outputs) for part, outputs in maps.items()}
+    return Maps(found, places)
+
+
+def _part(whole: Scores, name: str, dim: int, outputs: Tensor) -> Scores:
+    """The scores of some outputs of a parameter."""
+    pruned, outside = (None if m is None else _picked(m, dim, outputs) for m in (whole.pruned, whole.outside))
+    streamed = isinstance(whole.criterion, StreamedCriterion)
+    criterion = whole.criterion if streamed else _OfWhole(whole, dim, outputs)
+    weight = _picked(whole.weight, dim, outputs)
+    return replace(whole, name=name, weight=weight, criterion=criterion, pruned=pruned, outside=outside, part=None)
+
+
+def _picked(values: Tensor, dim: int, outputs: Tensor) -> Tensor:
+    """Some outputs: a view where they lie side by side."""
+    first, count = int(outputs[0]), len(outputs)
+    if int(outputs[-1]) - first == count - 1:
+        return values.narrow(dim, first, count)
+    return values.index_select(dim, outputs.to(values.device))
