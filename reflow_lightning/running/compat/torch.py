@@ -151,7 +151,7 @@ def own_children(module: nn.Module) -> dict[str, nn.Module | None]:
 
 def inner_of_compiled(module: nn.Module) -> nn.Module | None:
     """What `torch.compile` was given, if it returned this module."""
-    return module._modules[COMPILED] if COMPILED in module._modules else None  # a scripted module has no get
+    return module._modules[COMPILED] if COMPILED in module._modules else None  # noqa: SIM401 -- a scripted module has no get
 
 
 def is_compiled(module: nn.Module) -> bool:
