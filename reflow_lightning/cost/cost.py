@@ -72,7 +72,7 @@ class Cost:
         parameters: Number of all parameters, biases and norms included.
         nonzero: How many of them are not zero.
         multiply_adds: Of all convolutions and matrix products.
-        effective: Of these, what is left without multiplications by a zero weight. No kernel of torch profits from it.
+        effective: Of these, what is left without multiplications by a zero weight. Dense kernels do not profit from it.
         layers: The layers that have weights.
         uncounted: Operators that multiply, or may do so, but for which no formula is known; they are in no number.
         kinds: The kinds of layers, the largest first.

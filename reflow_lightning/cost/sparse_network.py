@@ -11,6 +11,7 @@ from torch import nn
 
 from reflow_lightning.cost.latency import busy_clock, measure_latency
 from reflow_lightning.cost.sparse_speeds import SparseReport, attach
+from reflow_lightning.cost.sparse_timing import Runs, layer_seconds
 from reflow_lightning.cost.sparse_trial import Trial, can_be_sparse, obstacle
 from reflow_lightning.layers import find_layers, known_layers
 from reflow_lightning.running.arguments import check_example
@@ -39,13 +40,14 @@ def sparse_linear(
 ) -> nn.Module:
     """Give the linear layers of a pruned network a sparse weight, each only if that is faster here.
 
-    Every `torch.nn.Linear`, ``Conv1D`` of transformers and 1x1 convolution (without stride, padding and groups) is run
-    with the inputs that it gets from the example, by turns with its dense weight and with the non-zeros alone (CSR). It
-    is swapped if the median of the ratios is at least the margin, and both outputs are equal. What is faster depends on
-    the machine, the number of threads (`torch.set_num_threads`) and the size of the batch: measure where the network
-    will run, with a batch as it will get. With one thread other programs on the machine do not disturb the measurement;
-    see `reflow_lightning.cost.latency.busy_clock`. A layer that is called several times, or under several names, is
-    swapped everywhere.
+    This is tried for every `torch.nn.Linear`, ``Conv1D`` of transformers and 1x1 convolution (without stride, padding
+    and groups). They are timed within the network, with the inputs that they get there: it runs by turns with the dense
+    weights and with the non-zeros alone (CSR). A layer is swapped if it is faster by the margin, and puts out the same.
+    One that is called several times, or under several names, is swapped everywhere.
+
+    What is faster depends on the machine, the number of threads (`torch.set_num_threads`) and the size of the batch:
+    measure where the network will run, with a batch as it will get. With one thread other programs on the machine do
+    not disturb the measurement; see `reflow_lightning.cost.latency.busy_clock`.
 
     Layers stay dense, with the reason in the report, if they share a parameter with another layer, compute their weight
     (parametrizations, `torch.nn.utils.prune`), have hooks, are of a class of one's own, in half precision, not on the
@@ -62,7 +64,7 @@ def sparse_linear(
         forward: ``(model, example_input) -> anything``, for what is called in another way.
         margin: So many times as fast as the dense layer must the sparse one be.
         tolerance: Largest difference between the outputs of both, relative to the largest output of the dense one.
-        rounds: How often both are run, and the whole networks at the end. A run takes a hundredth of a second or more.
+        rounds: How often the networks take turns, and again at the end. A turn takes a hundredth of a second or more.
 
     Returns:
         A copy in eval mode. `sparse_report` tells the times of each layer and of the whole network before and after.
@@ -93,21 +95,27 @@ def sparse_linear(
         expected = _output(copied, run, example)
     skipped = find_layers(copied).skipped
     trials = {
-        name: Trial(layer, obstacle(layer, skipped), rounds=rounds, tolerance=tolerance)
+        name: Trial(layer, obstacle(layer, skipped), tolerance=tolerance)
         for name, layer in known_layers(copied)
         if can_be_sparse(layer)
     }
     with watching(copied, trials, lambda name, call: trials[name].take(call)):
         _output(copied, run, example)
-    rows = {name: trial.row(margin) for name, trial in trials.items()}
-    faster = _with_sparse(copied, [trial for name, trial in trials.items() if rows[name].swapped])
+    able = {name: trial for name, trial in trials.items() if not trial.fault}
+    copied = _exchanged(copied, ((trial.dense, trial.sparse) for trial in able.values()))
     with _explained(f"{kind} does not run with sparse layers", "it does more than call them, so keep it dense"):
-        found = _output(faster, run, example)
-    pair = _Runs(model, run), _Runs(faster, run)
+        _output(copied, run, example)
+    seconds = layer_seconds({"dense": model, "sparse": copied}, able, run, example, rounds=rounds)
+    rows = {
+        name: trial.measured(seconds["dense"][name], seconds["sparse"][name], margin) if name in able else trial.left()
+        for name, trial in trials.items()
+    }
+    slower = (trial for name, trial in able.items() if not rows[name].swapped)
+    faster = _exchanged(copied, ((trial.sparse, trial.dense) for trial in slower)).eval()
     report = SparseReport(
         layers=tuple(rows.values()),
-        latency=measure_latency(*pair, (example,), rounds=rounds, clock=busy_clock()),
-        largest_difference=relative_difference(expected, found),
+        latency=measure_latency(Runs(model, run), Runs(faster, run), (example,), rounds=rounds, clock=busy_clock()),
+        largest_difference=relative_difference(expected, _output(faster, run, example)),
     )
     attach(faster, report)
     if report.swapped and report.latency.speedup < 1:
@@ -165,21 +173,10 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
         raise ValueError(f"{what} ({type(error).__name__}: {error}): {remedy}") from error
 
 
-def _with_sparse(model: nn.Module, trials: Iterable[Trial]) -> nn.Module:
-    """The model with sparse layers wherever the dense ones were; it is changed."""
-    new = {id(trial.layer.module): trial.sparse for trial in trials}
+def _exchanged(model: nn.Module, pairs: Iterable[tuple[nn.Module | None, nn.Module | None]]) -> nn.Module:
+    """The model with other modules wherever the first of each pair were; it is changed."""
+    new = {id(old): module for old, module in pairs if module is not None}
     for parent in list(model.modules()):
         children = own_children(parent)
         children.update({name: new[id(child)] for name, child in children.items() if id(child) in new})
-    return (new.get(id(model)) or model).eval()
-
-
-class _Runs(nn.Module):
-    """Runs a network on an example, as one argument."""
-
-    def __init__(self, model: nn.Module, run: Forward) -> None:
-        super().__init__()
-        self.model, self.run = model, run
-
-    def forward(self, example: Any) -> Any:
-        return self.run(self.model, example)
+    return new.get(id(model), model)

@@ -1,16 +1,14 @@
-"""Whether a sparse weight is faster: a layer's calls in a forward pass, each timed dense and sparse."""
+"""Whether a layer may get a sparse weight: what is in the way, and whether it puts out the same."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.cost.latency import busy_clock, paired_latency
 from reflow_lightning.cost.sparse_layers import SparseLayer, SparseLinear, SparsePointwise
 from reflow_lightning.cost.sparse_speeds import LayerSpeed
 from reflow_lightning.layers import ConvLayer, Layer, LinearLayer, layer_of
@@ -91,85 +89,62 @@ def sparse_layer(layer: Layer) -> SparseLayer:
 
 
 class Trial:
-    """The calls of one layer in a forward pass, timed dense and sparse.
-
-    Calls with inputs of one shape and order in memory take the same time: it is measured once, and counted for each.
+    """A layer beside the sparse one that may take its place, compared in each of its calls.
 
     Args:
         layer: The layer.
-        fault: Why it stays dense in any case, or ``""``; see `obstacle`.
-        rounds: How often both are run.
+        obstacle: Why it stays dense in any case, or ``""``.
         tolerance: The largest difference between their outputs, relative to the largest output.
 
     Attributes:
-        layer: The layer.
-        sparse: The sparse layer, if nothing is in the way.
+        dense: The module.
+        sparse: The sparse layer; ``None`` if there is an obstacle.
     """
 
-    def __init__(self, layer: Layer, fault: str, *, rounds: int, tolerance: float) -> None:
-        self.layer, self.sparse = layer, None if fault else sparse_layer(layer)
-        self._fault, self._rounds, self._tolerance = fault, rounds, tolerance
-        self._seconds: dict[Any, dict[str, tuple[float, ...]]] = {}  # by shape
-        self._calls: list[Any] = []
+    def __init__(self, layer: Layer, obstacle: str, *, tolerance: float) -> None:
+        self.dense, self.sparse = layer.module, None if obstacle else sparse_layer(layer)
+        self._layer, self._fault, self._tolerance = layer, obstacle, tolerance
+        self._called = False
 
     def take(self, call: Call) -> None:
-        """Compare and time a call that the dense layer has just answered."""
-        inputs: Tensor = call.first
-        if (len(call.args), *call.kwargs) not in ((1,), (0, "input")):
-            self._fault = self._fault or "it is called with more than its input, or by another name"
-        shape = (inputs.shape, inputs.stride(), inputs.dtype)
-        self._calls.append(shape)
-        if self._fault or self.sparse is None:
-            return
-        self._fault = self._compared(self.sparse, inputs, call.output)
-        if not self._fault and shape not in self._seconds:
-            pair = {"dense": _Unwatched(self.layer.module), "sparse": _Unwatched(self.sparse)}
-            self._seconds[shape] = paired_latency(pair, (inputs,), rounds=self._rounds, clock=busy_clock())
+        """Compare a call that the dense layer has just answered."""
+        self._called = True
+        if self.sparse is not None and not self._fault:
+            self._fault = _compared(self.sparse, call, self._tolerance)
 
-    def row(self, margin: float) -> LayerSpeed:
-        """What was found.
+    @property
+    def fault(self) -> str:
+        """Why the layer stays dense, however fast a sparse one is; ``""`` if it need not."""
+        return self._fault if self._called else "not called with this input"
+
+    def left(self) -> LayerSpeed:
+        """The row of a layer that stays dense without a measurement."""
+        layer = self._layer
+        return LayerSpeed(layer.name, type(layer.module).__name__, density(layer), reason=self.fault)
+
+    def measured(self, dense: float, sparse: float, margin: float) -> LayerSpeed:
+        """The row of a layer that was measured.
 
         Args:
+            dense: Seconds of the dense layer.
+            sparse: Seconds of the sparse one.
             margin: So many times as fast must the sparse layer be.
         """
-        row = LayerSpeed(self.layer.name, type(self.layer.module).__name__, density(self.layer))
-        if not self._calls:
-            return replace(row, reason="not called with this input")
-        if self._fault:
-            return replace(row, reason=self._fault)
-        dense, sparse = (self._total(name) for name in ("dense", "sparse"))
-        speedup = median(a / b for a, b in zip(dense, sparse, strict=True))
-        return replace(
-            row,
-            dense_ms=1e3 * median(dense),
-            sparse_ms=1e3 * median(sparse),
-            speedup=speedup,
-            reason="" if speedup >= margin else f"not {margin:g} times as fast",
-        )
-
-    def _total(self, name: str) -> list[float]:
-        """Seconds of all calls, in each round."""
-        return [sum(seconds) for seconds in zip(*(self._seconds[shape][name] for shape in self._calls), strict=True)]
-
-    def _compared(self, layer: SparseLayer, inputs: Tensor, dense: Tensor) -> str:
-        """What is wrong with the output of the sparse layer; ``""`` if nothing is."""
-        try:
-            sparse = layer(inputs)
-        except (RuntimeError, NotImplementedError) as error:  # a torch without MKL, say
-            return f"torch can't multiply it by a sparse weight: {(str(error).splitlines() or [''])[0]}"
-        if (dense.dtype, dense.stride()) != (sparse.dtype, sparse.stride()):
-            return "its output would have another type or another order in memory"
-        difference = relative_difference(dense, sparse)
-        return f"its output would differ by {difference:.0e}" if difference > self._tolerance else ""
+        speedup = dense / max(sparse, sys.float_info.min)
+        reason = "" if speedup >= margin else f"not {margin:g} times as fast"
+        return replace(self.left(), dense_ms=1e3 * dense, sparse_ms=1e3 * sparse, speedup=speedup, reason=reason)
 
 
-class _Unwatched(nn.Module):
-    """Runs a layer without the hooks that watch its calls."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.layer.forward(inputs)
-        return outputs
+def _compared(layer: SparseLayer, call: Call, tolerance: float) -> str:
+    """What is wrong with the output of a sparse layer; ``""`` if nothing is."""
+    if (len(call.args), *call.kwargs) not in ((1,), (0, "input")):
+        return "it is called with more than its input, or by another name"
+    dense: Tensor = call.output
+    try:
+        sparse: Tensor = layer(call.first)
+    except (RuntimeError, NotImplementedError) as error:  # a torch without MKL, say
+        return f"torch can't multiply it by a sparse weight: {(str(error).splitlines() or [''])[0]}"
+    if (dense.dtype, dense.stride()) != (sparse.dtype, sparse.stride()):
+        return "its output would have another type or another order in memory"
+    difference = relative_difference(dense, sparse)
+    return f"its output would differ by {difference:.0e}" if difference > tolerance else ""

@@ -45,53 +45,23 @@ def reasons(model, example, **options):
 INPUTS = torch.randn(8, 20, generator=torch.Generator().manual_seed(0))
 
 
-class Timed:
-    """Takes the place of the clock: milliseconds of the dense and the sparse layer, in each round."""
-
-    def __init__(self, dense, sparse):
-        self.times = {"dense": dense, "sparse": sparse}
-        self.shapes = []
-
-    def __call__(self, models, inputs, *, rounds, clock):
-        self.shapes.append(tuple(inputs[0].shape))
-        return {name: tuple(t / 1e3 for t in self.times[name]) for name in models}
-
-
 def with_times(monkeypatch, dense, sparse):
-    timed = Timed(dense, sparse)
-    monkeypatch.setattr("reflow_lightning.cost.sparse_trial.paired_latency", timed)
-    return timed
+    """Milliseconds of each layer in the place of a measurement."""
+
+    def seconds(networks, names, *_, **__):
+        return {key: dict.fromkeys(names, {"dense": dense, "sparse": sparse}[key] / 1e3) for key in networks}
+
+    monkeypatch.setattr("reflow_lightning.cost.sparse_network.layer_seconds", seconds)
 
 
 def test_a_layer_is_swapped_if_it_is_faster_by_the_margin(monkeypatch):
-    with_times(monkeypatch, dense=(3, 3, 3), sparse=(2, 2, 2))
-    assert isinstance(sparse_linear(mlp(), INPUTS, margin=1.5, rounds=3)[0], SparseLinear)
-    left = sparse_linear(mlp(), INPUTS, margin=1.51, rounds=3)
+    with_times(monkeypatch, dense=3, sparse=2)
+    assert isinstance(sparse_linear(mlp(), INPUTS, margin=1.5, rounds=1)[0], SparseLinear)
+    left = sparse_linear(mlp(), INPUTS, margin=1.51, rounds=1)
     assert isinstance(left[0], nn.Linear)
     row = rows(left)["0"]
     assert (row.dense_ms, row.sparse_ms, row.speedup) == pytest.approx((3, 2, 1.5))
     assert (row.swapped, row.reason) == (False, "not 1.51 times as fast")
-
-
-def test_the_speedup_is_the_median_of_the_ratios_of_the_same_round(monkeypatch):
-    """A machine that grows slower from round to round changes both times of a round, and no ratio."""
-    with_times(monkeypatch, dense=(2, 20, 200), sparse=(1, 10, 100))
-    assert rows(sparse_linear(mlp(), INPUTS, rounds=3))["0"].speedup == 2
-
-
-def test_the_calls_of_a_layer_are_summed_and_each_shape_is_timed_once(monkeypatch):
-    class Looping(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = pruned(nn.Linear(20, 20))
-
-        def forward(self, x):
-            return self.fc(self.fc(self.fc(x))) + self.fc(x[:1])
-
-    timed = with_times(monkeypatch, dense=(4,), sparse=(1,))
-    row = rows(sparse_linear(Looping(), INPUTS, rounds=1))["fc"]
-    assert timed.shapes == [(8, 20), (1, 20)]
-    assert (row.dense_ms, row.sparse_ms, row.speedup) == pytest.approx((16, 4, 4))
 
 
 def test_a_very_sparse_large_layer_is_faster_and_a_small_one_is_not():
@@ -492,7 +462,7 @@ def test_it_works_in_inference_mode_and_twice():
 
 
 def test_a_network_that_is_slower_as_a_whole_is_named(monkeypatch, recwarn):
-    with_times(monkeypatch, dense=(2,), sparse=(1,))
+    with_times(monkeypatch, dense=2, sparse=1)
     times = {"before": (1.0,), "after": (4.0,)}
     monkeypatch.setattr("reflow_lightning.cost.latency.paired_latency", lambda *args, **options: times)
     sparse_linear(mlp(), INPUTS, rounds=1)
