@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import fx, nn
 
@@ -18,6 +18,9 @@ from reflow_lightning.collapse.simplifying import Simplified, simplified
 from reflow_lightning.running.arguments import arguments_of_calls, called
 from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.own import own
+
+Put = Callable[[Placement, nn.Module, Simplified], nn.Module]
+"""Puts what is left of a module in its place, and returns the module that is there now."""
 
 
 class Parts:
@@ -67,15 +70,30 @@ class Parts:
             return children
         try:
             expected = Expected(module, arguments_of_calls(module, calls)) if name else self._expected
-            found = simplified(module, expected, self._tolerance, self._batches)
+            found = self._simplified(module, expected)
         except (NotTraceableError, StepFailedError, ValueError) as error:
             self.left.append(Row("module", _called(name), f"not looked into as a whole: {_reason(error)}"))
             return children
-        if name and all(row.what == "identity" for row in found.report.removed):
+        if name and not _does_something(found):
             self.left += _within(name, found.report.left)
             return found.parts
+        reason = self._place(
+            (put_layers, put_graph) if name else (put_graph, put_layers), name, module, found, expected
+        )
+        if not reason:
+            return found.parts
+        found = self._simplified(module, expected, splits_sums=False)
+        if not _does_something(found) or self._place((put_layers,), name, module, found, expected):
+            self.left.append(Row("module", _called(name), f"not changed as a whole: {reason}"))
+        return children
+
+    def _simplified(self, module: nn.Module, expected: Expected, splits_sums: bool = True) -> Simplified:
+        return simplified(module, expected, self._tolerance, self._batches, splits_sums)
+
+    def _place(self, ways: Sequence[Put], name: str, module: nn.Module, found: Simplified, expected: Expected) -> str:
+        """Put what is left of a module in its place in the first way that can stay; why none can, else nothing."""
         reason = ""
-        for put in (put_layers, put_graph) if name else (put_graph, put_layers):
+        for put in ways:
             placement = Placement(self.network)
             try:
                 part = put(placement, module, found)
@@ -85,10 +103,9 @@ class Parts:
             if not reason:
                 self.network = placement.network
                 self._note(name, found, is_graph=put is put_graph)
-                return found.parts
+                break
             placement.undo()
-        self.left.append(Row("module", _called(name), f"not changed as a whole: {reason}"))
-        return children
+        return reason
 
     def _calls(self, name: str) -> list[Call]:
         """The calls of a module as the network runs on all inputs."""
@@ -124,6 +141,10 @@ class Parts:
         self.left += _within(name, [row._replace(why="always on, but called as a function") for row in stays])
         if is_graph and name:
             self.removed.append(Row("module", name, "replaced by a graph of its layers, which keep their names"))
+
+
+def _does_something(found: Simplified) -> bool:
+    return any(row.what != "identity" for row in found.report.removed)
 
 
 def _within(name: str, rows: Sequence[Row]) -> list[Row]:

@@ -36,7 +36,9 @@ class Simplified:
         return [name for name in names if any(True for _ in self.graph.get_submodule(name).children())]
 
 
-def simplified(module: nn.Module, expected: Expected, tolerance: float, batches: int) -> Simplified:
+def simplified(
+    module: nn.Module, expected: Expected, tolerance: float, batches: int, splits_sums: bool = True
+) -> Simplified:
     """What is left of a module without everything that makes no difference to its output.
 
     Args:
@@ -44,11 +46,13 @@ def simplified(module: nn.Module, expected: Expected, tolerance: float, batches:
         expected: What it is called with, and what it puts out.
         tolerance: Largest allowed difference of an output, relative to the largest of that output.
         batches: How many batches of real data are among the inputs. With none, rectifiers are not observed.
+        splits_sums: Whether channels may be missing in one operand of a sum. The module's own forward pass can't do
+            that, only a graph can.
 
     Raises:
         NotTraceableError: If the module's forward pass can't be written as a graph.
     """
-    work = Work(_traced(module, expected, tolerance), expected, tolerance)
+    work = Work(_traced(module, expected, tolerance), expected, tolerance, splits_sums)
     work.attempt("identity", drop_identities)
     used = frozenset(str(node.target) for node in work.traced.graph.nodes if node.op in ("call_module", "get_attr"))
     work.attempt("function", lambda analysis: use_modules(analysis.steps, analysis.values))

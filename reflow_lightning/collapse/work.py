@@ -38,9 +38,10 @@ class Work:
         traced: The network.
         expected: What each step is checked against.
         tolerance: Largest difference of an output, relative to the largest of that output.
+        splits_sums: See `Analysis`.
     """
 
-    def __init__(self, traced: fx.GraphModule, expected: Expected, tolerance: float) -> None:
+    def __init__(self, traced: fx.GraphModule, expected: Expected, tolerance: float, splits_sums: bool = True) -> None:
         self.traced = traced
         self.tolerance = tolerance
         self.expected = expected
@@ -49,6 +50,7 @@ class Work:
         self.faults = Faults()
         self.refused: dict[str, Row | None] = {}
         self.deviation: float | None = None  # of the network as it is now, if that was measured
+        self._splits_sums = splits_sums
         self._observes = False
         self._found = ""
         self._untouched: Analysis | None = None
@@ -94,7 +96,9 @@ class Work:
 
     def _analysis(self) -> Analysis:
         """What is known of a copy of the network that no step has changed yet."""
-        return self._untouched or Analysis(_copy(self.traced), self.expected.inputs, self._observes, self.faults)
+        return self._untouched or Analysis(
+            _copy(self.traced), self.expected.inputs, self._observes, self.faults, self._splits_sums
+        )
 
     def simplify(self, found: str, observes: bool = False) -> None:
         """Remove, fold and merge until there is nothing more to do.

@@ -111,6 +111,41 @@ class Shortcut(nn.Module):
         return self.b(self.a(x).relu()) + x
 
 
+class Residual(nn.Module):
+    """Adds a block to its input; what is read after that is not looked into."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.block, self.width = nn.LayerNorm(8), block(inputs=8, outputs=8), 8
+        with torch.no_grad():
+            self.block[2].weight[:6] = 0
+
+    def forward(self, x):
+        return x + self.block(self.norm(x))
+
+
+def stream(run):
+    torch.manual_seed(0)
+    return Parent(run, embed=nn.Linear(4, 8), one=Residual(), two=Residual(), head=nn.Linear(8, 2))
+
+
+def test_what_adds_constants_to_a_residual_stream_writes_only_the_other_channels():
+    model = stream(lambda m, x: m.head(m.two(m.one(m.embed(x)))))
+    collapsed = collapse(model, X)
+    assert same(model, collapsed, (torch.randn(9, 4),)) < 1e-5
+    widths = {name: m.out_features for name, m in collapsed.named_modules() if isinstance(m, nn.Linear)}
+    assert widths == {"embed": 8, "head": 2, "one.block.0": 3, "one.block.2": 2, "two.block.0": 3, "two.block.2": 2}
+
+
+def test_where_no_graph_can_take_the_place_of_a_part_its_layers_still_lose_channels():
+    model = stream(lambda m, x: m.head(m.two(m.one(m.embed(x)))) * m.one.width)
+    collapsed = collapse(model, X)
+    assert same(model, collapsed, (torch.randn(9, 4),)) < 1e-5
+    widths = {name: m.out_features for name, m in collapsed.named_modules() if isinstance(m, nn.Linear)}
+    assert widths == {"embed": 8, "head": 2, "one.block.0": 3, "one.block.2": 8, "two.block.0": 3, "two.block.2": 2}
+    assert isinstance(collapsed.one, Residual)
+
+
 class Constants(nn.Module):
     """Makes a tensor in its forward pass, which only its graph holds."""
 

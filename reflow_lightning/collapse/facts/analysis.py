@@ -31,6 +31,7 @@ class Analysis:
         inputs: What it is called with; the first is the example that tells the shapes.
         observes: Whether the inputs of activation functions are taken to lie between those that were observed.
         faults: Where errors of our own are kept.
+        splits_sums: Whether channels may be missing in one operand of a sum, which takes further steps in the graph.
 
     Example:
         >>> from torch import nn
@@ -46,11 +47,13 @@ class Analysis:
         inputs: Sequence[Arguments],
         observes: bool = False,
         faults: Faults | None = None,
+        splits_sums: bool = True,
     ) -> None:
         self.traced = traced
         self.faults = Faults() if faults is None else faults
         self.inputs = inputs
         self.observes = observes
+        self.splits_sums = splits_sums
         self.steps = Steps(traced)
 
     @cached_property
@@ -75,7 +78,8 @@ class Analysis:
     @cached_property
     def channels(self) -> Channels:
         """The channels of each step's output."""
-        return ChannelInterpreter(self.traced, self.values, self.bounds, self.faults).follow()
+        bounds = self.bounds if self.splits_sums else {}  # which tell what is constant in an operand
+        return ChannelInterpreter(self.traced, self.values, bounds, self.faults).follow()
 
     @cached_property
     def dims(self) -> dict[fx.Node, int]:

@@ -35,7 +35,7 @@ def constant_in_one(axes: Sequence[Axis | None], bounds: Sequence[Any]) -> tuple
     """Which of two operands has more channels that are constant in it and not in the other, and which these are.
 
     Args:
-        axes: The channels of each operand.
+        axes: The channels of each operand; of one that is not looked into there are none, and they stay.
         bounds: The bounds of each.
 
     Returns:
@@ -49,14 +49,15 @@ def constant_in_one(axes: Sequence[Axis | None], bounds: Sequence[Any]) -> tuple
         >>> found[0], found[1].numbers.tolist()
         (0, [True, False])
     """
-    first, second = axes
-    if first is None or second is None or first.dim != second.dim:
+    known = [axis for axis in axes if axis is not None]
+    if not known or any(axis.dim != known[0].dim for axis in known):
         return None
     if not all(isinstance(b, Bounds) for b in bounds):
         return None
-    constant = [~uniform(b, first.dim).isnan() for b in bounds]
+    constant = [~uniform(b, known[0].dim).isnan() for b in bounds]
     only = [constant[0] & ~constant[1], constant[1] & ~constant[0]]
-    index = int(only[1].sum() > only[0].sum())
-    if only[index].double().mean() < _WORTH_IT:
+    shares = [0.0 if axis is None else float(o.double().mean()) for axis, o in zip(axes, only, strict=True)]
+    index = int(shares[1] > shares[0])
+    if shares[index] < _WORTH_IT:
         return None
-    return index, Axis(first.dim, only[index])
+    return index, Axis(known[0].dim, only[index])

@@ -132,10 +132,10 @@ class Add(Pair):
         (part,) = shrinking.channels.apart[node]
         (lead,) = (n for n in node.all_input_nodes if n is not part)
         own, whole = shrinking.axes[part], shrinking.axes[node]
-        if whole is None:
+        if own is None:
             return
-        assert own is not None
-        has, wants = shrinking.removal.keeps(own.numbers), shrinking.removal.keeps(whole.numbers)
+        has = shrinking.removal.keeps(own.numbers)
+        wants = torch.ones_like(has) if whole is None else shrinking.removal.keeps(whole.numbers)
         if bool((has & ~wants).any()):
             raise MismatchError(f"{node.name} would add channels that its result lacks: they stay")
         if bool((has == wants).all()):
@@ -147,11 +147,11 @@ class Add(Pair):
         with graph.inserting_before(node):
             if bool(constants.any()):
                 shape = [1] * node.meta["ndim"]
-                shape[whole.dim] = -1
+                shape[own.dim] = -1
                 shift = graph.get_attr(new_buffer(traced, f"constant_{node.name}", constants.to(like).view(shape)))
                 lead = graph.call_function(torch.add, (lead, shift))
             index = graph.get_attr(new_buffer(traced, f"index_{node.name}", position.to(like.device)))
-            total = graph.call_function(torch.index_add, (lead, whole.dim, index, part))
+            total = graph.call_function(torch.index_add, (lead, own.dim, index, part))
         node.replace_all_uses_with(total)
         graph.erase_node(node)
 

@@ -151,7 +151,7 @@ def own_children(module: nn.Module) -> dict[str, nn.Module | None]:
 
 def inner_of_compiled(module: nn.Module) -> nn.Module | None:
     """What `torch.compile` was given, if it returned this module."""
-    return module._modules[COMPILED] if COMPILED in module._modules else None  # noqa: SIM401 -- a scripted module has no get
+    return dict(module.named_children()).get(COMPILED)
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -240,21 +240,6 @@ def forget_iterator(loader: DataLoader[Any]) -> None:
 def prepare_sharded(module: Any) -> None:
     """Do what `fully_shard` leaves to the first forward pass; of several modules, for the outermost first."""
     module._get_fsdp_state()._lazy_init()
-
-
-def without_sharding(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module without what `fully_shard` has put there: hooks, states, marks."""
-    marks = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
-    kept = {name: value for name, value in vars(module).items() if not name.startswith(marks)}
-    for name, hooks in kept.items():
-        if name.endswith("_hooks") and isinstance(hooks, dict):
-            kept[name] = type(hooks)((key, hook) for key, hook in hooks.items() if not _shards(hook))
-    return kept
-
-
-def _shards(hook: Any) -> bool:
-    hook = getattr(hook, "hook", hook)  # a hook on loading is wrapped
-    return "torch.distributed.fsdp" in getattr(getattr(hook, "__func__", hook), "__module__", "")
 
 
 def shard_groups(module: Any) -> list[Any]:
