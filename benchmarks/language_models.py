@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from reflow_lightning import Pruner
 from reflow_lightning.search import perplexity
 
-SEED, SPARSITIES, SENTENCES, BATCH = 0, (0.5, 0.7, 0.8), 512, 32
+SEED, SPARSITIES, SENTENCES, BATCH = 0, (0.5, 0.7, 0.8, 0.9, 0.95), 512, 32
 EPOCHS, LEARNING_RATE = 8, 3e-3
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 ARMS: dict[str, dict[str, Any]] = {

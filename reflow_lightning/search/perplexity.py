@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import device_of, move
@@ -16,17 +16,22 @@ from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.labels import batch_targets
 from reflow_lightning.running.outputs import logits_of
+from reflow_lightning.running.processes import together, total
 
 IGNORED = -100
 """The label of a token that does not count, as in `torch.nn.functional.cross_entropy`."""
+
+_LARGEST = 700.0
+"""The largest exponent of a float64, about."""
 
 
 @torch.no_grad()
 def perplexity(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward | None = None) -> float:
     """The perplexity of a causal language model: ``exp`` of the mean cross entropy of the next tokens.
 
-    It is that of `torchmetrics.text.Perplexity`, over all tokens of all batches and, where processes run together, of
-    all processes. The model runs in eval mode. For `reflow_lightning.find_sparsity`, where more is better, negate it.
+    The mean is over all tokens of all batches; where processes run together, all must call this, each with its own
+    batches or none, and it is over those of all. It is what `torchmetrics.text.Perplexity` gives, in a room that loads
+    no torchmetrics. The model runs in eval mode. For `reflow_lightning.find_sparsity`, where more is better, negate it.
 
     Args:
         model: Puts out logits (samples, positions, vocabulary), or names them so; those at a position are of the token
@@ -45,13 +50,11 @@ def perplexity(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward 
         >>> round(perplexity(knows_nothing, [torch.randint(50, (8, 12))]), 3)
         50.0
     """
-    from torchmetrics.text import Perplexity
-
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ValueError(f"{type(model).__name__} has an encoder, whose next tokens it sees: pass a causal model")
     run, device = as_forward(forward), device_of(model)
-    metric = Perplexity(ignore_index=IGNORED).to(device)
-    with only_training(model, ()), isolated_rng():
+    sums = torch.zeros(2, dtype=torch.float64)  # of the cross entropies, and how many there are
+    with only_training(model, ()), isolated_rng(), together("measuring the perplexity"):
         for batch in batches:
             moved = move(batch, device)
             tokens, logits = _tokens(moved), logits_of(run(model, moved))
@@ -62,16 +65,16 @@ def perplexity(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward 
                     f"{tuple(tokens.shape)}, but {type(model).__name__} gave {shape}: pass a causal language model, or "
                     "forward=... that returns its logits"
                 )
-            metric.update(logits[:, :-1].float(), tokens[:, 1:])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about a process without a batch
-        found = float(metric.compute())
-    if math.isnan(found):
+            wanted = tokens[:, 1:].flatten()
+            lost = cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted, ignore_index=IGNORED, reduction="sum")
+            sums += torch.tensor([float(lost), int((wanted != IGNORED).sum())], dtype=torch.float64)
+    mean = float(torch.div(*total(sums)))
+    if math.isnan(mean):
         raise ValueError(
             "the perplexity is NaN: the batches hold no next token, or the model puts out NaN for one; pass sequences "
             "of two tokens or more, and look at the weights"
         )
-    return found
+    return math.exp(mean) if mean < _LARGEST else math.inf
 
 
 def _tokens(batch: Any) -> Tensor:

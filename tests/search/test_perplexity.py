@@ -47,6 +47,24 @@ def test_it_is_that_of_every_next_word_however_they_are_split_into_batches_and_p
     assert perplexity(model, [padded(sentences[:1]), padded(sentences[1:])]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_it_is_that_of_torchmetrics():
+    from torchmetrics.text import Perplexity
+
+    model, batches = Table(), [padded([ids(length, seed=length + more) for length in (4, 9, 2)]) for more in (0, 7)]
+    metric = Perplexity(ignore_index=-100)
+    for batch in batches:
+        wanted = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        metric.update(model.logits(batch["input_ids"])[:, :-1], wanted[:, 1:])
+    assert perplexity(model, batches) == pytest.approx(float(metric.compute()), rel=1e-5)
+
+
+def test_a_network_that_is_sure_of_the_wrong_words_is_infinitely_perplexed():
+    model = Table()
+    with torch.no_grad():
+        model.logits.weight.fill_(-1e4)[:, 0] = 1e4
+    assert perplexity(model, [torch.ones(2, 5, dtype=torch.long)]) == math.inf
+
+
 def test_labels_say_which_words_count():
     model, given = Table(), ids(3, 6)
     labels = given.clone()

@@ -242,6 +242,21 @@ def prepare_sharded(module: Any) -> None:
     module._get_fsdp_state()._lazy_init()
 
 
+def without_sharding(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module without what `fully_shard` has put there: hooks, states, marks."""
+    marks = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
+    kept = {name: value for name, value in vars(module).items() if not name.startswith(marks)}
+    for name, hooks in kept.items():
+        if name.endswith("_hooks") and isinstance(hooks, dict):
+            kept[name] = type(hooks)((key, hook) for key, hook in hooks.items() if not _shards(hook))
+    return kept
+
+
+def _shards(hook: Any) -> bool:
+    hook = getattr(hook, "hook", hook)  # a hook on loading is wrapped
+    return "torch.distributed.fsdp" in getattr(getattr(hook, "__func__", hook), "__module__", "")
+
+
 def shard_groups(module: Any) -> list[Any]:
     """The groups of parameters of a module that `fully_shard` was applied to."""
     state = module._get_fsdp_state()
