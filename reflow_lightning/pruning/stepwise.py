@@ -57,7 +57,7 @@ def stepwise(spec: PruneSpec, sparsity: float, steps: int, reached: float = 0.0)
         return _over_patterns(spec, Pattern.parse(spec.pattern), sparsity, steps, reached)
     left = (1 - sparsity) / (1 - reached) if reached < 1 else 1.0
     targets = [1 - (1 - reached) * left ** (step / steps) for step in range(1, steps)]
-    return [(spec, target) for target in targets if reached < target < sparsity] + [(spec, sparsity)]
+    return [(spec, target) for target in dict.fromkeys(targets) if reached < target < sparsity] + [(spec, sparsity)]
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,25 @@ def split(arguments: Arguments) -> tuple[Inputs, dict[str, Any]]:
 def called(function: Callable[..., Any], arguments: Arguments) -> Any:
     """What a function or a network puts out on arguments.
 
+    Raises:
+        TypeError: If it gets a mapping that it does not take, since no key is known.
+
     Example:
         >>> called(dict, {"x": 1}), called(max, (1, 2))
         ({'x': 1}, 2)
     """
-    return function(**arguments) if isinstance(arguments, dict) else function(*arguments)
+    if isinstance(arguments, dict):
+        return function(**arguments)
+    try:
+        return function(*arguments)
+    except (TypeError, AttributeError) as error:
+        if len(arguments) != 1 or not isinstance(arguments[0], Mapping):
+            raise
+        raise TypeError(
+            f"{type(function).__name__} got the mapping as one argument, and failed ({type(error).__name__}: {error}): "
+            f"its forward takes none of the keys {sorted(map(str, arguments[0]))} by name; rename them, or pass the "
+            "arguments as a tuple"
+        ) from error
 
 
 def arguments_of_calls(module: nn.Module, calls: Sequence[Call]) -> list[Arguments]:

@@ -53,23 +53,17 @@ def _hollow(model: nn.Module) -> Iterator[None]:
         for p in model.parameters()
         if is_sharded(p)
     }
-    wrapped = {id(module) for module in sharded_modules(model)}
     with ExitStack() as stack:
         for module in model.modules():
-            own = vars(module)
-            plain = without_sharding(module) if id(module) in wrapped else dict(own)
-            parameters = {n: p if p is None else hollow.get(id(p), p) for n, p in module._parameters.items()}
-            plain["_parameters"] = parameters
-            stack.callback(setattr, module, "__dict__", own)
-            module.__dict__ = plain
-            if id(module) in wrapped:
-                stack.callback(setattr, module, "__class__", type(module))
-                module.__class__ = _ordinary_class(module)
+            stack.callback(setattr, module, "__dict__", vars(module))
+            stack.callback(setattr, module, "__class__", type(module))
+            module.__dict__ = without_sharding(module, hollow)
+            module.__class__ = _ordinary_class(module)
         yield
 
 
 def _ordinary_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module before `fully_shard` derived another from it."""
+    """The class of a module, or the one from which `fully_shard` derived its class."""
     from torch.distributed.fsdp import FSDPModule
 
     kinds = [kind for kind in type(module).__mro__ if issubclass(kind, nn.Module)]

@@ -109,7 +109,7 @@ def test_a_mapping_with_one_known_input_is_that_input():
 
 
 def test_a_mapping_that_no_default_takes_says_so():
-    with pytest.raises(TypeError, match="default forward called Linear with a dict"):
+    with pytest.raises(TypeError, match=r"Linear got the mapping as one argument.*takes none of the keys \['signal'\]"):
         measure_cost(nn.Linear(2, 2), {"signal": torch.ones(1, 2)})
 
 

@@ -393,6 +393,7 @@ def test_sharded_modules(one_process):
         "torch.distributed.fsdp.FSDPState._lazy_init",
         "torch.distributed.fsdp.FSDPState._fsdp_param_groups",
         "torch.distributed.fsdp.FSDPState._fsdp_param_group",
+        "torch.nn.Module._parameters",
     ):
         mesh = dist.init_device_mesh("cpu", (1,))
         model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -402,6 +403,11 @@ def test_sharded_modules(one_process):
             of_torch.prepare_sharded(module)
         assert of_torch.shard_groups(model) == []
         assert [hasattr(group, "post_forward_mesh_info") for group in of_torch.shard_groups(model[0])] == [True]
+        ordinary, weight = nn.Linear(2, 2), nn.Parameter(torch.empty(0))
+        plain = of_torch.without_sharding(model[0], {id(model[0].weight): weight})
+        assert plain["_parameters"]["weight"] is weight
+        assert plain.keys() == vars(ordinary).keys()
+        assert all(not plain[name] for name in vars(ordinary) if name.endswith("_hooks"))
 
 
 def test_the_step_that_lightning_logs_with_and_its_hook_of_transfer():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -242,14 +242,22 @@ def prepare_sharded(module: Any) -> None:
     module._get_fsdp_state()._lazy_init()
 
 
-def without_sharding(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module without what `fully_shard` has put there: hooks, states, marks."""
+def without_sharding(module: nn.Module, instead: Mapping[int, nn.Parameter]) -> dict[str, Any]:
+    """The attributes of a module without what `fully_shard` has put there: hooks, states, marks.
+
+    Args:
+        module: The module.
+        instead: What stands for parameters, by their ids.
+    """
     marks = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
     kept = {name: value for name, value in vars(module).items() if not name.startswith(marks)}
     for name, hooks in kept.items():
         if name.endswith("_hooks") and isinstance(hooks, dict):
             kept[name] = type(hooks)((key, hook) for key, hook in hooks.items() if not _shards(hook))
-    return kept
+    own = module._parameters.items()
+    return kept | {
+        "_parameters": {name: value if value is None else instead.get(id(value), value) for name, value in own}
+    }
 
 
 def _shards(hook: Any) -> bool:
