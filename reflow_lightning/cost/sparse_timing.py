@@ -64,6 +64,8 @@ def layer_seconds(
     """
     clock = clock or busy_clock()
     names = list(names)
+    if not names:
+        return {key: {} for key in networks}
     timers = {key: _Timer(clock) for key in networks}
     with ExitStack() as stack:
         for key, network in networks.items():

@@ -39,6 +39,10 @@ def test_the_calls_of_a_pass_are_summed_also_of_a_layer_of_several_names():
     assert seconds == {"a": {"0": 3, "1": 1}}
 
 
+def test_where_there_is_nothing_to_time_nothing_is_run():
+    assert layer_seconds({"a": Waiting(9e9)}, [], run, torch.ones(1), rounds=3) == {"a": {}}
+
+
 def test_the_networks_are_as_before_and_nobody_watches_them_any_more():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     layer_seconds({"a": model}, ["0"], run, torch.ones(1, 2), rounds=1)
