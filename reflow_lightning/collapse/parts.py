@@ -52,12 +52,13 @@ class Parts:
 
     def collapse(self, names: Sequence[str]) -> None:
         """Collapse the modules of these names, and then those within them that are not looked into."""
-        waiting, seen = deque(names), set()
+        waiting = deque(names)
+        seen: set[nn.Module] = set()
         while waiting:
             name = waiting.popleft()
             module = self.network.get_submodule(name)
-            if id(module) not in seen:
-                seen.add(id(module))
+            if module not in seen:
+                seen.add(module)
                 waiting.extend(f"{name}.{inner}".lstrip(".") for inner in self._collapse(name, module))
 
     def _collapse(self, name: str, module: nn.Module) -> list[str]:
