@@ -12,6 +12,7 @@ a class and one call of `register`; the tests of its tags then run on it too.
 | `decoders` | transposed convolutions, and norms that are written in a forward pass |
 | `transformers` | attention, and mixing over tokens |
 | `recurrent` | recurrent layers and cells |
+| `language` | networks of transformers, each with a tokenizer's batch; they are not in the registry |
 | `odd` | what is hard to trace: layers called twice, sizes written out, several inputs |
 | `blocks`, `layers` | no networks but parts of random ones: `blocks.Chain`, `layers.Network` |
 | `trainings` | no networks but whole trainings: a LightningModule, its data and what its Trainer is given |

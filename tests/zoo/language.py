@@ -1,5 +1,4 @@
-"""Small networks of transformers, each with a batch as its tokenizer gives it. They are not in the registry of the zoo,
-whose batches are tensors."""
+"""Small networks of transformers, each with a batch as its tokenizer gives it; the registry has batches of tensors."""
 
 from __future__ import annotations
 
