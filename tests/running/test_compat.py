@@ -393,6 +393,8 @@ def test_sharded_modules(one_process):
         "torch.distributed.fsdp.FSDPState._lazy_init",
         "torch.distributed.fsdp.FSDPState._fsdp_param_groups",
         "torch.distributed.fsdp.FSDPState._fsdp_param_group",
+        "torch.distributed.fsdp.FSDPModule._is_fsdp_managed_module",
+        "torch.distributed.fsdp.FSDPModule._fsdp_use_orig_params",
         "torch.nn.Module._parameters",
     ):
         mesh = dist.init_device_mesh("cpu", (1,))

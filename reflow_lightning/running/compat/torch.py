@@ -252,12 +252,10 @@ def without_sharding(module: nn.Module, instead: Mapping[int, nn.Parameter]) -> 
     marks = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
     kept = {name: value for name, value in vars(module).items() if not name.startswith(marks)}
     for name, hooks in kept.items():
-        if name.endswith("_hooks") and isinstance(hooks, dict):
+        if name.endswith("hooks") and isinstance(hooks, dict):
             kept[name] = type(hooks)((key, hook) for key, hook in hooks.items() if not _shards(hook))
-    own = module._parameters.items()
-    return kept | {
-        "_parameters": {name: value if value is None else instead.get(id(value), value) for name, value in own}
-    }
+    own = {n: value if value is None else instead.get(id(value), value) for n, value in module._parameters.items()}
+    return kept | {"_parameters": own}
 
 
 def _shards(hook: Any) -> bool:
