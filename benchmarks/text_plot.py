@@ -1,4 +1,4 @@
-"""Accuracy against sparsity, a panel for each network and data set, with a band of a standard deviation over the seeds."""
+"""Accuracy against sparsity, a panel for each network and data set; bands are a standard deviation over the seeds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         here = [row for row in rows if (row["network"], row["data"]) == panel]
-        axes.axhline(
-            100 * mean(row["dense"] for row in here), color="#3b4a5a", linewidth=1, linestyle=":", label="dense"
-        )
+        dense = 100 * mean(row["dense"] for row in here)
+        axes.axhline(dense, color="#3b4a5a", linewidth=1, linestyle=":", label="dense")
         for state, (color, marker) in COLORS.items():
             found: dict[float, list[float]] = {}
             for row in here:
