@@ -12,6 +12,10 @@ from reflow_lightning.experiments.token_format import TokenFormat
 Pooling = Literal["mean", "first"]
 
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+"""As modules, so that `reflow_lightning.rounds.remove_rectifier` can replace them."""
+
+
 class TextTransformer(nn.Module):
     """Embeddings with learned positions, encoder layers, and a linear classifier on one vector a sentence.
 
@@ -55,7 +59,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling={pooling!r} must be 'mean' or 'first'")
-        if activation not in ("gelu", "relu"):
+        if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation!r} must be 'gelu' or 'relu'")
         if width % heads:
             raise ValueError(f"heads={heads} must divide width={width}")
@@ -68,7 +72,13 @@ class TextTransformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, heads, expansion * width, dropout, activation, batch_first=True, norm_first=norm_first
+                width,
+                heads,
+                expansion * width,
+                dropout,
+                ACTIVATIONS[activation](),
+                batch_first=True,
+                norm_first=norm_first,
             )
             for _ in range(depth)
         )
