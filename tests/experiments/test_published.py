@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 from hydra import compose, initialize_config_module
-from scenarios.datasets import make_cifar10, make_har, make_imagenet
+from scenarios.datasets import make_cifar10, make_har, make_imagenet, make_sst2, make_trec
 
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.models.mobilenet import MobileNetV1
@@ -50,7 +50,7 @@ def composed(experiment, *overrides):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    make_cifar10(folder), make_imagenet(folder), make_har(folder)
+    make_cifar10(folder), make_imagenet(folder), make_har(folder), make_sst2(folder), make_trec(folder)
     torch.manual_seed(0)
     nets = {"resnet20": ResNet(3), "resnet32": ResNet(5), "mobilenet_v1": MobileNetV1()}
     for name, net in nets.items():
