@@ -5,7 +5,7 @@
 A GPT-2 (fused queries, keys and values, GELU by hand, LayerNorm) and a Llama (shared keys and values, rotary positions,
 a gated SwiGLU layer, RMSNorm), both with the head tied to the embedding, learn the next word of the sentences of SST-2,
 whose words are its vocabulary. Each is pruned once by magnitude and repaired with 512 training sentences. The folder
-keeps the dense networks. Fifteen minutes on a core.
+keeps the dense networks. Fifteen minutes on a core of its own.
 """
 
 from __future__ import annotations
