@@ -3,13 +3,15 @@
     REFLOW_DATA=... python benchmarks/text.py [FOLDER [MODEL]]
 
 SST-2 and TREC, three seeds each, which train the networks and draw the batches. MODEL is a folder of `transformers`
-with a pretrained encoder, which is trained on SST-2 as well, with one seed. The dense networks are kept in FOLDER, if
-one is given. Three quarters of an hour on two cores, without MODEL. Writes docs/language.md and its plot.
+with a pretrained encoder, which is trained on SST-2 as well, with one seed. What is measured is kept in FOLDER, if
+one is given, so that a second run goes on from there. Three quarters of an hour on two cores, without MODEL. Writes
+docs/language.md and its plot.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from torch import nn
 from reflow_lightning import Pruner
 from reflow_lightning.experiments.stages import BestWeights
 from reflow_lightning.experiments.training import make_trainer
-from reflow_lightning.running.files import read_tensors, write_tensors
+from reflow_lightning.running.files import read_tensors, write_tensors, write_whole
 from reflow_lightning.running.forward import default_forward
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
@@ -85,6 +87,10 @@ def accuracy(net: nn.Module, batches: Sequence[Any]) -> float:
 
 def measure(case: Case, seed: int, folder: Path) -> list[Row]:
     """A row for each sparsity; all repairs see the same batches, drawn once."""
+    kept = folder / f"{case.network.split(',')[0]}_{case.data}_{seed}.json".lower()
+    if kept.exists():
+        found: list[Row] = json.loads(kept.read_text())
+        return found
     cfg = configuration(*case.recipe, f"seed={seed}")
     data: pl.LightningDataModule = instantiate(cfg.data)
     data.prepare_data()
@@ -103,6 +109,7 @@ def measure(case: Case, seed: int, folder: Path) -> list[Row]:
             row["pruned" if repair == "none" else repair] = accuracy(net, test)
         print(row, flush=True)
         rows.append(row)
+    write_whole(kept, json.dumps(rows).encode())
     return rows
 
 

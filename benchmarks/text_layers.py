@@ -2,9 +2,9 @@
 
     REFLOW_DATA=... python benchmarks/text_layers.py
 
-Each round of *magnitude* and of *entropy* prunes half of the weights that are left in the feed-forward layers. Each round
-of *removal* turns the GELU that switches least into the identity, as the scripts of arXiv 2404.16890 do. Two epochs of
-training follow. Ten minutes on one core. Writes a table into docs/language.md.
+Each round of *magnitude* and of *entropy* prunes half of the weights that are left in the feed-forward layers. Each
+round of *removal* turns the GELU that switches least into the identity, as the scripts of arXiv 2404.16890 do. Two
+epochs of training follow. Ten minutes on one core. Writes a table into docs/language.md.
 """
 
 from __future__ import annotations
