@@ -5,7 +5,7 @@
 SST-2 and TREC, three seeds each, which train the networks and draw the batches. MODEL is a folder of `transformers`
 with a pretrained encoder, which is trained on SST-2 as well, with one seed. What is measured is kept in FOLDER, if
 one is given, so that a second run goes on from there. Three quarters of an hour on two cores, without MODEL. Writes
-docs/language.md and its plot.
+docs/language.md and its plot, by Ctrl-C of what there is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tables import Row, configuration, data_folder, publish
+from tables import ROOT, Row, configuration, data_folder, publish
 from text_plot import plot
 from torch import nn
 
@@ -35,6 +35,7 @@ from reflow_lightning.running.files import read_tensors, write_tensors, write_wh
 from reflow_lightning.running.forward import default_forward
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+SEEDS = (0, 1, 2)
 REPAIRS = ("none", "moments", "reconstruct", "reselect", "best")
 STATES = ("dense", "pruned", *REPAIRS[1:])
 BUDGET = "30s"  # of the last
@@ -48,7 +49,7 @@ class Case:
     network: str
     data: str
     recipe: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = SEEDS
 
 
 CASES = (
@@ -135,9 +136,15 @@ def main(folder: Path, model: Path | None) -> None:
     data_folder()  # or an explanation, before anything is trained
     folder.mkdir(parents=True, exist_ok=True)
     cases = (*CASES, *((pretrained(model),) if model else ()))
-    rows = [row for case in cases for seed in case.seeds for row in measure(case, seed, folder)]
-    publish("text", over_seeds(rows), 0, document="docs/language.md")
-    plot(rows, Path(__file__).parent.parent / "docs" / "text.png")
+    rows: list[Row] = []
+    try:
+        for seed in SEEDS:
+            for case in cases:
+                rows += measure(case, seed, folder) if seed in case.seeds else []
+    finally:  # what there is, when Ctrl-C ends it
+        rows.sort(key=lambda row: [(case.network, case.data) for case in cases].index((row["network"], row["data"])))
+        publish("text", over_seeds(rows), 0, document="docs/language.md")
+        plot(rows, ROOT / "docs" / "text.png")
 
 
 if __name__ == "__main__":
