@@ -27,7 +27,7 @@ class SequenceClassifier(nn.Module):
     Example:
         >>> import torch
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> config = BertConfig(50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
         >>> net = SequenceClassifier(BertForSequenceClassification(config))
         >>> net(input_ids=torch.tensor([[1, 2]]), attention_mask=torch.tensor([[1, 1]])).shape
         torch.Size([1, 2])
