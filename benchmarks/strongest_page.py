@@ -72,8 +72,9 @@ def plot(cells: Cells, arms: Sequence[str], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("top-1 accuracy, %")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 * len(networks), frameon=False)
+    drawn = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    known = {arm: drawn[arm] for arm in arms if arm in drawn}
+    figure.legend(known.values(), known, loc="outside lower center", ncols=3 * len(networks), frameon=False)
     figure.savefig(path, dpi=150)
 
 
