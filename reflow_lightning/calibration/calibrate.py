@@ -16,7 +16,7 @@ from reflow_lightning.calibration.in_turn import InTurn
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, Repair, needs_reference, remembered, run, writes_weights
+from reflow_lightning.calibration.repair import Calibration, Repair, needs_reference, run, writes_weights
 from reflow_lightning.calibration.reselect import Reselect
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
@@ -26,6 +26,7 @@ from reflow_lightning.running.plain import plain_copy, write_back
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import sharded_modules, whole
+from reflow_lightning.running.snapshot import Snapshot
 
 
 def _check_repair(name: str, repair: Repair) -> None:
@@ -167,8 +168,7 @@ def calibrate(
         False
     """
     resolved = resolve_repair(repair)
-    compares = reference is not None and needs_reference(resolved, model)
-    if sharded_modules(model) and (compares or writes_weights(resolved)):
+    if sharded_modules(model) and (writes_weights(resolved) or (reference and needs_reference(resolved, model))):
         how = {"repair": resolved, "max_batches": max_batches, "forward": forward, "progress": progress}
         return _calibrate_whole(model, batches, reference, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
@@ -187,7 +187,11 @@ def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Mod
     dense = plain_copy(reference) if reference is not None and sharded_modules(reference) else reference
     copied = plain_copy(model)
     result = calibrate(copied, batches, reference=dense, **how)
-    with together("writing the repaired values"):
-        before = remembered([model])
-        write_back(model, copied)
+    before = Snapshot([model])
+    try:
+        with together("writing the repaired values"):
+            write_back(model, copied)
+    except BaseException:
+        before.restore()
+        raise
     return replace(result, before=before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -10,12 +11,13 @@ from torch import fx, nn
 from reflow_lightning.collapse.edits import Row
 from reflow_lightning.collapse.exactness import Expected
 from reflow_lightning.collapse.faults import summary
+from reflow_lightning.collapse.graph.inputs import is_flag
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
 from reflow_lightning.collapse.graph.tracing import NotTraceableError
 from reflow_lightning.collapse.operators.affine import is_weighted
 from reflow_lightning.collapse.placing import Placement, TiedError, put_graph, put_layers
 from reflow_lightning.collapse.simplifying import Simplified, simplified
-from reflow_lightning.running.arguments import arguments_of_calls, called
+from reflow_lightning.running.arguments import Arguments, arguments_of_calls, called
 from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.own import own
 
@@ -78,9 +80,8 @@ class Parts:
         if name and not _does_something(found):
             self.left += _within(name, found.report.left)
             return found.parts
-        reason = self._place(
-            (put_layers, put_graph) if name else (put_graph, put_layers), name, module, found, expected
-        )
+        ways = ((put_layers, put_graph) if _is_called_alike(module, expected.inputs) else (put_layers,)) if name else ()
+        reason = self._place(ways or (put_graph, put_layers), name, module, found, expected)
         if not reason:
             return found.parts
         found = self._simplified(module, expected, splits_sums=False)
@@ -150,6 +151,23 @@ def _does_something(found: Simplified) -> bool:
 
 def _within(name: str, rows: Sequence[Row]) -> list[Row]:
     return [row._replace(where=f"{name}.{row.where}") if name else row for row in rows]
+
+
+def _is_called_alike(module: nn.Module, calls: Sequence[Arguments]) -> bool:
+    """Whether no argument of a forward pass is a flag, given or by default: a graph knows the ones that it has seen.
+
+    Networks of transformers, for one, pass no mask where there is no padding.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values()):
+        return False
+    defaults = [p.default for p in parameters.values()]
+    for call in calls:
+        given = dict(zip(parameters, call, strict=False)) if isinstance(call, tuple) else call
+        left = [default for name, default in zip(parameters, defaults, strict=True) if name not in given]
+        if any(map(is_flag, (*given.values(), *left))):
+            return False
+    return True
 
 
 def _called(name: str) -> str:

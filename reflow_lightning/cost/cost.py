@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.cost.counting import Count, ProductCounter
+from reflow_lightning.cost.sparse_layers import SparseLayer
 from reflow_lightning.layers import Computed, layer_of
 from reflow_lightning.running.arguments import Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
@@ -124,6 +125,11 @@ def measure_cost(model: nn.Module, example_input: Example) -> Cost:
         >>> measure_cost(model, torch.zeros(1, 1, 8, 8)).multiply_adds
         4864
     """
+    if any(isinstance(module, SparseLayer) for module in model.modules()):
+        warn(
+            "the layers that sparse_linear has changed are not counted as layers: count the dense network, which has "
+            "the same weights; sparse_report(model) has the times"
+        )
     model, arguments = ordinary(model), example_arguments(model, example_input, device_of(model))
     counter = ProductCounter(model, arguments)
     with isolated_rng(), only_training(model, ()):

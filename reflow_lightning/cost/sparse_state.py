@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.cost.compressed import INTEGERS, compress, expand
-from reflow_lightning.running.compat.torch import tree_leaves
+from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 from reflow_lightning.running.formats import KEY, FormatError, check_format
 from reflow_lightning.running.live import extent
 from reflow_lightning.running.sharding import is_sharded
@@ -22,7 +22,7 @@ FORMAT = 1
 State = Mapping[str, Any]
 """A state dictionary."""
 
-_PLAIN = (bool, int, float, str, bytes, type(None))
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 _ALIGNED = 16
 """A piece of memory begins at a multiple of so many bytes: then a tensor of any type begins at a whole element."""
@@ -42,9 +42,20 @@ def check_state(state: Any) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"model_or_state_dict is a {type(state).__name__}: pass a module or its state_dict()")
     for name, value in state.items():
-        for leaf in tree_leaves(value):
-            if not isinstance(leaf, _PLAIN):
-                _check_tensor(name, leaf)
+        _check_value(name, value)
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Check a value and what it holds: of the exact types that a file can hold without a class of anybody's."""
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            _check_value(name, key)
+            _check_value(name, inner)
+    elif type(value) in (list, tuple, torch.Size):
+        for inner in value:
+            _check_value(name, inner)
+    elif type(value) not in _PLAIN:
+        _check_tensor(name, value)
 
 
 def _check_tensor(name: str, value: Any) -> None:
@@ -92,7 +103,9 @@ def packed(state: State) -> dict[str, Any]:
         "names": list(state),  # in their order
         "tensors": tensors,
         "memory": memory,
-        "others": {name: value for name, value in state.items() if name not in named},
+        "others": tree_map_only(
+            Tensor, lambda tensor: _settled(tensor).cpu(), {n: value for n, value in state.items() if n not in named}
+        ),
     }
     return content | {"checksum": _checksum(content)}
 
@@ -150,8 +163,11 @@ def _piece(tensors: Sequence[Tensor]) -> tuple[int, Tensor]:
 
 def _checksum(content: Mapping[str, Any]) -> int:
     """A number that nearly every change changes; torch notices none in the bytes of a tensor."""
-    described = repr([content[key] for key in ("names", "tensors", "others")])
-    checksum = zlib.crc32(described.encode())
+    others = tree_map_only(Tensor, lambda tensor: (str(tensor.dtype), list(tensor.shape)), content["others"])
+    checksum = zlib.crc32(repr([content["names"], content["tensors"], others]).encode())
+    for tensor in tree_leaves(content["others"]):
+        if isinstance(tensor, Tensor):
+            checksum = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum)
     for stored in content["memory"]:
         checksum = zlib.crc32(repr([(stored["kind"], stored["size"])]).encode(), checksum)
         for key in ("values", "where", "negative"):

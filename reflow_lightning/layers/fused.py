@@ -67,12 +67,14 @@ def _parts(model: nn.Module, name: str, owned: Owned, weight: Tensor) -> tuple[F
     around = model.get_submodule(parent)
     if own in _HALVES and outputs % 2 == 0:
         return _equal(outputs, _GATED)
-    if own in _BY_HEAD and outputs == 3 * inputs:
+    by_head = own in _BY_HEAD or getattr(around, "head_first", False) or type(around).__name__ == "GPTBigCodeAttention"
+    if by_head and outputs == 3 * inputs:
         size = getattr(around, "head_size", getattr(around, "head_dim", None))
         return _in_turn(outputs, size) if isinstance(size, int) and outputs % (3 * size) == 0 else ()
-    if own in _SIDE_BY_SIDE and outputs == 3 * inputs:
-        return _equal(outputs, _ATTENTION)
-    return _shared(outputs, around) if own in _SIDE_BY_SIDE else ()
+    if own not in _SIDE_BY_SIDE or by_head or type(around).__name__ == "CodeGenAttention":  # whose order is its own
+        return ()
+    shared = _shared(outputs, around)
+    return shared or (_equal(outputs, _ATTENTION) if outputs == 3 * inputs else ())
 
 
 def _shared(outputs: int, around: nn.Module) -> tuple[FusedMap, ...]:

@@ -14,6 +14,7 @@ from reflow_lightning.running.attention_mask import Around, attention_mask
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching_inputs
+from reflow_lightning.running.processes import warn
 
 
 class _Told(NamedTuple):
@@ -57,12 +58,18 @@ class Valid:
         return values.transpose(0, 2), valid.T
 
     def rows(self, values: Tensor, dim: int) -> Tensor:
-        """Sequences of three dimensions without their padding, (rows, channels); anything else as it is."""
-        if not self._told or values.ndim != 3:
+        """Sequences without their padding, (rows, channels); what is no sequence as it is."""
+        if not self._told or values.ndim not in (2, 3):
             return values
         last = values.movedim(dim, -1)
-        valid = self.of(*last.shape[:2])
+        valid = self._flat(len(last)) if values.ndim == 2 else self.of(*last.shape[:2])
         return values if valid is None else last[valid.to(last.device)]
+
+    def _flat(self, rows: int) -> Tensor | None:
+        """What holds data in sequences that were joined to so many rows, as OPT does; ``None`` if unknown."""
+        fitting = [(v.T if time_first else v).flatten() for v, time_first in self._told if v.numel() == rows]
+        agree = all(torch.equal(fitting[0], other) for other in fitting)
+        return fitting[0] if fitting and agree and self._told[0].valid.shape[1] > 1 else None
 
     def call(self, call: Call, layer: Layer) -> Call:
         """A call of a layer that treats each position alike, without the padding; of another layer as it is."""
@@ -98,6 +105,12 @@ class Padding:
     def of(self, model: nn.Module, batch: Any, forward: Forward) -> Valid:
         """What holds data in a batch; the model is run in the mode in which it is."""
         mask = attention_mask(forward, batch)
+        if mask is not None and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            warn(
+                "padding counts in statistics of an encoder with a decoder, as it is not known which layers the "
+                "attention_mask is for: give batches without padding, such as sentences of one length"
+            )
+            return Valid()
         if mask is not None:
             return Valid([_Told(mask, False)])
         found: list[_Told] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reflow_lightning.running.as_forward import AnyForward, as_forward
@@ -128,6 +127,6 @@ def _in_mapping(batch: Mapping[str, Any]) -> Tensor | None:
 
 def _is_data(mask: Tensor) -> Tensor:
     """A mask of truth values, from one of ones, or from what is added to the scores of attention."""
-    if mask.dtype == torch.bool or not bool((mask < 0).any()):
-        return mask.bool()
-    return mask > _LEAST
+    if mask.is_floating_point() and bool((mask <= 0).all()):
+        return mask > _LEAST
+    return mask.bool()

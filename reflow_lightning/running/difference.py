@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reflow_lightning.running.compat.torch import tree_leaves
+from reflow_lightning.running.nested import tensors
 
 
 def relative_difference(before: Any, after: Any, scale: Any = None) -> float:
@@ -42,8 +43,17 @@ def relative_difference(before: Any, after: Any, scale: Any = None) -> float:
     return max((_difference(a, b, unit) for a, b, unit in triples if a.numel()), default=0.0)
 
 
+_NUMBERS = (Tensor, bool, int, float, complex)
+
+
 def _tensors(output: Any) -> list[Tensor]:
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, (Tensor, bool, int, float, complex))]
+    found = tree_leaves(output)
+    leaves = [part for leaf in found for part in ([leaf] if isinstance(leaf, _NUMBERS) else tensors(leaf))]
+    if not leaves and any(leaf is not None for leaf in found):
+        raise ValueError(
+            f"nothing can be compared in an output of type {type(output).__name__}: let the network return tensors, "
+            "tuples, dictionaries or dataclasses"
+        )
     return [_real(torch.as_tensor(leaf).detach().cpu()) for leaf in leaves]
 
 

@@ -14,6 +14,7 @@ from reflow_lightning.running.inference import writing
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import is_sharded, reshard, sharded_modules
 from reflow_lightning.running.shards import local, part_like, part_of, whole_of
+from reflow_lightning.running.snapshot import named_tensors
 
 
 @torch.no_grad()
@@ -38,11 +39,10 @@ def write_back(model: nn.Module, copied: nn.Module) -> None:
     """Write the parameters and buffers of a `plain_copy` into the network, of which each process holds its part."""
     reshard(model)
     with writing(model):
-        for name, parameter in model.named_parameters():
-            part = part_of(name, parameter)
-            part.values.copy_(part_like(part, copied.get_parameter(name).detach()))
-        for name, buffer in model.named_buffers():
-            local(buffer).copy_(copied.get_buffer(name))
+        values = dict(named_tensors(copied))
+        for name, tensor in named_tensors(model):
+            part = part_of(name, tensor)
+            part.values.copy_(part_like(part, values[name].detach()))
 
 
 @contextmanager

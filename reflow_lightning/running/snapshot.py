@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.running.inference import writing
+from reflow_lightning.running.sharding import reshard
 
 
 class Restorable(Protocol):
@@ -32,7 +33,10 @@ class Snapshot:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._values = [(module, _copies(named_tensors(module))) for module in modules]
+        self._values = []
+        for module in modules:
+            reshard(module)
+            self._values.append((module, _copies(named_tensors(module))))
 
     @classmethod
     def of_buffers(cls, modules: Iterable[nn.Module]) -> Snapshot:
@@ -66,6 +70,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put every value back, bit for bit."""
         for module, values in self._values:
+            reshard(module)  # a forward pass may have left its root whole
             write(module, values)
 
 

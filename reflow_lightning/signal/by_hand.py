@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reflow_lightning.running.compat.torch import Unwatched
+from reflow_lightning.running.compat.torch import Unwatched, plain_attributes
+from reflow_lightning.running.copying import data_in
 from reflow_lightning.running.isolation import isolated_rng
 
 NEAR = 0.03
@@ -51,8 +52,13 @@ def rectifiers_by_hand(model: nn.Module) -> dict[str, str]:
 
 
 def _holds_anything(module: nn.Module) -> bool:
+    """Whether it has parameters, buffers or modules, or refers to networks or data, which a copy would copy."""
     held = (module.parameters(), module.buffers(), module.children())
-    return any(next(iter(group), None) is not None for group in held)
+    if any(next(iter(group), None) is not None for group in held):
+        return True
+    named = plain_attributes(module).values()
+    inner = [part for value in named for part in (value if isinstance(value, (list, tuple, set)) else [value])]
+    return bool(data_in(module)) or any(isinstance(part, (nn.Module, Tensor)) for part in inner)
 
 
 @torch.no_grad()

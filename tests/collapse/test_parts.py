@@ -314,3 +314,35 @@ def test_a_layer_of_torchs_transformer_is_narrowed_and_its_fast_path_does_the_sa
     collapsed = collapse(model, x)
     assert [inner.linear1.out_features for inner in collapsed.layers] == [6, 6]
     assert same(model, collapsed, (torch.randn(4, 5, 8),)) < 1e-5
+
+
+class Masked(nn.Module):
+    """Leaves a mask out where it says nothing, as networks of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Gated()
+
+    def forward(self, x, mask):
+        return self.block(x, None if bool(mask.all()) else mask)
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)
+
+    def forward(self, x, mask=None):
+        out = x + self.down(self.act(self.up(x)))
+        return out if mask is None else out * mask
+
+
+def test_a_part_that_was_called_without_a_mask_still_takes_one():
+    torch.manual_seed(0)
+    model = Masked().eval()
+    with torch.no_grad():
+        model.block.down.weight[1:] = 0
+        model.block.down.bias[1:] = 0
+    x, mask = torch.randn(3, 4), torch.tensor([[1.0], [0.0], [1.0]])
+    smaller = collapse(model, (x, torch.ones(3, 1)))
+    torch.testing.assert_close(smaller(x, mask), model(x, mask))

@@ -1,8 +1,9 @@
 import re
 import textwrap
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -255,3 +256,21 @@ def test_no_code_in_a_file_is_run(tmp_path):
 def test_what_is_on_a_gpu_is_read_to_the_cpu(tmp_path):
     state = {"a": sparse(30, 30).cuda()}
     assert_equal(written(state, tmp_path), {"a": state["a"].cpu()})
+
+
+def test_tensors_within_other_values_are_told_by_their_bytes_and_not_by_how_they_print(tmp_path):
+    held = torch.randn(2000, requires_grad=True) * 2
+    save_sparse({"state": {"exp_avg": [held]}}, tmp_path / "state.pt")
+    torch.set_printoptions(precision=8)
+    try:
+        found = load_sparse(tmp_path / "state.pt")
+    finally:
+        torch.set_printoptions(profile="default")
+    assert torch.equal(found["state"]["exp_avg"][0], held.detach())
+
+
+@pytest.mark.parametrize("value", [defaultdict(int, a=1), deque([1]), namedtuple("Pair", "x y")(1, 2), np.float64(3)])
+def test_types_that_a_file_can_not_hold_without_their_class_are_refused_before_it_is_written(value, tmp_path):
+    with pytest.raises(TypeError, match="'state' holds a"):
+        save_sparse({"state": {"inner": [value]}}, tmp_path / "state.pt")
+    assert not list(tmp_path.iterdir())

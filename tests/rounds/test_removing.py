@@ -137,3 +137,13 @@ def test_a_language_model_with_mappings_as_batches_loses_its_gelus_and_padding_d
     collapsed = collapse(model, short)
     assert relative_difference(model(**short).logits, collapsed(**short).logits) < 1e-5
     assert sum(p.numel() for p in collapsed.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_the_fused_kernel_of_an_encoder_layer_leaves_the_gelu_out_too():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, nn.GELU(), batch_first=True).eval()
+    remove_rectifier(layer, [torch.randn(4, 3, 8)])
+    x = torch.randn(4, 3, 8)
+    with torch.no_grad():
+        fused = layer(x)
+    torch.testing.assert_close(fused, layer(x).detach())

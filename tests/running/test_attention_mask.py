@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning.layers.padding import Padding
 from reflow_lightning.running.alike import Alike
 from reflow_lightning.running.attention_mask import Around, WithAttentionMask, attention_mask
 from reflow_lightning.running.forward import default_forward
@@ -157,3 +158,41 @@ def test_a_sequence_of_padding_alone_is_named() -> None:
 def test_a_mask_is_read_by_a_function_or_a_text(mask: Any) -> None:
     with pytest.raises(ValueError, match="must be a function of a batch"):
         WithAttentionMask(mask)
+
+
+@pytest.mark.parametrize("ids", [IDS, IDS + 1])
+def test_a_mask_that_is_added_to_scores_may_mask_nothing(ids: Tensor) -> None:
+    forward = WithAttentionMask(lambda ids: torch.zeros(ids.shape).masked_fill(ids == 0, -torch.inf))
+    found = attention_mask(forward, ids)
+    assert found is not None
+    assert torch.equal(found, ids != 0)
+
+
+class Joined(Text):
+    """Joins the sequences to rows between its linear layers, as OPT does."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        data = (ids != 0).unsqueeze(-1)
+        states = self.down(self.act(self.up(self.words(ids).flatten(0, 1)))).unflatten(0, ids.shape) * data
+        mean: Tensor = self.head(states.sum(1) / data.sum(1))
+        return mean
+
+
+def test_padding_does_not_count_in_sequences_that_are_joined(words: Tensor, padded: Tensor) -> None:
+    torch.manual_seed(0)
+    model = Joined()
+    bare, told = (pruned(model, batch, "wanda") for batch in (words, padded))
+    assert torch.equal(bare.up.weight, told.up.weight)
+    for repair in ("moments", "reconstruct"):
+        networks = [copy.deepcopy(bare), copy.deepcopy(bare)]
+        for network, batch in zip(networks, (words, padded), strict=True):
+            calibrate(network, [batch], repair=repair, reference=model, forward=TOLD)
+        torch.testing.assert_close(networks[0](words), networks[1](words), rtol=0, atol=1e-6)
+
+
+def test_the_mask_of_an_encoder_is_not_laid_over_a_decoder() -> None:
+    model = nn.Linear(2, 2)
+    model.config = type("Config", (), {"is_encoder_decoder": True})()
+    batch = {"input_ids": IDS, "attention_mask": MASK}
+    with pytest.warns(UserWarning, match="an encoder with a decoder"):
+        assert Padding(model).of(model, batch, default_forward).of(2, 3) is None

@@ -1,4 +1,5 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -46,3 +47,22 @@ def test_the_scale_may_be_that_of_other_outputs():
     before, after = {"a": torch.tensor([0.0]), "b": 2}, {"a": torch.tensor([1.0]), "b": 2}
     assert relative_difference(before, after) == math.inf
     assert relative_difference(before, after, {"a": torch.tensor([4.0]), "b": 2}) == 0.25
+
+
+@dataclass
+class Out:
+    logits: torch.Tensor
+
+
+class Plain:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def test_tensors_in_a_dataclass_are_compared():
+    assert relative_difference(Out(torch.tensor([2.0, -8.0])), Out(torch.tensor([4.0, -8.0]))) == 0.25
+
+
+def test_an_output_without_any_tensor_is_an_error_and_no_agreement():
+    with pytest.raises(ValueError, match="nothing can be compared in an output of type Plain"):
+        relative_difference(Plain(torch.ones(1)), Plain(torch.zeros(1)))

@@ -23,11 +23,13 @@ class SentenceTokenizer:
         tokenizer: A ``tokenizers.Tokenizer``.
         pad_id: Fills up a batch.
         unknown_id: Stands for words that are not in the vocabulary; ``None`` if there is none.
+        truncation_side: Where long sentences are cut, ``"right"`` or ``"left"``.
     """
 
     tokenizer: Any
     pad_id: int
     unknown_id: int | None
+    truncation_side: str = "right"
 
     @property
     def size(self) -> int:
@@ -59,7 +61,8 @@ class SentenceTokenizer:
             raise ValueError(
                 f"max_length={max_length} leaves no room beside {special} special tokens: use a larger one"
             )
-        self.tokenizer.enable_truncation(max_length)
+        self.tokenizer.no_padding()  # a tokenizer that was read may fill up itself, and tell nobody
+        self.tokenizer.enable_truncation(max_length, direction=self.truncation_side)
         encodings = self.tokenizer.encode_batch(sentences.texts)
         for encoding, text, place in zip(encodings, sentences.texts, sentences.places, strict=True):
             if all(encoding.special_tokens_mask):
@@ -147,7 +150,12 @@ def read_tokenizer(source: str | Path, pad_token: str | None = None) -> Sentence
             f"tokenizer={source} is no folder with a tokenizer, and the hub of transformers gave none either "
             f"({str(error).splitlines()[0]}): name a folder that holds tokenizer.json, or use one of {', '.join(KINDS)}"
         ) from error
-    backend = found.backend_tokenizer
+    backend = getattr(found, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"the {type(found).__name__} in {source} is not of the library tokenizers: use a network whose tokenizer "
+            f"has a tokenizer.json, or one of tokenizer={'|'.join(KINDS)}"
+        )
     pad = pad_token or found.pad_token
     if pad is None:
         raise ValueError(
@@ -156,4 +164,4 @@ def read_tokenizer(source: str | Path, pad_token: str | None = None) -> Sentence
         )
     if (pad_id := backend.token_to_id(pad)) is None:
         raise ValueError(f"pad_token={pad!r} is no token of the tokenizer in {source}: name one that it has")
-    return SentenceTokenizer(backend, pad_id, found.unk_token_id)
+    return SentenceTokenizer(backend, pad_id, found.unk_token_id, found.truncation_side)

@@ -64,7 +64,8 @@ def _positions(model: nn.Module) -> int | None:
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from after padding
             return module.num_embeddings - skipped
     config: Any = model.config
-    return getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if positions is not None and positions > 0 else None  # XLNet, which takes any number, says -1
 
 
 def transformers_model(
@@ -98,10 +99,11 @@ def transformers_model(
         raise ValueError("weights=DEFAULT are those of a name= or a folder, but there is a config= alone")
     options = {"num_labels": num_classes} | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
     if config is not None:
-        return SequenceClassifier(_random(_made_config(config, vocabulary_size, options)))
+        return SequenceClassifier(_random(_made_config(config, vocabulary_size, options)).float())
     assert name is not None
     found = _read_config(name, options)
-    return SequenceClassifier(_random(found) if weights is None else _read_model(name, found))
+    model = _random(found) if weights is None else _read_model(name, found)
+    return SequenceClassifier(model.float())  # Lightning chooses the precision, whatever the checkpoint was saved in
 
 
 def _random(config: Any) -> nn.Module:
