@@ -82,7 +82,8 @@ def impossible_share(side: Side, folder: Path) -> Result:
 def tensor_bytes() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    storages = [t.untyped_storage() for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter)]
+    tensors = [t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter)]
+    storages = [t.untyped_storage() for t in tensors if t.layout == torch.strided]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 

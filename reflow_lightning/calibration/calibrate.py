@@ -168,7 +168,7 @@ def calibrate(
         False
     """
     resolved = resolve_repair(repair)
-    if sharded_modules(model) and (writes_weights(resolved) or (reference and needs_reference(resolved, model))):
+    if sharded_modules(model) and _needs_whole(resolved, model, reference):
         how = {"repair": resolved, "max_batches": max_batches, "forward": forward, "progress": progress}
         return _calibrate_whole(model, batches, reference, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
@@ -195,3 +195,8 @@ def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Mod
         before.restore()
         raise
     return replace(result, before=before)
+
+
+def _needs_whole(repair: Repair, model: nn.Module, reference: nn.Module | None) -> bool:
+    """Whether a repair writes weights, or compares with the dense network that it was given."""
+    return writes_weights(repair) or (reference is not None and needs_reference(repair, model))

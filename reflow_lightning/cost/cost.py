@@ -177,8 +177,9 @@ def _kinds(model: nn.Module, layers: Iterable[LayerCost]) -> tuple[KindCost, ...
                 size = sizes.setdefault(_kind(module), [0, 0, 0, 0])
                 size[0] += parameter.numel()
                 size[1] += int(parameter.count_nonzero())
+    modules = dict(model.named_modules())  # a scripted network has no get_submodule
     for layer in layers:
-        size = sizes.setdefault(_kind(model.get_submodule(layer.name)), [0, 0, 0, 0])
+        size = sizes.setdefault(_kind(modules[layer.name]), [0, 0, 0, 0])
         size[2] += layer.multiply_adds
         size[3] += layer.effective
     every = max(1, sum(parameters for parameters, *_ in sizes.values()))

@@ -48,23 +48,24 @@ def fused_maps(model: nn.Module, known: Inventory) -> dict[int, tuple[FusedMap, 
         [('queries', [0, 1]), ('keys', [2, 3]), ('values', [4, 5])]
     """
     found: dict[int, tuple[FusedMap, ...]] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, owned in known.weights.items():
         weight = owned.parameter
         if weight is None or owned.computed is not None or owned.weight.stacked or nn.parameter.is_lazy(weight):
             continue
-        if parts := _parts(model, name, owned, weight):
+        if parts := _parts(modules, name, owned, weight):
             found[id(weight)] = parts
     return found
 
 
-def _parts(model: nn.Module, name: str, owned: Owned, weight: Tensor) -> tuple[FusedMap, ...]:
+def _parts(modules: Mapping[str, nn.Module], name: str, owned: Owned, weight: Tensor) -> tuple[FusedMap, ...]:
     if isinstance(owned.layer, AttentionLayer):
         return _equal(weight.shape[0], _ATTENTION) if owned.weight.name == "in_proj_weight" else ()
     if weight.ndim != 2:
         return ()
     outputs, inputs = weight.shape[owned.weight.outputs], weight.shape[owned.weight.inputs]
     parent, _, own = name.rpartition(".")[0].rpartition(".")
-    around = model.get_submodule(parent)
+    around = modules[parent]
     if own in _HALVES and outputs % 2 == 0:
         return _equal(outputs, _GATED)
     by_head = own in _BY_HEAD or getattr(around, "head_first", False) or type(around).__name__ == "GPTBigCodeAttention"

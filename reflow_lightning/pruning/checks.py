@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.floors import least_kept
+from reflow_lightning.pruning.maps import map_sizes
 from reflow_lightning.pruning.norms import computed_in
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.select import select
@@ -44,8 +45,8 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
             _check_finite(name, part.values)
             if spec.pattern is not None:
                 Pattern.parse(spec.pattern).check(name, part.shape, dims[name])
-    sizes = {name: weight.numel() for name, weight in selected.items()}
     needed = {name: computed.parts for name, computed in computed_in(model, selected).items()}
+    sizes = map_sizes(model, selected, whole=needed)
     least_kept(sum(sizes.values()), sizes, spec.min_kept, kept_in_all(selected, sparsity), needed)
     return selected
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +12,7 @@ from reflow_lightning.layers import Inventory
 from reflow_lightning.layers.fused import fused_maps, map_names, parameter_of
 from reflow_lightning.pruning.criteria.protocols import StreamedCriterion, is_unsigned
 from reflow_lightning.pruning.scores import Scores
+from reflow_lightning.running.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,30 @@ def split_maps(model: nn.Module, scores: Mapping[str, Scores]) -> Maps:
         places[name] = (dims[key], maps)
         found |= {part: _part(whole, part, dims[key], outputs) for part, outputs in maps.items()}
     return Maps(found, places)
+
+
+def map_sizes(model: nn.Module, weights: Mapping[str, Tensor], whole: Collection[str] = ()) -> dict[str, int]:
+    """The number of weights of each map of a model, in the order of the parameters.
+
+    Args:
+        model: The model.
+        weights: By parameter name. One that is spread over processes counts as one map.
+        whole: Names of others that do.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(2, 1)
+        >>> list(map_sizes(attention, {"in_proj_weight": attention.in_proj_weight}).values())
+        [4, 4, 4]
+    """
+    fused = fused_maps(model, Inventory.of(model))
+    named = dict(model.named_parameters(remove_duplicate=False))
+    sizes: dict[str, int] = {}
+    for name, weight in weights.items():
+        parts = () if is_sharded(weight) or name in whole else fused.get(id(named.get(name)), ())
+        outputs = sum(len(part.outputs) for part in parts)
+        of_maps = {n: weight.numel() * len(held) // outputs for n, held in map_names(name, parts).items()}
+        sizes |= of_maps or {name: weight.numel()}
+    return sizes
 
 
 def _part(whole: Scores, name: str, dim: int, outputs: Tensor) -> Scores:
