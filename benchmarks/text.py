@@ -34,9 +34,10 @@ from reflow_lightning.experiments.training import make_trainer
 from reflow_lightning.running.files import read_tensors, write_tensors, write_whole
 from reflow_lightning.running.forward import default_forward
 
-SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+PRUNINGS = ((0.5, "global"), (0.7, "global"), (0.8, "global"), (0.9, "global"), (0.95, "global"), (0.95, "lamp"))
 SEEDS = (0, 1, 2)
 REPAIRS = ("none", "moments", "reconstruct", "reselect", "best")
+NAMES = ("network", "data", "sparsity", "allocation")
 STATES = ("dense", "pruned", *REPAIRS[1:])
 BUDGET = "30s"  # of the last
 BATCHES = 20  # of the calibration loader, for every repair the same
@@ -100,13 +101,13 @@ def measure(case: Case, seed: int, folder: Path) -> list[Row]:
     pl.seed_everything(seed, verbose=False)
     batches, test = list(islice(data.calibration_dataloader(), BATCHES)), list(data.test_dataloader())
     rows: list[Row] = []
-    for sparsity in SPARSITIES:
-        row: Row = {"network": case.network, "data": case.data, "sparsity": f"{sparsity:g}"}
+    for sparsity, allocation in PRUNINGS:
+        row: Row = {"network": case.network, "data": case.data, "sparsity": f"{sparsity:g}", "allocation": allocation}
         row["dense"] = accuracy(dense, test)
         for repair in REPAIRS:
             net, budget = copy.deepcopy(dense), BUDGET if repair == "best" else None
             how = {"repair": repair, "budget": budget, "calibration_batches": len(batches), "monitor": False}
-            Pruner(sparsity, seed=seed, **how).apply(net, batches)
+            Pruner(sparsity, allocation=allocation, seed=seed, **how).apply(net, batches)
             row["pruned" if repair == "none" else repair] = accuracy(net, test)
         print(row, flush=True)
         rows.append(row)
@@ -116,14 +117,13 @@ def measure(case: Case, seed: int, folder: Path) -> list[Row]:
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
     """The rows with mean and standard deviation over the seeds; of one seed its value alone."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault((row["network"], row["data"], row["sparsity"]), []).append(row)
-    shown = []
-    for (network, data, sparsity), of_seeds in found.items():
-        states = {name: _spread([row[name] for row in of_seeds]) for name in of_seeds[0] if name in STATES}
-        shown.append({"network": network, "data": data, "sparsity": sparsity, **states})
-    return shown
+        found.setdefault(tuple(row[name] for name in NAMES), []).append(row)
+    return [
+        dict(zip(NAMES, names, strict=True)) | {state: _spread([row[state] for row in of_seeds]) for state in STATES}
+        for names, of_seeds in found.items()
+    ]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -25,7 +25,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        here = [row for row in rows if (row["network"], row["data"]) == panel]
+        here = [row for row in rows if (row["network"], row["data"], row["allocation"]) == (*panel, "global")]
         dense = 100 * mean(row["dense"] for row in here)
         axes.axhline(dense, color="#3b4a5a", linewidth=1, linestyle=":", label="dense")
         for state, (color, marker) in COLORS.items():
