@@ -28,6 +28,7 @@ class WithAttentionMask:
         forward: Runs the model on a batch; see `as_forward`.
 
     Example:
+        >>> import torch
         >>> from reflow_lightning import WithAttentionMask, measure_signal
         >>> model, words = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), torch.tensor([[5, 3], [7, 2]])
         >>> padded = nn.functional.pad(words, (0, 6))
@@ -93,6 +94,7 @@ def attention_mask(forward: Forward, batch: Any) -> Tensor | None:
         ValueError: If the mask does not fit the batch.
 
     Example:
+        >>> import torch
         >>> batch = {"input_ids": torch.ones(1, 2), "attention_mask": torch.tensor([[1, 0]])}
         >>> attention_mask(nn.Module.__call__, batch)
         tensor([[ True, False]])
