@@ -57,9 +57,8 @@ def collapse(
         example_input: What the network is called with: a tensor, a tuple of all positional arguments, or a mapping,
             which is passed by name or taken apart just as `reflow_lightning.calibrate` does with a batch. The network
             that is returned is to be called in the same way; the rest keeps its defaults, and flags (truth values,
-            texts) keep the values of the example. The number of samples is free afterwards, not so the size of images
-            or the length of series: what is constant, and the borders that padding makes, are worked out for those of
-            the example.
+            texts) keep the values of the example. The number of samples is free afterwards. The size of images and the
+            length of series are not: what is constant, and the borders that padding makes, hold for the example's.
         batches: Real data on which rectifiers are observed too. Without any, one counts as always on, or always off,
             only if that follows from the weights. With them it may hold on these data only: test the result.
         max_batches: At most so many.

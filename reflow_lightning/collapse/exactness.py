@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
-from reflow_lightning.running.arguments import A, Arguments, batch_size, called, resized
+from reflow_lightning.running.arguments import A, Arguments, batch_size, called
 from reflow_lightning.running.compat.torch import tree_map_only, tree_structure
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.own import own
+from reflow_lightning.running.samples import resized
 
 
 def random_like(inputs: A, seed: int = 0) -> A:

@@ -11,12 +11,13 @@ from torch import nn
 from reflow_lightning.cost.cost import measure_cost
 from reflow_lightning.cost.latency import Latency, measure_latency
 from reflow_lightning.cost.memory import measure_memory
-from reflow_lightning.running.arguments import Arguments, Example, called, example_arguments, first_sample
+from reflow_lightning.running.arguments import Arguments, Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.own import own
+from reflow_lightning.running.samples import first_sample
 
 
 @dataclass(frozen=True)

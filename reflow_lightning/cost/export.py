@@ -14,16 +14,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from reflow_lightning.running.arguments import (
-    Example,
-    Inputs,
-    called,
-    doubled,
-    example_arguments,
-    map_samples,
-    split,
-    tensors_of,
-)
+from reflow_lightning.running.arguments import Example, Inputs, called, example_arguments, split, tensors_of
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.describing import add_note
 from reflow_lightning.running.difference import relative_difference
@@ -31,6 +22,7 @@ from reflow_lightning.running.extras import remedy
 from reflow_lightning.running.files import write_whole
 from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.samples import doubled, map_samples
 
 LARGEST_DIFFERENCE = 1e-4
 """Between the outputs of a network and of its ONNX file; relative, as `relative_difference` has it."""

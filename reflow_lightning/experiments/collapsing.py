@@ -15,11 +15,11 @@ from reflow_lightning.cost.comparison import compare
 from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
 from reflow_lightning.experiments.metrics import tested
 from reflow_lightning.experiments.results import describe_error
-from reflow_lightning.running.arguments import map_samples
 from reflow_lightning.running.batches import move
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
 from reflow_lightning.running.processes import together
+from reflow_lightning.running.samples import map_samples
 
 PROGRAM, ONNX = "collapsed.pt2", "collapsed.onnx"
 SAMPLES = 16

@@ -33,12 +33,12 @@ from reflow_lightning.experiments.spreading import check_spread, copy_state, loa
 from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.experiments.training import fit_and_prune, load_or_pretrain, make_trainer, trains
 from reflow_lightning.pruning import select
-from reflow_lightning.running.arguments import first_sample
 from reflow_lightning.running.batches import device_of, move
 from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
 from reflow_lightning.running.processes import share, warn
+from reflow_lightning.running.samples import first_sample
 from reflow_lightning.running.sharding import is_sharded, sharded_modules
 
 

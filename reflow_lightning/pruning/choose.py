@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from reflow_lightning.pruning.allocate import allocate
 from reflow_lightning.pruning.allocations.protocols import Allocation
 from reflow_lightning.pruning.allocations.registry import resolve_allocation
 from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all, pattern_dims
+from reflow_lightning.pruning.compensation import changes_of
 from reflow_lightning.pruning.criteria.asked_once import AskedOnce
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, StreamedCriterion
 from reflow_lightning.pruning.criteria.registry import resolve_criterion
@@ -30,7 +31,7 @@ from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.inference import ordinary, outside_inference, writing
-from reflow_lightning.running.shards import Part, part_like, part_of, spread_like, whole_of
+from reflow_lightning.running.shards import Part, part_like, part_of, spread_like
 
 _SCORING = Role[Criterion]("criterion", "scoring", "(name, weight) -> scores", "'magnitude' or 'random'")
 _ALLOCATION = Role[Allocation](
@@ -178,7 +179,7 @@ def choose(
             lambda floors: allocate(scores, found.keep, learned.allocation, floors),
         )
         masks = found.maps.whole({n: cut_mask(s, cut) for (n, s), cut in zip(scores.items(), cuts, strict=True)})
-        changes = _changes(learned.criterion, masks, selected) if isinstance(learned.criterion, Compensating) else {}
+        changes = changes_of(learned.criterion, masks, selected) if isinstance(learned.criterion, Compensating) else {}
         spread = {name: spread_like(selected[name], mask) for name, mask in masks.items()}
         followers = {
             name: spread[source] for name, source in tied_names(model, spec.tied or {}).items() if source in spread
@@ -234,26 +235,6 @@ def _candidates(
     total, most = sum(w.numel() for w in selected.values()), {name: s.most for name, s in maps.scores.items()}
     needed = {name: found.parts for name, found in computed.items()}
     return _Candidates(maps, keep, lambda min_kept: least_kept(total, most, min_kept, keep, needed))
-
-
-def _changes(
-    criterion: Compensating, here: Mapping[str, Tensor], selected: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    parts = {name: part_of(name, selected[name]) for name in here}
-    masks = {name: whole_of(replace(parts[name], values=mask)) for name, mask in here.items()}
-    found = criterion.compensate(masks)
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"criterion {criterion}: its compensate gave {type(found).__name__}, but must return changes of weights by "
-            "name, an empty dictionary if there are none"
-        )
-    for name, change in found.items():
-        if name not in masks or not isinstance(change, Tensor) or change.shape != masks[name].shape:
-            raise ValueError(
-                f"criterion {criterion}: its compensate gave {getattr(change, 'shape', type(change).__name__)} for "
-                f"'{name}', but must return a tensor of the shape of each weight that was selected"
-            )
-    return found
 
 
 def _pruned(name: str, part: Part, previous: Mapping[str, Tensor] | None) -> Tensor | None:

@@ -28,7 +28,7 @@ class Maps:
     places: Mapping[str, tuple[int, Mapping[str, Tensor]]] = field(default_factory=dict)
 
     def whole(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The masks of the parameters, of those of the maps."""
+        """The masks of the parameters, made of the masks of the maps."""
         joined = {name: mask for name, mask in masks.items() if parameter_of(name) not in self.places}
         for parameter, (dim, maps) in self.places.items():
             order = torch.cat(list(maps.values())).argsort()
@@ -37,7 +37,7 @@ class Maps:
         return {name: joined[name] for name in self.counts(dict.fromkeys(masks, 0))}
 
     def counts(self, kept: Mapping[str, int]) -> dict[str, int]:
-        """The number of weights that each parameter keeps, of those of the maps."""
+        """The number of weights that each parameter keeps, summed over its maps."""
         totals: dict[str, int] = {}
         for name, count in kept.items():
             parameter = parameter_of(name) if parameter_of(name) in self.places else name

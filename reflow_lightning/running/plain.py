@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from reflow_lightning.running.compat.torch import without_sharding
+from reflow_lightning.running.compat.sharding import without_sharding
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.inference import writing
 from reflow_lightning.running.processes import together

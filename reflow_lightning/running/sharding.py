@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reflow_lightning.running.compat.torch import prepare_sharded, shard_groups
+from reflow_lightning.running.compat.sharding import prepare_sharded, shard_groups
 
 
 def is_sharded(tensor: Tensor) -> bool:

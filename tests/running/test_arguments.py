@@ -10,13 +10,11 @@ from reflow_lightning.running.arguments import (
     arguments_of_calls,
     as_arguments,
     batch_size,
-    doubled,
     example_arguments,
-    first_sample,
-    map_samples,
     tensors_of,
 )
 from reflow_lightning.running.hooks import Call
+from reflow_lightning.running.samples import doubled, first_sample, map_samples
 
 CPU = torch.device("cpu")
 SAMPLES, SHARED = torch.arange(6.0).view(2, 3), torch.eye(3)

@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, SequentialSampler
 import reflow_lightning
 from reflow_lightning.running.compat import hooks as of_hooks
 from reflow_lightning.running.compat import lightning as of_lightning
+from reflow_lightning.running.compat import sharding as of_sharding
 from reflow_lightning.running.compat import torch as of_torch
 
 PACKAGE = Path(reflow_lightning.__file__).parent
-COMPAT = (Path(of_torch.__file__), Path(of_hooks.__file__), Path(of_lightning.__file__))
+COMPAT = (Path(of_torch.__file__), Path(of_hooks.__file__), Path(of_lightning.__file__), Path(of_sharding.__file__))
 FOREIGN = ("torch", "lightning", "torchmetrics", "torchvision")
 
 
@@ -402,11 +403,11 @@ def test_sharded_modules(one_process):
         fully_shard(model[0], mesh=mesh)
         fully_shard(model, mesh=mesh)
         for module in (model, model[0]):
-            of_torch.prepare_sharded(module)
-        assert of_torch.shard_groups(model) == []
-        assert [hasattr(group, "post_forward_mesh_info") for group in of_torch.shard_groups(model[0])] == [True]
+            of_sharding.prepare_sharded(module)
+        assert of_sharding.shard_groups(model) == []
+        assert [hasattr(group, "post_forward_mesh_info") for group in of_sharding.shard_groups(model[0])] == [True]
         ordinary, weight = nn.Linear(2, 2), nn.Parameter(torch.empty(0))
-        plain = of_torch.without_sharding(model[0], {id(model[0].weight): weight})
+        plain = of_sharding.without_sharding(model[0], {id(model[0].weight): weight})
         assert plain["_parameters"]["weight"] is weight
         assert plain.keys() == vars(ordinary).keys()
         assert all(not plain[name] for name in vars(ordinary) if name.endswith("_hooks"))

@@ -19,8 +19,9 @@ from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, in_order, undisturbed
 from reflow_lightning.collapse.graph.steps import Steps
-from reflow_lightning.running.arguments import Arguments, first_sample
+from reflow_lightning.running.arguments import Arguments
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
+from reflow_lightning.running.samples import first_sample
 
 
 class Analysis:

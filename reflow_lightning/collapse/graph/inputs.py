@@ -11,7 +11,7 @@ from reflow_lightning.running.arguments import Arguments
 
 
 def names_of(model: nn.Module, arguments: Arguments) -> list[str]:
-    """A name for each argument of a call, in the order of the parameters: that of the one that it is passed to.
+    """A name for each argument of a call, in the order of the parameters: the name of the parameter that it is for.
 
     Args:
         model: The network that is called.

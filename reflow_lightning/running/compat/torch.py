@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -235,36 +235,3 @@ def load_with_torch_alone(graph: fx.Graph) -> None:
 def forget_iterator(loader: DataLoader[Any]) -> None:
     """Have a copy of a loader that keeps its workers start workers of its own."""
     vars(loader)["_iterator"] = None
-
-
-def prepare_sharded(module: Any) -> None:
-    """Do what `fully_shard` leaves to the first forward pass; of several modules, for the outermost first."""
-    module._get_fsdp_state()._lazy_init()
-
-
-def without_sharding(module: nn.Module, instead: Mapping[int, nn.Parameter]) -> dict[str, Any]:
-    """The attributes of a module without what `fully_shard` has put there: hooks, states, marks.
-
-    Args:
-        module: The module.
-        instead: What stands for parameters, by their ids.
-    """
-    marks = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
-    kept = {name: value for name, value in vars(module).items() if not name.startswith(marks)}
-    for name, hooks in kept.items():
-        if name.endswith("hooks") and isinstance(hooks, dict):
-            kept[name] = type(hooks)((key, hook) for key, hook in hooks.items() if not _shards(hook))
-    own = {n: value if value is None else instead.get(id(value), value) for n, value in module._parameters.items()}
-    return kept | {"_parameters": own}
-
-
-def _shards(hook: Any) -> bool:
-    hook = getattr(hook, "hook", hook)  # a hook on loading is wrapped
-    return "torch.distributed.fsdp" in getattr(getattr(hook, "__func__", hook), "__module__", "")
-
-
-def shard_groups(module: Any) -> list[Any]:
-    """The groups of parameters of a module that `fully_shard` was applied to."""
-    state = module._get_fsdp_state()
-    groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-    return [group for group in groups if group is not None]
