@@ -103,7 +103,8 @@ def transformers_model(
     assert name is not None
     found = _read_config(name, options)
     model = _random(found) if weights is None else _read_model(name, found)
-    return SequenceClassifier(model.float())  # Lightning chooses the precision, whatever the checkpoint was saved in
+    # Lightning chooses the precision, whatever the checkpoint was saved in, and trains modules in the mode they are in
+    return SequenceClassifier(model.float()).train()
 
 
 def _random(config: Any) -> nn.Module:

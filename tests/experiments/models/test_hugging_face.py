@@ -113,6 +113,11 @@ def test_contradictions_are_refused(options, message):
         transformers_model(**options)
 
 
+def test_pretrained_weights_come_in_training_mode_as_random_ones_do(tmp_path):
+    network().model.save_pretrained(tmp_path)
+    assert all(module.training for module in transformers_model(tmp_path, "DEFAULT", num_classes=3).modules())
+
+
 @pytest.mark.parametrize("weights", [None, "DEFAULT"])
 def test_a_folder_that_is_not_there_or_holds_nothing_is_named_with_the_remedy(weights, tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
