@@ -35,7 +35,7 @@ from reflow_lightning import Pruner
 REPEATS = 3
 PAGE = """# Trainings in the manner of public projects
 
-Adding the callback changes nothing but what it says, up to the event, and never ends a training that would have gone
+**What it shows.** Adding the callback changes nothing but what it says, up to the event, and never ends a training that would have gone
 on. That was tried with public projects, and is tried anew by one command with {count} small modules that are written
 in their manner, with their habits (`tests/zoo/trainings`).
 
