@@ -35,8 +35,8 @@ from reflow_lightning import Pruner
 REPEATS = 3
 PAGE = """# Trainings in the manner of public projects
 
-**What it shows.** Adding the callback changes nothing but what it says, up to the event, and never ends a training that would have gone
-on. That was tried with public projects, and is tried anew by one command with {count} small modules that are written
+**What it shows.** Adding the callback changes nothing but what it says, up to the event, and never ends a training that
+would have gone on. That was tried with public projects, and is tried anew by one command with {count} small modules that are written
 in their manner, with their habits (`tests/zoo/trainings`).
 
 **{free} of {count} need no argument but the sparsity**; of these, {asked} are calibrated by another forward pass than

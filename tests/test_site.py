@@ -59,6 +59,12 @@ def test_an_equation_becomes_mathml():
     assert "arithmatex" not in made
 
 
+def test_an_equation_that_is_not_understood_ends_the_build():
+    pytest.importorskip("latex2mathml")
+    with pytest.raises(ValueError, match="can't be converted"):
+        hook("equations").on_page_content(r'<div class="arithmatex">\[\unheardof{a} &amp; b\]</div>')
+
+
 def test_doctests_become_examples():
     pytest.importorskip("griffe")
     found = SimpleNamespace(docstring=SimpleNamespace(value="Do it.\n\nExample:\n    >>> 1\n    1\n"))
