@@ -59,6 +59,9 @@ FAULTS = [
 
 PAGE = """# Faults, and what they cost
 
+**What it shows.** No fault costs more than the training steps since the last checkpoint. The network and the files
+are as they were before it, or the damage is noticed.
+
 Each fault was tried as often as the table says, at moments and places drawn from a seed. What was lost is measured.
 After a kill the training goes on from its last checkpoint, and every checkpoint that is found then, as well as the last
 one, must be bit for bit that of a training left alone: weights, BatchNorm buffers, masks, optimizer, scheduler. A

@@ -26,6 +26,8 @@ from reflow_lightning.pruning.keeping import ZeroKeeper
 SEED = 0
 PAGE = """# Faults that were found in the field
 
+**What it shows.** Nothing is lost in any of these trials.
+
 Bug reports of pruning tools and trainings of strangers were replayed on this package. Each row is one kind of what went
 wrong: its neighbours were looked for, all of them are inputs of the same kind, and each is tried for real. Nothing may
 be lost: what is right is stated by the code of each trial (`benchmarks/field_cases/`), and an error is a loss too.

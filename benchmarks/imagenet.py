@@ -85,4 +85,6 @@ if __name__ == "__main__":
     halves = [Half(images, 0), Half(images, 1)]
     batches = [half.calibration(BATCHES) for half in halves]
     dense = sum(correct(dense_model(), half) for half in halves) / len(images)
-    publish("imagenet", [measure(sparsity, halves, batches, dense) for sparsity in SPARSITIES], SEED)
+    publish(
+        "imagenet", [measure(sparsity, halves, batches, dense) for sparsity in SPARSITIES], SEED, "docs/published.md"
+    )

@@ -55,4 +55,9 @@ def measure(sparsity: float, min_kept: float, folder: Path) -> Row:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        publish("min_threshold", [measure(s, m, Path(folder)) for s, least in CASES for m in (0.0, least)], SEED)
+        publish(
+            "min_threshold",
+            [measure(s, m, Path(folder)) for s, least in CASES for m in (0.0, least)],
+            SEED,
+            "docs/published.md",
+        )

@@ -28,6 +28,9 @@ from reflow_lightning import Reflow
 
 PAGE = """# Everyday trainings with `ModelPruning` and with `Reflow`
 
+**What it shows.** What people do around a pruning (resume, test, average, use several processes) works with `Reflow`
+in every row, and with `ModelPruning` in few.
+
 Both callbacks prune half of a network's 192 weights, after the first of two epochs unless the row says otherwise; then
 comes something that users do. The row says what, and after the colon what is asked for; the same code measures and
 judges both sides, and an error is a result too. `ModelPruning` ranks globally by magnitude and has its layers named; it

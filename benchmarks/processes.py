@@ -35,6 +35,9 @@ SEED, BATCHES, SIZE, REPEATS = 0, 48, 128, 3
 
 PAGE = """# Several processes
 
+**What it shows.** Several processes share the work of a calibration, and their statistics agree with those of one
+process.
+
 One ResNet-20 is pruned to 0.9 and calibrated on {batches} batches of {size} images of CIFAR-10's shape; their values
 are random, since what is measured is time and agreement, not accuracy. Process r of R takes the batches r, r + R, ...;
 the statistics are merged once, at the end. *Differs by* is the largest difference of a BatchNorm statistic from that of

@@ -1,4 +1,4 @@
-"""Results of the benchmarks as JSON beside the scripts, and as tables in the README or in a page of docs/."""
+"""Results of the benchmarks as JSON beside the scripts, and as tables in a page of docs/."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _cell(value: Any) -> str:
     return f"{100 * value:.2f}" if isinstance(value, float) else str(value)
 
 
-def publish(name: str, rows: Sequence[Row], seed: int, document: str = "README.md") -> None:
+def publish(name: str, rows: Sequence[Row], seed: int, document: str) -> None:
     """Write ``results/<name>.json`` and the table of that name in the document, between its two marks."""
     content = record(name, rows, seed)
     page = ROOT / document

@@ -35,9 +35,9 @@ from reflow_lightning import Pruner
 REPEATS = 3
 PAGE = """# Trainings in the manner of public projects
 
-Adding the callback changes nothing but what it says, up to the event, and never ends a training that would have gone
-on. That was tried with public projects, and is tried anew by one command with {count} small modules that are written
-in their manner, with their habits (`tests/zoo/trainings`).
+**What it shows.** Adding the callback changes nothing but what it says, up to the event, and never ends a training that
+would have gone on. That was tried with public projects, and is tried anew by one command with {count} small modules
+that are written in their manner, with their habits (`tests/zoo/trainings`).
 
 **{free} of {count} need no argument but the sparsity**; of these, {asked} are calibrated by another forward pass than
 the default, which a warning names. {lost} of {count} lost anything.

@@ -1,4 +1,4 @@
-"""Prune a PyTorch network in one line of Lightning, and bring its signal back without touching a weight.
+"""Prune a PyTorch network in one line of Lightning, and bring its signal back in seconds.
 
 Names and rooms are imported when they are asked for: Lightning takes seconds, and even torch is not always needed.
 """
