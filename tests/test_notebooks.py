@@ -34,7 +34,7 @@ def complaints(notebook):
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) == 3
+    assert len(NOTEBOOKS) == 5
 
 
 @each_notebook
