@@ -41,10 +41,11 @@ class Reconstruct:
     ``ridge`` times the mean square of the inputs. It belongs to the family of OBC (arXiv 2208.11580) and AdaPrune
     (arXiv 2102.08124). SparseGPT (arXiv 2301.00774) goes through the columns of a weight once, and lets those to the
     right make up for each weight that goes: at a given mask that approximates this minimum, which here is exact for
-    each row. Fitted are convolutions, linear layers, attention projections, and the matrices of recurrent cells. A layer
-    that gets other rows of a batch than in the dense network, such as an expert of several, has its moments matched
-    instead. Padding does not count where layers are told of it. A BatchNorm layer that gets the output of a layer as it
-    is gets its statistics, which follow from the same sums, so that the next layers are fitted to what they will see.
+    each row. Fitted are convolutions, linear layers, attention projections, and the matrices of recurrent cells. A
+    layer that gets other rows of a batch than in the dense network, such as an expert of several, has its moments
+    matched instead. Padding does not count where layers are told of it. A BatchNorm layer that gets the output of a
+    layer as it is gets its statistics, which follow from the same sums, so that the next layers are fitted to what they
+    will see.
 
     All batches run at the same time and wait for each other at each layer, so that they run once through each network.
     What they hold meanwhile is bounded: those that do not fit run anew for each layer, and so do all in a network that
