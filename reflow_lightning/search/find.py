@@ -43,6 +43,7 @@ from reflow_lightning.search.checks import as_number, check_alike, check_limits,
 from reflow_lightning.search.trials import Search, Trial, is_within
 
 COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
+"""Sparsities that a search tries in any case, before it bisects."""
 
 _log = logging.getLogger(__name__)
 
