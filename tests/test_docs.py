@@ -55,6 +55,12 @@ def test_the_site_has_every_page_in_its_navigation():
     assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in DOCS)
 
 
+def test_an_equation_in_a_table_stays_in_its_cell():
+    rows = [line for page in (ROOT / "docs" / "method").glob("*.md") for line in page.read_text().splitlines()]
+    torn = [row for row in rows if row.startswith("|") for cell in row.split("|") if cell.count("$") % 2]
+    assert torn == []
+
+
 def test_every_picture_is_shown_on_a_page():
     shown = {(page.parent / link).resolve() for page in PAGES for link in links(page)}
     assert sorted(set((ROOT / "docs").glob("**/*.png")) - shown) == []
