@@ -1,10 +1,14 @@
 """What the README and the pages of docs/ say can be run, runs; what they link to exists; the site has every page."""
 
 import re
+import sys
+from importlib import import_module
 
 import pytest
 from pages import DOCS, PAGES, ROOT, anchors, commands, examples, links, named
 from scenarios.commands import program
+
+ROOMS = ("pruning", "calibration", "signal", "schedules", "rounds", "search", "layers", "collapse", "cost", "callbacks")
 
 
 def test_there_are_examples_and_commands():
@@ -12,13 +16,7 @@ def test_there_are_examples_and_commands():
     assert len(commands()) >= 15
 
 
-def example(name, block):
-    """Those that train take some ten seconds; of these only the README's is run each time."""
-    is_slow = ".fit(" in block and not name.startswith("README")
-    return pytest.param(block, id=name, marks=[pytest.mark.slow] if is_slow else [])
-
-
-@pytest.mark.parametrize("block", [example(*found) for found in examples()])
+@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in examples()])
 def test_an_example_runs(block, tmp_path):
     if "transformers" in block:
         pytest.importorskip("transformers")
@@ -57,6 +55,12 @@ def test_the_site_has_every_page_in_its_navigation():
     assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in DOCS)
 
 
+def test_an_equation_in_a_table_stays_in_its_cell():
+    rows = [line for page in (ROOT / "docs" / "method").glob("*.md") for line in page.read_text().splitlines()]
+    torn = [row for row in rows if row.startswith("|") for cell in row.split("|") if cell.count("$") % 2]
+    assert torn == []
+
+
 def test_every_picture_is_shown_on_a_page():
     shown = {(page.parent / link).resolve() for page in PAGES for link in links(page)}
     assert sorted(set((ROOT / "docs").glob("**/*.png")) - shown) == []
@@ -67,3 +71,21 @@ def test_every_result_says_first_what_it_shows():
     late = [name for name in results if "**What it shows.**" not in (ROOT / "docs" / name).read_text().split("\n\n")[1]]
     assert len(results) > 10
     assert late == []
+
+
+def documented():
+    return [name for page in DOCS for name in re.findall(r"^::: (\S+)$", page.read_text(), flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_the_reference_has_every_public_name(room):
+    import_module(f"reflow_lightning.{room}".rstrip("."))
+    names = sys.modules[f"reflow_lightning.{room}".rstrip(".")].__all__  # `collapse` is a function of the package, too
+    assert sorted(set(names) - {name.rpartition(".")[2] for name in documented()}) == []
+
+
+def test_the_reference_documents_only_what_there_is():
+    missing = [
+        name for name in documented() if not hasattr(import_module(name.rpartition(".")[0]), name.split(".")[-1])
+    ]
+    assert missing == []

@@ -42,7 +42,7 @@ def test_every_choice_of_every_group_is_in_the_options(options):
 
 
 def test_a_default_of_the_options_is_the_one_of_the_configuration(options):
-    assert "| `epochs` | `30` | before a pruning that comes once |" in options
+    assert "| `epochs` | `30` | epochs of training before a pruning that comes once |" in options
 
 
 def test_the_options_need_their_marks():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
+BARS = re.compile("<mo>(&#x0007C;|&#x02016;|&#x02225;)</mo>")  # of norms, which a browser stretches each on its own
 FONT = (
     "fonts/STIXTwoMath-Regular.ttf"  # under the Open Font License; browsers without a font for equations misplace signs
 )
@@ -39,4 +40,5 @@ def _mathml(found: re.Match[str]) -> str:
         r"\\|&#x00026;|&amp;", made
     ):  # a command or a table that the converter does not know, as its plain text
         raise ValueError(f"this equation can't be converted: {latex}")
+    made = BARS.sub(r'<mo stretchy="false">\1</mo>', made)
     return f'<{tag} class="equation">{made}</{tag}>'

@@ -62,7 +62,7 @@ def _group(folder: Path) -> str:
 
 
 def _choice(group: str, path: Path) -> str:
-    body = [line for line in path.read_text().splitlines() if not re.match(r"# |#$", line)]
+    body = [line for line in path.read_text().splitlines() if not re.match(r"# (?!@package)|#$", line)]
     block = "\n".join(f"    {line}".rstrip() for line in body)
     return f'??? info "{group}={path.stem}"\n\n    {_about(path)}\n\n    ```yaml\n{block}\n    ```'
 

@@ -87,7 +87,7 @@ class Align:
                 raise ValueError(f"{name}={value!r} must be a number, {wanted}")
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """The states of the dense network are what is aligned with: always."""
+        """Whether the dense network is needed: always, since the states are aligned with its own."""
         return True
 
     def __call__(

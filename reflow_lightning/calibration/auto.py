@@ -62,11 +62,11 @@ def without_batchnorm(known: Mapping[str, Layer], order: Order) -> dict[str, Lay
 class Auto:
     """Population statistics for BatchNorm layers, then `Moments` for the layers that no BatchNorm follows.
 
-    What follows what is learned from the calls in the pass that takes the statistics, so that it does not depend on
-    how the modules are registered. A BatchNorm layer behind one of the second kind normalises by the batch at hand
-    while layers are matched, since its inputs change meanwhile, and gets its statistics once more. Without the dense
-    network the second kind is left alone. The dense network is compared with as it is with statistics of the same
-    batches, and is left as it was.
+    Which BatchNorm layer follows which layer is learned from the calls in the pass that takes the statistics, so that
+    it does not depend on how the modules are registered. A BatchNorm layer behind a layer that is matched normalises by
+    the batch at hand meanwhile, since its inputs change, and gets its statistics once more. Without the dense network
+    the layers that no BatchNorm follows are left alone. For the comparison the dense network gets statistics of the
+    same batches; it is left as it was.
     """
 
     writes_weights: ClassVar[bool] = False  # but where it has the dense network
@@ -74,7 +74,7 @@ class Auto:
     leaves_undo_to_caller: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """Whether layers without BatchNorm, if there are any, can be written; the calls tell only later."""
+        """Whether the dense network is needed: it may be, as the calls tell only later what no BatchNorm follows."""
         return True
 
     def between_prunings(self, model: nn.Module) -> Repair:

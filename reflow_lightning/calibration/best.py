@@ -83,7 +83,7 @@ class Best:
         Align(logits=self.logits)
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """All but statistics compare with the dense network."""
+        """Whether the dense network is needed: always, since all repairs but statistics compare with it."""
         return True
 
     def between_prunings(self, model: nn.Module) -> Repair:

@@ -40,11 +40,11 @@ class InTurn:
 
     @property
     def writes_weights(self) -> bool:
-        """Whether one of them does."""
+        """Whether one of the repairs does."""
         return any(map(writes_weights, self.repairs))
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """Whether one of them does."""
+        """Whether one of the repairs does."""
         return any(needs_reference(repair, model) for repair in self.repairs)
 
     def keeping_zeros(self) -> Repair:

@@ -34,8 +34,8 @@ class Moments:
     order.
 
     Args:
-        targets: What layers shall put out, by layer name, where no dense network is needed for them; see
-            `batchnorm_targets`.
+        targets: Mean and standard deviation that layers shall put out, by layer name. Layers with a target need no
+            dense network; see `batchnorm_targets`.
 
     Example:
         >>> import copy, torch
@@ -54,7 +54,7 @@ class Moments:
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """The dense network tells the moments, unless targets do."""
+        """Whether the dense network is needed: it gives the moments, unless there are targets."""
         return not self.targets
 
     def __call__(

@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
     """What is done for a pruning.
 
     Attributes:
-        prunings: So many lead to the sparsity.
+        prunings: How many prunings lead to the sparsity.
         between: The repair after each of them but the last.
         repair: The repair after the last.
         words: All of it in words.

@@ -38,13 +38,14 @@ class Reconstruct:
 
     Given the inputs x that the pruned network has by then, and the outputs y of the dense network's layer, minimises
     ``sum |y - W x - b|^2 + penalty |W - W_old|^2`` over W and b in closed form, where zeros stay zero; the penalty is
-    ``ridge`` times the mean square of the inputs. In the family of OBC (arXiv 2208.11580) and AdaPrune (arXiv
-    2102.08124). SparseGPT (arXiv 2301.00774) goes through the columns of a weight once, and lets those to the right
-    make up for each weight that goes: at a given mask that approximates this minimum, which here is exact for each row.
-    Convolutions, linear layers, attention projections, and the matrices of recurrent cells. A layer that gets other
-    rows of a batch than in the dense network, such as an expert of several, has its moments matched instead. Padding
-    does not count where layers are told of it. A BatchNorm layer that gets the output of a layer as it is gets its
-    statistics, which follow from the same sums, so that the next layers are fitted to what they will see.
+    ``ridge`` times the mean square of the inputs. It belongs to the family of OBC (arXiv 2208.11580) and AdaPrune
+    (arXiv 2102.08124). SparseGPT (arXiv 2301.00774) goes through the columns of a weight once, and lets those to the
+    right make up for each weight that goes: at a given mask that approximates this minimum, which here is exact for
+    each row. Fitted are convolutions, linear layers, attention projections, and the matrices of recurrent cells. A
+    layer that gets other rows of a batch than in the dense network, such as an expert of several, has its moments
+    matched instead. Padding does not count where layers are told of it. A BatchNorm layer that gets the output of a
+    layer as it is gets its statistics, which follow from the same sums, so that the next layers are fitted to what they
+    will see.
 
     All batches run at the same time and wait for each other at each layer, so that they run once through each network.
     What they hold meanwhile is bounded: those that do not fit run anew for each layer, and so do all in a network that
@@ -85,7 +86,7 @@ class Reconstruct:
             )
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """The outputs of the dense network are what is fitted: always."""
+        """Whether the dense network is needed: always, since its outputs are fitted."""
         return True
 
     def __call__(

@@ -30,7 +30,7 @@ class BatchNormStatistics:
     restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """A population statistic is compared with nothing: never."""
+        """Whether the dense network is needed: never, since nothing is compared."""
         return False
 
     def __call__(
@@ -76,7 +76,7 @@ class NoRepair:
     restores_itself: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
-        """A population statistic is compared with nothing: never."""
+        """Whether the dense network is needed: never, since nothing is compared."""
         return False
 
     def __call__(

@@ -25,13 +25,13 @@ class Reselect(Reconstruct):
     """Fit the weights of each layer as `Reconstruct` does, and choose anew which of them stay.
 
     Every tensor keeps as many weights as it had, but others: those with which the layer's output comes closest to the
-    dense network's, found by ADMM from the same sums (see `reselected`). A choice that fits worse than the zeros of
-    before is not taken. Weights that are zero in the dense network stay zero. A layer with more than 8,192 inputs keeps
-    its zeros. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
+    dense network's, found by ADMM from the same sums (see `reselected`). A choice that fits worse than the old zeros is
+    not taken. Weights that are zero in the dense network stay zero. A layer with more than 8,192 inputs keeps its
+    zeros. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
 
-    So the masks of before hold no more, until ``undo()``. `Pruner`, `Reflow` and `find_sparsity` take the new ones;
-    whoever calls `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the zeros,
-    they stay as they are.
+    The old masks no longer describe the network until ``undo()``. `Pruner`, `Reflow` and `find_sparsity` take the new
+    ones; whoever calls `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the
+    zeros, they stay as they are.
 
     Args:
         ridge: See `Reconstruct`.

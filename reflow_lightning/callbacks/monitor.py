@@ -35,9 +35,9 @@ class SignalMonitor(pl.Callback):
         every_n_steps: Optimizer steps between two measurements; the first comes after the first step.
         metrics: Fields of `LayerSignal` that need no reference; each is logged as ``<metric>/<layer>``. Nothing else is
             computed: ``("variance",)`` costs hardly more than the forward pass. ``class_share`` takes batches with
-            labels, and is of one batch here: compare it over time rather than with 0. ``rectifier_entropy`` and
-            ``rectifier_saturated`` are fields of `LayerEntropy`, logged for every weighted layer whose output enters a
-            rectifier, whatever ``layers`` says.
+            labels, and each value comes from a single batch: compare it over time rather than with 0.
+            ``rectifier_entropy`` and ``rectifier_saturated`` are fields of `LayerEntropy`, logged for every weighted
+            layer whose output enters a rectifier, whatever ``layers`` says.
         layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
 

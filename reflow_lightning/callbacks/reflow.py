@@ -35,8 +35,8 @@ from reflow_lightning.schedules import OneShot, Progress, Schedule, check_schedu
 class Reflow(KeepsState, KeepsZeros):
     """Prune the network at chosen moments of a training, restore its signal, and keep the zeros from then on.
 
-    At each moment: choose the weights (`reflow_lightning.prune`), set them to zero, re-estimate the BatchNorm
-    statistics on fresh batches (`reflow_lightning.calibrate`; REFLOW, arXiv 2502.15790). That happens before any
+    At each moment it chooses weights (`reflow_lightning.prune`), sets them to zero, and repairs the network on fresh
+    batches (`reflow_lightning.calibrate`; REFLOW, arXiv 2502.15790, and its kin). That happens before any
     validation and checkpoint of the moment, so that a metric and the weights saved with it agree. If anything fails,
     the network is as it was. Parameters are never renamed or wrapped; a checkpoint loads without this package.
 
@@ -46,9 +46,9 @@ class Reflow(KeepsState, KeepsZeros):
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
-        schedule: `OneShot`, `Gradual`, `Iterative`, or your own `reflow_lightning.schedules.Schedule`; ``None``: the
-            first, at the start.
-        criterion: See `reflow_lightning.prune`, as for the next six. One that needs data reads the calibration data.
+        schedule: `OneShot`, `Gradual`, `Iterative`, or your own `reflow_lightning.schedules.Schedule`; ``None``
+            stands for ``OneShot()``, which prunes at the start.
+        criterion: Which weights go; see `reflow_lightning.prune`. It reads the calibration data if it needs any.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``.
         min_kept: Least share of all weights that each layer keeps.
@@ -72,7 +72,7 @@ class Reflow(KeepsState, KeepsZeros):
         seed: Seed of the calibration batches' order and augmentation.
 
     Attributes:
-        pruner: The `Pruner` that does it; `masks`, `events`, `listeners` and `apply` are its own.
+        pruner: The `Pruner` that does the work; `masks`, `events`, `listeners` and `apply` are taken from it.
 
     Raises:
         ValueError: Here for arguments out of range; when ``fit`` starts for those that do not fit the model or the

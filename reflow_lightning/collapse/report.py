@@ -75,7 +75,7 @@ def collapse_report(collapsed: nn.Module) -> CollapseReport:
     """The report of a module that `collapse` returned.
 
     Raises:
-        ValueError: If it did not.
+        ValueError: If the module did not come from `collapse`.
 
     Example:
         >>> import torch

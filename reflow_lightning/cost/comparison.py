@@ -101,7 +101,7 @@ def compare(
         before: The first network.
         after: The second, on the same device.
         example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to their device.
-            Latency and memory are those of the whole batch.
+            Latency and memory are measured with the whole batch.
         rounds: Runs of each for the latency.
         threads: Threads for the CPU, for the latency; ``None`` leaves their number as it is.
 

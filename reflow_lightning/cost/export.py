@@ -33,7 +33,7 @@ def save_program(model: nn.Module, example_input: Example, path: str | Path) -> 
     """Save what a network computes in eval mode, as `torch.export.save` does; by custom, the file ends with ``.pt2``.
 
     ``torch.export.load(path).module()`` runs it, without the code of the network and without this package. The number
-    of samples is free where the network allows that, else that of the example.
+    of samples is free where the network allows that; else it is fixed to the number in the example.
 
     Args:
         model: Any module that `torch.export` takes. It is not changed.
@@ -62,8 +62,8 @@ def save_program(model: nn.Module, example_input: Example, path: str | Path) -> 
 def export_onnx(model: nn.Module, example_input: Example, path: str | Path) -> None:
     """Save what a network computes in eval mode as ONNX.
 
-    The number of samples is free where the network allows that, else that of the example. Beyond two gigabytes, the
-    weights are in a second file beside it.
+    The number of samples is free where the network allows that; else it is fixed to the number in the example. Beyond
+    two gigabytes, the weights are in a second file beside it.
 
     Args:
         model: Any module that `torch.export` takes. It is not changed.

@@ -142,7 +142,7 @@ def paired_latency(
         example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to their devices.
         rounds: Runs of each network. Their order is turned round every time.
         warmup: Forward passes of each before anything is measured.
-        clock: Tells seconds. That of `busy_clock` is not disturbed by other programs.
+        clock: Tells seconds. `busy_clock` gives one that other programs do not disturb.
 
     Returns:
         Seconds of a forward pass by name, one value a round; values at the same place belong to the same round.

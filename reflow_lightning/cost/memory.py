@@ -40,8 +40,8 @@ class Memory:
 def measure_memory(model: nn.Module, example_input: Example) -> Memory:
     """Measure the memory of a forward pass in eval mode and without gradients, and what the network itself takes.
 
-    On CUDA the peak is that of torch's allocator, whose own record of a peak is reset. Elsewhere it is the sum of the
-    tensors that are alive; what a kernel needs within itself is not seen.
+    On CUDA, torch's allocator tells the peak, and its own record of a peak is reset. Elsewhere the peak is the sum of
+    the tensors that are alive; what a kernel needs within itself is not seen.
 
     Args:
         model: Any module.

@@ -54,15 +54,15 @@ def sparse_linear(
     CPU, or not called with this input. So does a layer more than half of whose weights are not zero.
 
     The result is for inference: sparse weights are constants, and nothing asks for gradients until you say so. These
-    flow through sparse layers to what is before them. To train on, load ``result.state_dict()``, which is that of the
-    dense network, into the dense network.
+    flow through sparse layers to what is before them. To train on, load ``result.state_dict()`` into the dense network,
+    which it fits.
 
     Args:
         model: Any module. It is not changed.
         example_input: What the network is called with: a tensor, a tuple of all positional arguments, or a mapping of
             the arguments by name, such as a tokenizer gives.
         forward: ``(model, example_input) -> anything``, for what is called in another way.
-        margin: So many times as fast as the dense layer must the sparse one be.
+        margin: How many times as fast as the dense layer the sparse one must be.
         tolerance: Largest difference between the outputs of both, relative to the largest output of the dense one.
         rounds: How often the networks take turns, and again at the end. A turn takes a hundredth of a second or more.
 

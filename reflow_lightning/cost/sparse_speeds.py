@@ -109,7 +109,7 @@ def sparse_report(model: nn.Module) -> SparseReport:
     """The report of a network that `reflow_lightning.cost.sparse_linear` returned.
 
     Raises:
-        ValueError: If it did not.
+        ValueError: If the network did not come from `sparse_linear`.
 
     Example:
         >>> sparse_report(nn.ReLU())

@@ -33,7 +33,7 @@ class Pruner:
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
-        criterion: See `reflow_lightning.prune`, as for the next six. One that needs data reads the batches.
+        criterion: Which weights go; see `reflow_lightning.prune`. A criterion that needs data reads the batches.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``.
         min_kept: Least share of all weights that each layer keeps.
@@ -41,7 +41,7 @@ class Pruner:
         exclude: Glob patterns on parameter names.
         tied: See `reflow_lightning.prune`.
         steps: So many prunings lead to the sparsity at one moment, each with the repair. In each the same share of what
-            is left goes; layers share it as the network of before does. To a pattern such as 2:4 they lead over 3:4.
+            is left goes; layers share it as the dense network does. A pattern such as 2:4 is reached by way of 3:4.
         repair: See `reflow_lightning.calibrate`. ``"best"`` also chooses the number of steps, unless it is given.
         budget: How long ``repair="best"`` may take: seconds, or a time such as ``"5min"``; ``None`` for a minute.
         calibration_batches: At most so many batches; ``"auto"``: until their statistics are precise enough.
@@ -54,9 +54,9 @@ class Pruner:
         events: What each prune event of this process did; only the last can be undone.
         listeners: Functions ``(stage, module)``, called while the network is ``"dense"``, ``"pruned"`` and
             ``"repaired"``.
-        between: What is measured in an event of a training that others follow; see `measure_signal`.
+        between: The metrics that are measured in an event after which others follow; see `measure_signal`.
         bound: The masks, and what keeps their zeros in a training.
-        said: What was warned of, and is not warned of again; a training begins with nothing.
+        said: Warnings that were given and are not repeated; each training begins with none.
 
     Raises:
         ValueError: For arguments out of range.
@@ -210,7 +210,7 @@ class Pruner:
             check_model(model, self.sparsity, spec or self.spec)
 
     def settle(self) -> None:
-        """Have the last event as a mere record, or a gradual schedule would gather old statistics without end."""
+        """Drop the old values that the last event holds for ``undo``, which a gradual schedule would gather."""
         if self.events:
             self.events[-1] = self.events[-1].settled()
 

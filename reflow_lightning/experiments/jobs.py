@@ -35,7 +35,7 @@ _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*LeafSpec.*deprecated.*",
-    ".*Using `DistributedSampler` with the dataloaders.*",  # the README says it once for all
+    ".*Using `DistributedSampler` with the dataloaders.*",  # docs/how_to/sweeps.md says it once for all
 )
 
 

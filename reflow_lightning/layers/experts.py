@@ -43,7 +43,7 @@ class StackLayer(Layer):
 
 
 class TransposedStackLayer(StackLayer):
-    """The same with stacks (matrices, inputs, outputs)."""
+    """As `StackLayer`, with stacks (matrices, inputs, outputs)."""
 
     transposed = True
 

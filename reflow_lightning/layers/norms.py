@@ -27,7 +27,7 @@ from reflow_lightning.running.sharding import is_sharded
 class NormLayer(Layer):
     """A norm of channels in dimension 1, with a weight for each, and maybe a bias: BatchNorm, GroupNorm, InstanceNorm.
 
-    A weight that is ``None`` is no map.
+    A norm without a weight has no map.
     """
 
     is_norm: ClassVar[bool] = True

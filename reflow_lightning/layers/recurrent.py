@@ -96,7 +96,7 @@ class RecurrentLayer(Layer):
 
     @property
     def maps(self) -> tuple[AffineMap, ...]:
-        """Those of all cells."""
+        """The maps of all cells."""
         return tuple(affine for cell in self.cells for affine in cell)
 
     @property

@@ -40,12 +40,12 @@ class Coverage:
 
     @property
     def share_with_tables(self) -> float:
-        """The same of the elements of all matrices and embeddings: of a language model these are often the most."""
+        """Share of the elements of matrices *and* embeddings that is pruned."""
         return self.pruned / (self.matrices + self.tables) if self.matrices else 0.0
 
     @property
     def words(self) -> str:
-        """What was not selected; empty if that is nothing.
+        """What was not selected, in words; empty if everything was selected.
 
         Example:
             >>> Coverage(70, 1000, {"Conv1D": 48, "Experts": 2}).words

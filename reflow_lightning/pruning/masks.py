@@ -82,7 +82,7 @@ class Masks(Mapping[str, Tensor]):
         return self._total - sum(self._kept.values()) >= sparsity * self._total - max(1, len(self)) / 2
 
     def coverage(self, model: nn.Module) -> Coverage:
-        """What they prune of a model, seen over all of its matrices, those included that were not selected.
+        """How much of all matrices of a model is pruned, including the matrices that were not selected.
 
         Example:
             >>> model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])

@@ -84,8 +84,8 @@ def prune(
     Exactly ``round(sparsity * selected)`` weights are masked; of equal scores the first by position go; the result is
     the same on every run. Weights that are zero already go first. Zeros alone make no model smaller or faster.
 
-    Of a model under `fully_shard` every process prunes its own part; call it on all of them. What they exchange is
-    counts, not weights.
+    Under `fully_shard` every process prunes its own part of the model; call this on all of them. They exchange counts,
+    and no weights.
 
     Args:
         model: Any module.

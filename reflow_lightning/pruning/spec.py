@@ -79,7 +79,7 @@ class PruneSpec:
 
     @property
     def rules_zeros(self) -> bool:
-        """Whether more is asked of the zeros of a tensor than their number: a pattern, or another tensor's place."""
+        """Whether the places of the zeros are fixed, by a pattern or by the masks of another tensor."""
         return self.pattern is not None or bool(self.tied)
 
     def check_sparsity(self, sparsity: float) -> None:

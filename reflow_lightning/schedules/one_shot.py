@@ -75,9 +75,9 @@ class OneShot:
         return not self.fraction or (now.fraction is not None and now.fraction >= self.fraction)
 
     def sparsity(self, now: Progress, final: float) -> float:
-        """All of it."""
+        """The final sparsity."""
         return final
 
     def finished(self, last: Progress | None, final: float) -> bool:
-        """Whether it has been time."""
+        """Whether the network was pruned."""
         return last is not None

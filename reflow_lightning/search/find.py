@@ -43,6 +43,7 @@ from reflow_lightning.search.checks import as_number, check_alike, check_limits,
 from reflow_lightning.search.trials import Search, Trial, is_within
 
 COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
+"""Sparsities that a search tries in any case, before it bisects."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def find_sparsity(
         max_drop: By how much the score may be below the dense model's, in the score's own unit.
         tolerance: How close to its limit the sparsity shall come; never closer than one weight.
         coarse: Sparsities that are tried in any case.
-        criterion: See `reflow_lightning.prune`, as for the next six. One that needs data gets the batches.
+        criterion: Which weights go; see `reflow_lightning.prune`. A criterion that needs data gets the batches.
         allocation: How weights are shared out over layers.
         pattern: ``"N:M"`` or ``None``; nothing less sparse than the pattern is tried.
         min_kept: Least share of all weights that each layer keeps; nothing sparser than that is tried.

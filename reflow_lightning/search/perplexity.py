@@ -29,9 +29,10 @@ _LARGEST = 700.0
 def perplexity(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward | None = None) -> float:
     """The perplexity of a causal language model: ``exp`` of the mean cross entropy of the next tokens.
 
-    The mean is over all tokens of all batches; where processes run together, all must call this, each with its own
-    batches or none, and it is over those of all. It is what `torchmetrics.text.Perplexity` gives, in a room that loads
-    no torchmetrics. The model runs in eval mode. For `reflow_lightning.find_sparsity`, where more is better, negate it.
+    The mean is over all tokens of all batches. Where processes run together, all must call this, each with its own
+    batches or none, and the mean is over the batches of all. It is what `torchmetrics.text.Perplexity` gives, but
+    loads no torchmetrics. The model runs in eval mode. For `reflow_lightning.find_sparsity`, where more is better,
+    negate it.
 
     Args:
         model: Puts out logits (samples, positions, vocabulary), or names them so; those at a position are of the token

@@ -27,7 +27,7 @@ class LayerSignal:
         saturated: Share of channels of one sign, so that a rectifier after them is always on or always off.
         entropy: Mean over channels of the entropy in bits of being positive or negative (arXiv 2404.16890).
         class_share: Share of the variance between samples, pooled over positions, that is between their classes.
-        variance_ratio: ``total_variance`` over that of the reference (signal variance ratio, arXiv 2502.15790).
+        variance_ratio: ``total_variance`` over the one of the reference (signal variance ratio, arXiv 2502.15790).
         channel_ratio: Geometric mean over the reference's live channels of the ratio of variances, each at least 1e-12.
         cosine: Cosine between the centred activations, pooled over positions, and the reference's.
         cka: Linear CKA between the same two, which ignores how the channels are turned and scaled (arXiv 1905.00414).

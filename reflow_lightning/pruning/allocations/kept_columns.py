@@ -14,7 +14,7 @@ from reflow_lightning.running.names import matches
 
 @dataclass(frozen=True)
 class KeptColumns:
-    """An allocation: every matrix keeps so many whole columns.
+    """An allocation that says how many whole columns each matrix keeps.
 
     Attributes:
         columns: Number of columns by glob pattern on parameter names.

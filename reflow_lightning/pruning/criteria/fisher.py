@@ -21,7 +21,7 @@ class Fisher(GradientCriterion):
 
     The score of a weight is ``w^2 E[g^2] / 2``, where g is the gradient of the loss of a *single sample*, with the
     label of the data, and the mean is over all samples. *Optimal Brain Damage* (LeCun, Denker and Solla, NeurIPS 1989)
-    has the second derivative in the place of ``E[g^2]``.
+    uses the second derivative instead of ``E[g^2]``.
 
     The scores do not depend on how the samples are split into batches. Takes the memory of a few copies of the weights.
 
@@ -40,7 +40,7 @@ class Fisher(GradientCriterion):
     def gradients(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], forward: Forward
     ) -> Iterator[tuple[int, Gradients]]:
-        """Of the loss of every single sample, some at a time, of shape (samples, *shape of the weight)."""
+        """Gradients of the loss of every single sample, some at a time, of shape (samples, *shape of the weight)."""
         return sample_gradients(model, parameters, batches, forward, self.loss)
 
     def term(self, gradient: Tensor, samples: int) -> Tensor:

@@ -23,7 +23,7 @@ class Magnitude:
 
     @property
     def unsigned(self) -> bool:
-        """See `is_unsigned`. Of a subclass with scores of its own nothing is known."""
+        """Whether no score is below zero, see `is_unsigned`; a subclass may score otherwise."""
         return (type(self).__call__, type(self).pieces) == (Magnitude.__call__, Magnitude.pieces)
 
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:

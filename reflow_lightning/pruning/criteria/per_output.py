@@ -18,7 +18,7 @@ from reflow_lightning.running.forward import Forward
 
 @dataclass(frozen=True)
 class PerOutput:
-    """Any criterion, but each weight is compared with those of the same output of its layer only.
+    """Any criterion, but each weight is compared only with the other weights of the same output of its layer.
 
     The score is the place of the weight in its row, from ``1/n`` for the lowest of n to 1. So one ranking over all
     tensors prunes every row of every tensor by the same share, as nearly as whole numbers allow: the comparison group
@@ -28,7 +28,7 @@ class PerOutput:
     second dimension, as in a transposed convolution, and both in a stack of matrices.
 
     Attributes:
-        criterion: A name or a criterion. It needs batches only if that does.
+        criterion: A name or a criterion. Batches are needed only if this criterion needs them.
 
     Example:
         >>> from reflow_lightning.pruning import prune
