@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 
-from reflow_lightning.callbacks.logs import log_metrics, logger_step
+from reflow_lightning.callbacks.curves import FEW, Curves, check_curves
+from reflow_lightning.callbacks.logs import log_metrics, logger_step, of_layers
+from reflow_lightning.callbacks.pictures import log_picture
 from reflow_lightning.callbacks.steps import Steps
-from reflow_lightning.callbacks.trainer import callbacks_of, forward_in_precision
+from reflow_lightning.callbacks.trainer import forward_in_precision
 from reflow_lightning.layers import Order
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns, as_patterns
 from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import PeerEndedError, gather, warn
+from reflow_lightning.signal.heatmap import VarianceHistory, plot_heatmap
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import learn_order, measure_signal
-from reflow_lightning.signal.metrics import ALONE, OF_RECTIFIERS, VARIANCE, check_metrics
+from reflow_lightning.signal.metrics import ALONE, OF_RECTIFIERS, check_metrics
 from reflow_lightning.signal.report import SignalReport
+
+HEATMAP = "activations/over_training"
+"""What the picture of all layers over the training is called."""
 
 
 class SignalMonitor(pl.Callback):
-    """Log ``variance/<layer>`` and other curves of each layer's output in eval mode, as the training goes on.
+    """Log ``variance/<layer>`` and other curves of some layers' outputs in eval mode, as the training goes on.
+
+    At the end of the training, and at each prune event of `Reflow`, loggers that show pictures get a heat map of the
+    variance of all layers over the training. A CSV file gets the curves of all layers.
 
     Every ``every_n_steps`` steps it runs the network once more on the batch just trained on, in eval mode, since that
     is where collapse shows: in train mode BatchNorm hides it. Parameters, BatchNorm's statistics, modes, random state
@@ -38,7 +47,9 @@ class SignalMonitor(pl.Callback):
             labels, and each value comes from a single batch: compare it over time rather than with 0.
             ``rectifier_entropy`` and ``rectifier_saturated`` are fields of `LayerEntropy`, logged for every weighted
             layer whose output enters a rectifier, whatever ``layers`` says.
-        layers: Glob patterns on module names. Default: BatchNorm layers, and weighted layers that none follows.
+        layers: Which layers are measured, as glob patterns on module names. Default: BatchNorm layers, and weighted
+            layers that none follows.
+        curves: Which of them have curves: so many, evenly spaced from input to output, or patterns; ``"*"`` for all.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
 
     Example:
@@ -59,6 +70,7 @@ class SignalMonitor(pl.Callback):
             "rectifier_saturated",
         ),
         layers: Patterns | None = None,
+        curves: Curves = FEW,
         forward: AnyForward | None = None,
     ) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
@@ -67,7 +79,10 @@ class SignalMonitor(pl.Callback):
         self.every_n_steps = every_n_steps
         self.metrics = check_metrics(metrics, ALONE)
         self.layers = None if layers is None else as_patterns(layers)
+        self.curves = check_curves(curves)
         self.forward = forward
+        self.history = VarianceHistory()
+        self._shown = 0
         self._last: int | None = None
         self._order: Order | None = None
         self.steps = Steps()
@@ -80,9 +95,20 @@ class SignalMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a measurement."""
         self._last = self._order = None
+        self._shown = 0
+        if trainer.global_step == 0:  # else a checkpoint knows what was before
+            self.history = VarianceHistory()
         self._failed, self._told = False, set()
         self.steps = Steps()
         self._logged = any(gather(bool(trainer.loggers)))  # measuring takes all processes, though one may log alone
+
+    def state_dict(self) -> dict[str, Any]:
+        """The heat map so far."""
+        return {"history": self.history.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the heat map of the checkpoint."""
+        self.history.load_state_dict(state_dict["history"])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -127,19 +153,35 @@ class SignalMonitor(pl.Callback):
                 )
             self._failed = True
             return
-        metrics = {
-            f"{metric}/{row.name}": value
-            for row in report.rows
-            for metric in self.metrics
-            if (value := getattr(row, metric, None)) is not None
-        }
-        metrics |= {
-            f"{metric}/{row.layer}": getattr(row, field)
-            for row in report.rectifiers
-            for metric, field in OF_RECTIFIERS.items()
-            if metric in self.metrics
-        }
-        log_metrics(trainer, metrics, logger_step(trainer))
+        self.history.add(step, report.variances())
+        found: dict[str, float] = {}
+        hidden: set[str] = set()
+        for metric in self.metrics:
+            values, without = of_layers(metric, values_of(report, metric), self.curves)
+            found |= values
+            hidden |= without
+        log_metrics(trainer, found, logger_step(trainer), hidden)
+
+    def pruned(self, trainer: pl.Trainer, step: int, signal: Mapping[str, SignalReport]) -> None:
+        """Show in the heat map what a prune event measured."""
+        self.history.add_event(step, signal)
+        self.show(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End with the heat map of the whole training."""
+        self.show(trainer)
+
+    def show(self, trainer: pl.Trainer) -> None:
+        """Log the heat map, unless it is there already."""
+        columns, before = self.history.columns, self._shown
+        self._shown = self.history.seen
+        if columns and self._shown != before and trainer.is_global_zero:
+            log_picture(
+                trainer.loggers,
+                HEATMAP,
+                lambda: plot_heatmap(columns, f"the training until step {columns[-1].step}"),
+                logger_step(trainer),
+            )
 
     def _is_due(self, step: int) -> bool:
         return self._last is None or step // self.every_n_steps > self._last // self.every_n_steps
@@ -160,15 +202,14 @@ class SignalMonitor(pl.Callback):
         )
 
 
-def monitor_for(trainer: pl.Trainer, wanted: bool | SignalMonitor, forward: AnyForward | None) -> SignalMonitor | None:
-    """The monitor that a callback has in a training, as its user wants it.
+def values_of(report: SignalReport, metric: str) -> dict[str, float]:
+    """A metric of a monitor by layer, from input to output, where it was measured.
 
-    Args:
-        trainer: The trainer.
-        wanted: ``True``: one of the variance alone, unless another callback of the trainer does its work.
-        forward: The forward pass of a default one.
+    Example:
+        >>> from reflow_lightning.signal import LayerSignal
+        >>> values_of(SignalReport((LayerSignal("fc", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1), "dead")
+        {'fc': 0.25}
     """
-    if not isinstance(wanted, bool):
-        return wanted
-    others = any(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer))
-    return SignalMonitor(metrics=VARIANCE, forward=forward) if wanted and not others else None
+    if (field := OF_RECTIFIERS.get(metric)) is not None:
+        return {row.layer: getattr(row, field) for row in report.rectifiers}
+    return {row.name: value for row in report.rows if (value := getattr(row, metric)) is not None}

@@ -1,6 +1,6 @@
 """The signal against depth at a prune event, in the form in which each kind of logger can show it.
 
-The depth of a layer is no step of a training. So a profile is a figure and a table, at the step of the event.
+The depth of a layer is no step of a training. So a profile is a picture and a table, at the step of the event.
 """
 
 from __future__ import annotations
@@ -13,47 +13,62 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from reflow_lightning.callbacks.curves import FEW, with_curves
+from reflow_lightning.callbacks.pictures import log_picture
+from reflow_lightning.callbacks.state_runs import log_states
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.running.compat.lightning import is_one
-from reflow_lightning.signal.report import SignalReport, plot_profiles, profile_rows, rectifier_rows
+from reflow_lightning.signal.histogram import plot_histograms
+from reflow_lightning.signal.profile_plot import plot_profiles
+from reflow_lightning.signal.report import profile_rows, rectifier_rows
 
-FIGURE = "signal/variance"
-"""What the figure of variance against depth is called."""
+PROFILE, VALUES = "activations/by_layer", "activations/values"
+"""What the pictures of an event are called. TensorBoard sorts by name: so they come before all curves."""
 
 
-def log_profile(loggers: Iterable[Logger], event: PruneEvent, step: int) -> None:
+def log_profile(loggers: Iterable[Logger], event: PruneEvent, step: int, curves: int | tuple[str, ...] = FEW) -> None:
     """Give loggers the signal of the network dense, pruned and repaired; nothing if it was not measured.
 
-    TensorBoard, W&B and MLflow get the figure of variance against depth, the last two a table of all that was measured
-    as well, and a logger with a folder gets the files ``signal.csv`` and ``rectifiers.csv`` in it, with a row for each
-    event, state and layer.
+    TensorBoard, W&B and MLflow get the pictures of variance against depth and of the activations of some layers. The
+    last two get a table of all that was measured as well, and a logger with a folder gets the files ``signal.csv``,
+    ``rectifiers.csv`` and ``sparsity.csv`` in it, with a row for each event, state and layer. In TensorBoard the three
+    states have runs of their own: see `log_states`.
 
     Args:
         loggers: Those of a trainer; rank zero alone must call this.
         event: A prune event.
         step: What the loggers count as its step.
+        curves: Which layers' activations are shown: see `with_curves`.
     """
-    if not event.signal:
+    signal = event.signal
+    if not signal:
         return
+    loggers = list(loggers)
     title = f"step {event.step}, sparsity {event.sparsity:.3g}"
-    tables = {"signal": profile_rows(event.signal), "rectifiers": rectifier_rows(event.signal)}
-    logger: Any
+    log_picture(loggers, PROFILE, lambda: plot_profiles(signal, title), step)
+    known = [row.name for row in next(iter(signal.values())).rows]
+    shown = with_curves([name for name in known if all(name in found.histograms for found in signal.values())], curves)
+    if shown:
+        log_picture(loggers, VALUES, lambda: plot_histograms(signal, shown[:: -(-len(shown) // FEW)], title), step)
+    log_states(loggers, signal, shown, step)
+    tables = {
+        "signal": profile_rows(signal),
+        "rectifiers": rectifier_rows(signal),
+        "sparsity": [{"name": name, "sparsity": share} for name, share in event.sparsities.items()],
+    }
     for logger in loggers:
-        if is_one(logger, "TensorBoardLogger"):
-            logger.experiment.add_figure(FIGURE, plot_profiles(event.signal, title), step)
-        elif is_one(logger, "WandbLogger"):
-            logger.log_image(FIGURE, [_image(event.signal, title)], step=step)
-            for name, rows in tables.items():
-                if rows:
-                    logger.log_table(f"signal/{name}", list(rows[0]), [list(row.values()) for row in rows], step=step)
+        _log_tables(logger, tables, event.step, step)
+
+
+def _log_tables(logger: Any, tables: Mapping[str, Sequence[Mapping[str, Any]]], event_step: int, step: int) -> None:
+    """Give a logger tables by name, and add them to the files in its folder."""
+    for name, rows in tables.items():
+        if rows and is_one(logger, "WandbLogger"):
+            logger.log_table(f"signal/{name}", list(rows[0]), [list(row.values()) for row in rows], step=step)
         elif is_one(logger, "MLFlowLogger"):
-            at = f"step_{event.step:08d}"
-            logger.experiment.log_figure(logger.run_id, plot_profiles(event.signal, title), f"{FIGURE}/{at}.png")
-            for name, rows in tables.items():
-                logger.experiment.log_text(logger.run_id, as_csv(rows), f"signal/{name}/{at}.csv")
+            logger.experiment.log_text(logger.run_id, as_csv(rows), f"signal/{name}/step_{event_step:08d}.csv")
         if (folder := getattr(logger, "log_dir", None)) is not None:
-            for name, rows in tables.items():
-                _append(Path(folder) / f"{name}.csv", [{"step": event.step, **row} for row in rows])
+            _append(Path(folder) / f"{name}.csv", [{"step": event_step, **row} for row in rows])
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -78,13 +93,3 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", newline="") as file:
             file.write(lines if file.tell() else f"{header}\n{lines}")
-
-
-def _image(signal: Mapping[str, SignalReport], title: str) -> Any:
-    """The figure as an image of Pillow's, for a logger that takes no figure of Matplotlib's."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    plot_profiles(signal, title).savefig(buffer, dpi=120)
-    buffer.seek(0)
-    return Image.open(buffer)

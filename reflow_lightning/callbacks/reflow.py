@@ -13,13 +13,14 @@ from reflow_lightning.calibration import AnyRepair
 from reflow_lightning.callbacks.best import BestBefore
 from reflow_lightning.callbacks.course import Course, Target
 from reflow_lightning.callbacks.data import CalibrationData, check_calibration_data
-from reflow_lightning.callbacks.logs import announce, log_event
-from reflow_lightning.callbacks.monitor import SignalMonitor, monitor_for
+from reflow_lightning.callbacks.logs import announce
+from reflow_lightning.callbacks.monitor import SignalMonitor
+from reflow_lightning.callbacks.monitors import monitor_for, monitors_of, show_end, show_event
 from reflow_lightning.callbacks.once import OncePerFit
 from reflow_lightning.callbacks.planning import plan_event
 from reflow_lightning.callbacks.state import KeepsState
 from reflow_lightning.callbacks.steps import Steps
-from reflow_lightning.callbacks.trainer import callbacks_of, is_trial, length_of, progress_of
+from reflow_lightning.callbacks.trainer import is_trial, length_of, progress_of
 from reflow_lightning.callbacks.zeros import KeepsZeros
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.pruning import AnyAllocation, AnyCriterion
@@ -40,9 +41,9 @@ class Reflow(KeepsState, KeepsZeros):
     validation and checkpoint of the moment, so that a metric and the weights saved with it agree. If anything fails,
     the network is as it was. Parameters are never renamed or wrapped; a checkpoint loads without this package.
 
-    Logged are ``sparsity/global``, of the selected weights, ``sparsity/all_matrices`` and ``sparsity/<layer>``,
-    ``variance/<layer>`` over the training, and at each pruning the signal of the network dense, pruned and repaired
-    against depth: as figure and table, where the logger has such, and as ``signal.csv``, where it has a folder.
+    Logged are ``sparsity/global``, of the selected weights, and ``sparsity/all_matrices``; ``sparsity/<layer>`` and
+    ``variance/<layer>`` of some layers; and at each pruning the signal of the network dense, pruned and repaired, by
+    depth and over the training: as picture and table, where the logger has such, and as files, where it has a folder.
 
     Args:
         sparsity: Fraction of the selected weights that are zero in the end, in [0, 1).
@@ -123,14 +124,14 @@ class Reflow(KeepsState, KeepsZeros):
             forward=forward,
             seed=seed,
         )
-        self.pruner.between = self.pruner.between if isinstance(monitor, bool) else monitor.metrics
+        if isinstance(monitor, SignalMonitor):
+            self.pruner.between = monitor.metrics
         self.schedule = schedule = OneShot() if schedule is None else schedule
         check_schedule(schedule, pattern, steps)
         check_calibration_data(calibration_data)
         self.calibration_data = calibration_data
         self.monitor = monitor
         self.forget_best = forget_best
-        self._curves: SignalMonitor | None = None  # in this fit
         self._course = Course(schedule, sparsity)
         self._steps = Steps()
         self._best = BestBefore(forget_best)
@@ -153,10 +154,8 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.warn_of_no_effect(self.masks)
         self._course.judge.begin(trainer, self.pruner.reached)
         self._course.judge_round(trainer, trainer.global_step, trainer.current_epoch)  # of a checkpoint
-        self._curves = monitor_for(trainer, self.monitor, self.pruner.forward)
-        self._steps = Steps()
-        if self._curves is not None:
-            self._curves.on_train_start(trainer, pl_module)
+        self._curves = monitor_for(trainer, pl_module, self.monitor, self.pruner.forward, self._curves_before)
+        self._curves_before, self._steps = None, Steps()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -211,6 +210,7 @@ class Reflow(KeepsState, KeepsZeros):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Return to the last good round where nothing was left to train, after a checkpoint of the last epoch."""
         self._return(trainer, pl_module)
+        show_end(trainer, self._curves)
         super().on_fit_end(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -224,9 +224,8 @@ class Reflow(KeepsState, KeepsZeros):
 
     def _share(self, trainer: pl.Trainer) -> None:
         """Have monitors count steps as this does, and a default one run the model as the repair does."""
-        for monitor in (*callbacks_of(trainer), self._curves):
-            if isinstance(monitor, SignalMonitor):
-                monitor.steps = self._steps  # to which a pruning is no step
+        for each in monitors_of(trainer, self._curves):
+            each.steps = self._steps  # to which a pruning is no step
         if self._curves is not None and self.monitor is True:
             self._curves.forward = self._once.forward
 
@@ -239,7 +238,7 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if target is not None:
             with together("logging the prune event"):
-                log_event(trainer, self.events[-1])
+                show_event(trainer, self.events[-1], self._curves)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: Target, step: int) -> None:
         assert self._scope is not None  # since the training began
@@ -256,5 +255,5 @@ class Reflow(KeepsState, KeepsZeros):
         assert self._scope is not None
         plan = plan_event(self.pruner, self._scope, self._once, trainer, pl_module, step)
         event = self.pruner.rehearse(pl_module, self.sparsity, plan)
-        log_event(trainer, event)
+        show_event(trainer, event, self._curves)
         announce(event, "Reflow tried a pruning, and took it back,")

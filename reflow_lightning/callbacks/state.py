@@ -9,6 +9,7 @@ import torch
 
 from reflow_lightning.callbacks.course import Course
 from reflow_lightning.callbacks.home import ComesHome
+from reflow_lightning.callbacks.monitor import SignalMonitor
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.pruning import Masks
@@ -34,6 +35,8 @@ class KeepsState(ComesHome):
     pruner: Pruner
     schedule: Schedule
     _course: Course
+    _curves: SignalMonitor | None = None  # in this fit
+    _curves_before: dict[str, Any] | None = None  # of the checkpoint that is gone on from
 
     @property
     def completed(self) -> bool:
@@ -62,7 +65,8 @@ class KeepsState(ComesHome):
     def state_dict(self) -> dict[str, Any]:
         """Plain types only, so that torch loads it with ``weights_only=True``."""
         masks = None if self.pruner.masks is None else self.pruner.masks.state_dict()
-        return {"format": FORMAT, "masks": masks, "arguments": self._arguments(), **self._course.state_dict()}
+        curves = {} if self._curves is None else {"curves": self._curves.state_dict()}
+        return {"format": FORMAT, "masks": masks, "arguments": self._arguments(), **self._course.state_dict(), **curves}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was: what was pruned stays so, and no prune event happens twice.
@@ -75,6 +79,7 @@ class KeepsState(ComesHome):
         masks = None if state_dict["masks"] is None else Masks.from_state_dict(state_dict["masks"])
         self.pruner.bound.load(masks)
         self._course = course
+        self._curves_before = state_dict.get("curves")  # which older versions did not save
         if told := changes(state_dict.get("arguments", {}), self._arguments()):
             warn(f"Reflow goes on from a checkpoint with other arguments than it was saved with: {told}")
 

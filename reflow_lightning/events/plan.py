@@ -18,7 +18,7 @@ from reflow_lightning.running.batches import MOST_BATCHES, Limit, at_most
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import rank
-from reflow_lightning.signal.metrics import METRICS, VARIANCE
+from reflow_lightning.signal.metrics import HISTOGRAM, METRICS, VARIANCE
 
 Listener = Callable[[str, nn.Module], None]
 """Is called with the stage, ``"dense"``, ``"pruned"`` or ``"repaired"``, and the model."""
@@ -75,7 +75,7 @@ class Plan:
     @property
     def metrics(self) -> Sequence[str]:
         """What is measured: all at the end, and before that what is wanted of an event that others follow."""
-        return METRICS if self.is_last else self.between
+        return (*(METRICS if self.is_last else self.between), HISTOGRAM)
 
     def profiled(self) -> Iterator[Any]:
         """The batches to measure on; before the end few enough for three passes over them to cost little."""

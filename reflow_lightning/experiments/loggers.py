@@ -14,6 +14,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from reflow_lightning.callbacks.state_runs import state_run
 from reflow_lightning.experiments.resume import Saved, is_first, settings
 from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.extras import remedy
@@ -143,10 +144,18 @@ def log_report(loggers: Sequence[Logger], cfg: DictConfig, report: Mapping[str, 
     for logger in loggers:
         if is_one(logger, "TensorBoardLogger"):
             logger.log_hyperparams(compared(cfg), found, step)
+            _log_states(logger, metric, report["stages"])
         else:
             logger.log_metrics(found, step)
         logger.save()
         logger.finalize("success")
+
+
+def _log_states(logger: Logger, metric: str, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the metric of every tested state into TensorBoard's run of that state, so that one chart has them all."""
+    for stage, row in stages.items():
+        with state_run(logger, stage) as writer:
+            writer.add_scalar(f"states/{metric}", float(row["value"]), int(row["step"]))
 
 
 def end_wandb() -> None:

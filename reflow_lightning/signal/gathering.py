@@ -12,6 +12,7 @@ from torch import Tensor
 from reflow_lightning.signal.cka import LinearCKA
 from reflow_lightning.signal.classes import ClassShare
 from reflow_lightning.signal.cosine import CenteredCosine
+from reflow_lightning.signal.histogram import ValueCounts
 from reflow_lightning.signal.leaving import leaving_out
 from reflow_lightning.signal.neurons import Signs
 from reflow_lightning.signal.statistic import Statistic, computed
@@ -24,10 +25,11 @@ _KINDS: Mapping[str, Callable[[int], Statistic[Any]]] = MappingProxyType(
         "classes": ClassShare,
         "cosine": CenteredCosine,
         "cka": LinearCKA,
+        "histogram": ValueCounts,
     }
 )
 
-_SUMMARIES = ("moments", "signs")
+_SUMMARIES = ("moments", "signs", "histogram")
 """Kinds that take in a summary of each call, and not its values."""
 
 _MOST = 1 << 18

@@ -25,7 +25,7 @@ from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.learning import learn
 from reflow_lightning.signal.measurement import Measurement
-from reflow_lightning.signal.metrics import METRICS, WITH_REFERENCE, check_metrics
+from reflow_lightning.signal.metrics import HISTOGRAM, METRICS, WITH_REFERENCE, check_metrics
 from reflow_lightning.signal.probe import candidates, matching_modules, signal_layers
 from reflow_lightning.signal.report import SignalReport
 
@@ -69,6 +69,7 @@ def measure_signal(
         metrics: What to measure: fields of `LayerSignal`, and ``"rectifier_entropy"`` and ``"rectifier_saturated"`` for
             `SignalReport.rectifiers`. By default all that the reference and the batches allow. Nothing else is
             computed, and its fields are ``None``; mean, variances and dead channels are always there.
+            ``"histogram"``, which is no default, asks for `SignalReport.histograms`.
             ``("variance",)`` is the cheapest, and ``"cka"``, ``"cosine"`` and the rectifiers are the dearest.
         progress: Show a bar in a terminal if it takes more than two seconds.
         told: Layers that a warning has named before, in another measurement; those that are named now are added.
@@ -86,7 +87,7 @@ def measure_signal(
         >>> [(row.name, round(row.cosine, 3), round(row.cka, 3)) for row in report.rows]
         [('1', 1.0, 1.0), ('3', 1.0, 1.0)]
     """
-    metrics = check_metrics(metrics)
+    metrics = check_metrics(metrics, (*METRICS, HISTOGRAM))
     compared = WITH_REFERENCE.intersection(metrics)
     if reference is None and compared and metrics != METRICS:
         raise ValueError(f"metrics={metrics!r} compare with the dense network: pass reference=..., a copy of it")

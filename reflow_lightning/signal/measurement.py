@@ -15,6 +15,7 @@ from reflow_lightning.running.compat.torch import Unwatched
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.signal.gathering import Gathering
+from reflow_lightning.signal.histogram import value_counts
 from reflow_lightning.signal.layer_entropy import RectifierStates
 from reflow_lightning.signal.layer_row import row_of
 from reflow_lightning.signal.leaving import NothingToMeasureError, leaving_out, merge_reasons, warn_of_left_out
@@ -158,6 +159,8 @@ class Measurement:
         self.gathered.take_in("moments", name, channels, found.moments)
         if found.signs is not None:
             self.gathered.take_in("signs", name, channels, found.signs)
+        if "histogram" in self._kinds:
+            self.gathered.take_in("histogram", name, channels, value_counts(values, held))
         labels, pooled = current.labels, found.pooled
         # a layer may see samples cut into windows
         if labels is not None and pooled is not None and len(labels) == len(pooled):
@@ -205,7 +208,8 @@ class Measurement:
                 f"the batches reached none of the layers {self.layers} that can be measured: look at forward and layers"
             )
         rows = [row_of(name, kinds, dense.get(name, {}).get("moments")) for name, kinds in found.items()]
-        return SignalReport(tuple(rows), batches, rectifiers)
+        histograms = {name: kinds["histogram"] for name, kinds in found.items() if "histogram" in kinds}
+        return SignalReport(tuple(rows), batches, rectifiers, histograms)
 
     def _warn(self, told: set[str]) -> None:
         left_out = self.rectifiers.left_out | self.gathered.left_out

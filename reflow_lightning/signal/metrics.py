@@ -22,14 +22,18 @@ _GATHERED: Mapping[str, str] = MappingProxyType(
         "cka": "cka",
         "rectifier_entropy": "rectifiers",
         "rectifier_saturated": "rectifiers",
+        "histogram": "histogram",
     }
 )
 
 WITH_REFERENCE = frozenset(("variance_ratio", "channel_ratio", "cosine", "cka"))
 """The metrics that compare with the dense network."""
 
-METRICS = tuple(_GATHERED)
-"""All metrics: fields of `LayerSignal`, and of the `LayerEntropy` of rectifiers with ``rectifier_`` before the name."""
+HISTOGRAM = "histogram"
+"""Asks for `SignalReport.histograms`. No default, since few people look at the distribution of each layer."""
+
+METRICS = tuple(name for name in _GATHERED if name != HISTOGRAM)
+"""All that are numbers: fields of `LayerSignal`, and of the `LayerEntropy` of rectifiers with ``rectifier_`` before."""
 
 ALONE = tuple(name for name in METRICS if name not in WITH_REFERENCE)
 """Those that need no reference."""

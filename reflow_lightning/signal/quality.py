@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reflow_lightning.signal.report import COLORS, SignalReport, name_layers
+from reflow_lightning.signal.figures import BLACK, ORANGE, STATES, label_ends, new_figure, styled
+from reflow_lightning.signal.profile_plot import FLOOR, name_layers
+from reflow_lightning.signal.report import SignalReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,8 +16,7 @@ if TYPE_CHECKING:
 
 _STRENGTH = 0.5
 _ALIGNMENT = 0.7
-_FLOOR = 1e-9
-_AMBER, _BAND = "#c77700", "#fbe9c6"
+_BAND = "#fbe9c6"
 
 
 def strong_but_wrong(
@@ -50,6 +51,7 @@ def strong_but_wrong(
     )
 
 
+@styled
 def plot_quality(
     reports: Mapping[str, SignalReport],
     title: str | None = None,
@@ -81,14 +83,11 @@ def plot_quality(
         >>> [axes.get_ylabel().splitlines()[0] for axes in figure.axes]
         ['strength', 'direction']
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     names = _check(reports)
-    figure = Figure(figsize=(9, 5.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.8, 6.2)
     above, below = figure.subplots(2, sharex=True)
     last = reports[list(reports)[-1]]
     wrong = set(strong_but_wrong(last, strength=strength, alignment=alignment))
@@ -96,6 +95,8 @@ def plot_quality(
     _draw(above, reports, "variance_ratio", marked)
     _draw(below, reports, "cka", marked)
     above.set_yscale("log")
+    low, high = above.get_ylim()
+    above.set_ylim(min(low, strength), max(high, 1 / strength))
     above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     above.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     above.yaxis.set_minor_formatter(NullFormatter())
@@ -103,14 +104,13 @@ def plot_quality(
     below.set_ylim(0, 1.05)
     below.set_ylabel("direction\nlinear CKA with dense")
     name_layers(below, names)
-    handles, labels = above.get_legend_handles_labels()
+    label_ends(above)
+    label_ends(below)
     if marked:
-        handles.append(Patch(facecolor=_BAND, edgecolor=_AMBER))
-        labels.append(f"strong but wrong: within a factor {1 / strength:g} of dense, CKA below {alignment:g}")
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    above.legend(handles, labels, ncols=len(labels), columnspacing=1.4, frameon=False, fontsize=9, **place)
+        text = f"strong but wrong: within a factor {1 / strength:g} of dense, CKA below {alignment:g}"
+        figure.legend([Patch(facecolor=_BAND, edgecolor=ORANGE)], [text], loc="outside lower center")
     if title:
-        above.set_title(title, loc="left", fontsize=11, pad=26)
+        above.set_title(title)
     return figure
 
 
@@ -131,15 +131,12 @@ def _draw(axes: Axes, reports: Mapping[str, SignalReport], field: str, marked: S
     """One panel: a line a report, bands behind the marked layers and rings around the last report's values there."""
     for depth in marked:
         axes.axvspan(depth - 0.5, depth + 0.5, color=_BAND, linewidth=0, zorder=0)
-    axes.axhline(1, color=COLORS["dense"], linestyle="--", linewidth=1.2, label="dense", zorder=1)
+    axes.axhline(1, color=BLACK, linestyle="--", linewidth=1.2, label="dense", zorder=1)
     values: list[float] = []
     for label, report in reports.items():
         found = [getattr(row, field) for row in report.rows]  # none where rows can't be compared
-        values = [math.nan if value is None else max(value, _FLOOR) for value in found]
-        axes.plot(
-            range(1, len(values) + 1), values, "o-", markersize=4, linewidth=2, label=label, color=COLORS.get(label)
-        )
-    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": _AMBER, "markeredgewidth": 1.8}
-    axes.plot(marked, [values[depth - 1] for depth in marked], "o", markersize=10, zorder=4, **ring)
-    axes.grid(alpha=0.25, axis="y")
-    axes.spines[["top", "right"]].set_visible(False)
+        values = [math.nan if value is None else max(value, FLOOR) for value in found]
+        axes.plot(range(1, len(values) + 1), values, label=label, **STATES.get(label, {"marker": "o"}))
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.8}
+    axes.plot(marked, [values[depth - 1] for depth in marked], "o", markersize=11, zorder=4, **ring)
+    axes.grid(axis="x", visible=False)

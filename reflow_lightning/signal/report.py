@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from reflow_lightning.signal.histogram import Histogram
 from reflow_lightning.signal.layer_entropy import LayerEntropy
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -56,6 +56,7 @@ class SignalReport:
         rows: One row a layer, in the order in which the forward pass reaches them.
         batches: Number of batches measured.
         rectifiers: How often the rectifier after each weighted layer switches, in the order in which they ran.
+        histograms: How the values of each layer are distributed, by name, if the metric ``"histogram"`` was asked for.
 
     Example:
         >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
@@ -67,6 +68,7 @@ class SignalReport:
     rows: tuple[LayerSignal, ...]
     batches: int
     rectifiers: tuple[LayerEntropy, ...] = ()
+    histograms: Mapping[str, Histogram] = field(default_factory=dict, repr=False)
 
     def table(self) -> str:
         """The rows as text; columns that need a reference, or labels, appear if there were any."""
@@ -75,11 +77,16 @@ class SignalReport:
     __str__ = table
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types: ``{"batches": .., "layers": [{"name": .., "variance": .., ..}, ..], "rectifiers": [..]}``."""
+        """Plain types: ``{"batches": .., "layers": [{"name": .., "variance": .., ..}, ..], "rectifiers": [..]}``.
+
+        ``"histograms"`` are there, by layer, if they were asked for.
+        """
+        histograms = {name: found._asdict() for name, found in self.histograms.items()}
         return {
             "batches": self.batches,
             "layers": [asdict(row) for row in self.rows],
             "rectifiers": [asdict(row) for row in self.rectifiers],
+            **({"histograms": histograms} if histograms else {}),
         }
 
     @classmethod
@@ -92,21 +99,39 @@ class SignalReport:
             True
         """
         rows = tuple(LayerSignal(**row) for row in content["layers"])
-        return cls(rows, content["batches"], tuple(LayerEntropy(**row) for row in content["rectifiers"]))
+        rectifiers = tuple(LayerEntropy(**row) for row in content["rectifiers"])
+        histograms = {
+            name: Histogram(tuple(found["edges"]), tuple(found["counts"]))
+            for name, found in content.get("histograms", {}).items()
+        }
+        return cls(rows, content["batches"], rectifiers, histograms)
 
     def variances(self) -> dict[str, float]:
         """Variance by layer name, in forward order."""
         return {row.name: row.variance for row in self.rows}
 
-    def figure(self, title: str | None = None) -> Figure:
-        """Variance against depth, on a log scale."""
-        return plot_profiles({"signal": self}, title)
+    def figure(self, title: str | None = None, label: str = "this network") -> Figure:
+        """Variance against depth, on a log scale.
 
-    def quality_figure(self, title: str | None = None) -> Figure:
-        """Strength and direction against depth, beside the dense network that it was measured with as reference."""
+        Args:
+            title: Heading; by default what is drawn, and over how many batches.
+            label: What the line is called; ``"dense"``, ``"pruned"`` and ``"repaired"`` have colours of their own.
+        """
+        from reflow_lightning.signal.profile_plot import plot_profiles
+
+        many = f"{self.batches} batch{'' if self.batches == 1 else 'es'}"
+        return plot_profiles({label: self}, f"signal by layer, over {many}" if title is None else title)
+
+    def quality_figure(self, title: str | None = None, label: str = "this network") -> Figure:
+        """Strength and direction against depth, beside the dense network that it was measured with as reference.
+
+        Args:
+            title: Heading.
+            label: What the line is called.
+        """
         from reflow_lightning.signal.quality import plot_quality
 
-        return plot_quality({"signal": self}, title)
+        return plot_quality({label: self}, title)
 
 
 def profile_rows(signal: Mapping[str, SignalReport]) -> list[dict[str, Any]]:
@@ -154,57 +179,3 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2e}" if column in ("mean", "variance", "total_variance") else f"{value:.3f}"
     return str(value)
-
-
-COLORS = {"dense": "#3b4a5a", "before": "#3b4a5a", "pruned": "#d1495b", "repaired": "#2a9d8f"}
-_FLOOR = 1e-9
-
-
-def name_layers(axes: Axes, names: Sequence[str]) -> None:
-    """Write the names of the layers along the x-axis, as many as are readable."""
-    root = f"{names[0].partition('.')[0]}."  # such as the LightningModule's "net."
-    if all(name.startswith(root) for name in names):
-        names = [name.removeprefix(root) for name in names]
-    step = max(1, len(names) // 24)
-    axes.set_xticks(range(1, len(names) + 1)[::step], names[::step], rotation=60, ha="right", fontsize=7)
-    axes.set_xlabel("layer, in forward order")
-
-
-def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None) -> Figure:
-    """Draw the variance of several measurements of a network against the depth of its layers.
-
-    Args:
-        profiles: Reports by label, over the same layers.
-        title: Heading.
-
-    Returns:
-        A figure of its own, outside pyplot; variances below 1e-9 are drawn there.
-
-    Example:
-        >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
-        >>> plot_profiles({"dense": report}).axes[0].get_yscale()
-        'log'
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for label, report in profiles.items():
-        depth = range(1, len(report.rows) + 1)
-        variance = [max(row.variance, _FLOOR) for row in report.rows]
-        style: dict[str, Any] = (
-            {"linestyle": "--", "zorder": 3} if label in ("dense", "before") else {}
-        )  # seen where lines coincide
-        axes.plot(depth, variance, marker="o", markersize=4, linewidth=2, label=label, color=COLORS.get(label), **style)
-    name_layers(axes, [row.name for row in next(iter(profiles.values())).rows])
-    axes.set_yscale("log")
-    axes.set_ylabel("activation variance")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(profiles) > 1:
-        axes.legend(frameon=False)
-    if title:
-        axes.set_title(title, loc="left", fontsize=11)
-    return figure

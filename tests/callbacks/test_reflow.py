@@ -368,21 +368,41 @@ def test_listeners_may_be_added_or_replaced():
 # -- the logs
 
 
-def test_tensorboard_has_the_curves_and_the_picture_of_the_signal(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    callback = reflow(0.8, schedule=OneShot(epoch=1), monitor=SignalMonitor(every_n_steps=2))
+def test_tensorboard_has_a_few_curves_the_pictures_and_a_run_for_each_state(tmp_path):
+    callback = reflow(0.8, schedule=OneShot(epoch=1), monitor=SignalMonitor(every_n_steps=2, curves=2))
     fit(callback, logger=TensorBoardLogger(tmp_path, name="", version=""), log_every_n_steps=1)
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    tags = set(events.Tags()["scalars"])
-    assert {"sparsity/global", "sparsity/net.0", "sparsity/net.9", "variance/net.1", "variance/net.9"} <= tags
-    assert not [tag for tag in tags if "profile" in tag]
+    events = read_tensorboard(tmp_path)
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith(("sparsity/", "variance/"))}
+    assert tags == {
+        *("sparsity/global", "sparsity/all_matrices", "sparsity/net.0", "sparsity/net.9"),
+        *("variance/net.1", "variance/net.9"),
+    }
     assert [s.step for s in events.Scalars("variance/net.1")] == [0, 2, 4, 6]
     assert [s.value for s in events.Scalars("sparsity/global")] == pytest.approx([0.8], abs=1e-2)
-    (image,) = events.Images("signal/variance")
-    assert (image.step, image.encoded_image_string[:4]) == (4, b"\x89PNG")
+    assert sorted(events.Tags()["images"])[:2] == ["activations/by_layer", "activations/over_training"]
+    assert min(events.Tags()["scalars"]) > "activations/by_layer"  # TensorBoard sorts by name
+    for name, steps in {"by_layer": [4], "values": [4], "over_training": [4, 8]}.items():
+        images = events.Images(f"activations/{name}")
+        assert [image.step for image in images] == steps
+        assert images[0].encoded_image_string[:4] == b"\x89PNG"
     assert [row["step"] for row in table(tmp_path / "signal.csv")] == ["4"] * 9
+    signal = callback.events[0].signal
+    for state, report in signal.items():
+        run = read_tensorboard(tmp_path / state)
+        assert run.Tags()["histograms"] == ["histograms/net.1", "histograms/net.9"]
+        assert run.Histograms("histograms/net.9")[0].histogram_value.num == sum(report.histograms["net.9"].counts)
+        (weakest,) = run.Scalars("activations/weakest_layer_log10_variance_ratio")
+        dense = signal["dense"].variances()
+        expected = min(variance / dense[name] for name, variance in report.variances().items())
+        assert (weakest.step, 10**weakest.value) == (4, pytest.approx(expected, rel=1e-4))
+
+
+def read_tensorboard(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
 
 
 def table(path):

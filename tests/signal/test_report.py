@@ -30,6 +30,7 @@ def test_the_figure_shows_variance_against_depth_on_a_log_scale(tmp_path):
     signal = report()
     figure = signal.figure("title")
     axes = figure.axes[0]
+    assert axes.get_title(loc="left") == "title"
     assert axes.get_yscale() == "log"
     assert list(axes.lines[0].get_ydata()) == [row.variance for row in signal.rows]
     figure.savefig(tmp_path / "figure.png")
@@ -38,5 +39,15 @@ def test_the_figure_shows_variance_against_depth_on_a_log_scale(tmp_path):
 
 def test_profiles_share_their_axes():
     axes = plot_profiles({"dense": report(), "pruned": report()}).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dense", "pruned"]
+    assert {text.get_text(): text.get_color() for text in axes.texts} == {
+        line.get_label(): line.get_color() for line in axes.lines
+    }
+    assert [line.get_label() for line in axes.lines] == ["dense", "pruned"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5", "9"]
+
+
+def test_a_figure_of_one_network_says_what_it_is_by_itself():
+    axes = report().figure().axes[0]
+    assert axes.get_title(loc="left") == "signal by layer, over 1 batch"
+    assert [text.get_text() for text in axes.texts] == ["this network"]
+    assert [text.get_text() for text in report().figure(label="pruned").axes[0].texts] == ["pruned"]

@@ -1,0 +1,49 @@
+"""Pictures in the loggers that show some: TensorBoard, Weights & Biases and MLflow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import Logger
+
+from reflow_lightning.running.compat.lightning import is_one
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOW = ("TensorBoardLogger", "WandbLogger", "MLFlowLogger")
+
+
+def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure], step: int) -> None:
+    """Draw a picture and give it to all loggers that show some; without such a logger, or Matplotlib, it is not drawn.
+
+    Args:
+        loggers: Those of a trainer; rank zero alone must call this.
+        name: Group and name of the picture.
+        draw: Draws it.
+        step: What the loggers count as its step.
+    """
+    showing: list[Any] = [logger for logger in loggers if any(is_one(logger, kind) for kind in _SHOW)]
+    if not showing or find_spec("matplotlib") is None:
+        return
+    figure = draw()
+    for logger in showing:
+        if is_one(logger, "TensorBoardLogger"):
+            logger.experiment.add_figure(name, figure, step)
+        elif is_one(logger, "WandbLogger"):
+            logger.log_image(name, [_image(figure)], step=step)
+        else:
+            logger.experiment.log_figure(logger.run_id, figure, f"{name}/step_{step:08d}.png")
+
+
+def _image(figure: Figure) -> Any:
+    """The figure as an image of Pillow's, for a logger that takes no figure of Matplotlib's."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    buffer.seek(0)
+    return Image.open(buffer)

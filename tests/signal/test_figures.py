@@ -1,0 +1,60 @@
+"""One style for all figures."""
+
+import itertools
+
+import matplotlib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflow_lightning.signal.figures import SERIES, STATES, _apart, draw_mean, label_ends, new_figure, styled
+
+
+@styled
+def drawn(samples, **style):
+    axes = new_figure(4, 3).add_subplot()
+    draw_mean(axes, samples, "name", **(SERIES[0] | style))
+    label_ends(axes)
+    return axes.get_figure()
+
+
+def test_the_users_own_settings_are_neither_used_nor_changed():
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 3}):
+        assert drawn({0.5: [1.0]}).axes[0].texts[0].get_fontsize() == 12
+        assert matplotlib.rcParams["font.size"] == 3
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_line_goes_through_the_means_and_its_band_is_a_standard_deviation_wide():
+    axes = drawn({0.9: [0.2, 0.4], 0.5: [0.8, 1.0]}).axes[0]
+    assert axes.lines[0].get_xydata().tolist() == [[0.5, pytest.approx(0.9)], [0.9, pytest.approx(0.3)]]
+    (band,) = axes.collections
+    heights = {round(float(y), 3) for y in band.get_paths()[0].vertices[:, 1]}
+    assert {0.159, 0.441, 0.759, 1.041} <= heights
+
+
+def test_samples_at_one_place_get_a_bar_and_single_samples_nothing():
+    assert len(drawn({0.5: [0.8, 1.0]}).axes[0].collections) == 1
+    assert not drawn({0.5: [0.8], 0.9: [0.5]}).axes[0].collections
+
+
+def test_lines_and_states_differ_in_more_than_their_colour():
+    assert len({style["marker"] for style in SERIES}) == len({style["color"] for style in SERIES}) == len(SERIES)
+    states = [style for name, style in STATES.items() if name != "before"]
+    assert len({style["marker"] for style in states}) == len({style["color"] for style in states}) == len(states)
+
+
+def test_a_line_is_named_at_its_last_value_that_is_not_missing():
+    axes = drawn({0.5: [0.2], 0.7: [float("nan")]}).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["name"]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8).map(sorted))
+def test_names_that_would_cover_each_other_are_shifted_apart_in_their_order(places):
+    moved = _apart(places, 0.1)
+    assert all(after - before >= 0.1 - 1e-5 for before, after in itertools.pairwise(moved))
+    assert moved[0] >= -1e-5
+    assert moved[-1] <= 1 + 1e-5
+    if all(b - a >= 0.1 for a, b in itertools.pairwise(places)):
+        assert moved == pytest.approx(places, abs=1e-5)
