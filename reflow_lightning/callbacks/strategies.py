@@ -15,13 +15,11 @@ def check_strategy(trainer: pl.Trainer) -> None:
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
+    instead = "use strategy=FullyShard() of reflow_lightning.callbacks, with the lines of docs/several_gpus.md"
     if is_one(strategy, "FSDPStrategy"):
-        raise ValueError(
-            f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
-            "fully_shard(...) in configure_model"
-        )
+        raise ValueError(f"strategy={name} flattens the weights of several layers into one tensor: {instead}")
     if "DeepSpeed" in name:
-        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
+        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or where they take more, {instead}")
     if (size := tensor_parallel_size(strategy)) not in (1, "auto"):
         raise ValueError(
             f"{name}(tensor_parallel_size={size}) splits layers over processes: use "

@@ -11,7 +11,7 @@ def under(strategy):
 
 
 def test_strategies_that_hide_the_weights_are_refused():
-    with pytest.raises(ValueError, match="use ModelParallelStrategy, with fully_shard"):
+    with pytest.raises(ValueError, match=r"use strategy=FullyShard\(\)"):
         check_strategy(under(FSDPStrategy()))
     with pytest.raises(ValueError, match="tensor_parallel_size=2"):
         check_strategy(under(ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2)))

@@ -36,6 +36,11 @@ def tensor_parallel_size(strategy: Any) -> int | str:
     return size
 
 
+def split_data_only(strategy: Any, processes: int) -> None:
+    """Have a strategy that is not set up yet share out the data over so many processes, and split no layer."""
+    strategy._data_parallel_size, strategy._tensor_parallel_size = processes, 1
+
+
 def state_key(callback: Any, **arguments: Any) -> str:
     """Under which key a checkpoint holds the state of a callback, told from others of its class by the arguments."""
     key: str = callback._generate_state_key(**arguments)
