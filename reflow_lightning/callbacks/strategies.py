@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
-from reflow_lightning.running.compat.lightning import is_one, tensor_parallel_size
+from reflow_lightning.running.compat.lightning import is_one
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -20,8 +20,3 @@ def check_strategy(trainer: pl.Trainer) -> None:
         raise ValueError(f"strategy={name} flattens the weights of several layers into one tensor: {instead}")
     if "DeepSpeed" in name:
         raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or where they take more, {instead}")
-    if (size := tensor_parallel_size(strategy)) not in (1, "auto"):
-        raise ValueError(
-            f"{name}(tensor_parallel_size={size}) splits layers over processes: use "
-            "tensor_parallel_size=1 and data_parallel_size for all processes"
-        )
