@@ -144,7 +144,3 @@ def test_a_data_module_is_prepared_once_and_on_one_process(folder):
 def test_one_process_may_log_alone(folder):
     assert "one_logger" in {file.name.split(".")[0] for file in folder.iterdir()}
     results("one_logger", folder)
-
-
-def test_layers_that_are_split_over_processes_are_refused(folder):
-    assert all("splits layers over processes" in text for text in results("tensor_parallel", folder))

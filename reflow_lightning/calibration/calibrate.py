@@ -25,7 +25,7 @@ from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.plain import plain_copy, write_back
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
-from reflow_lightning.running.sharding import sharded_modules, whole
+from reflow_lightning.running.sharding import is_spread, sharded_modules, splits_layers, whole
 from reflow_lightning.running.snapshot import Snapshot
 
 
@@ -168,7 +168,7 @@ def calibrate(
         False
     """
     resolved = resolve_repair(repair)
-    if sharded_modules(model) and _needs_whole(resolved, model, reference):
+    if splits_layers(model) or (sharded_modules(model) and _needs_whole(resolved, model, reference)):
         how = {"repair": resolved, "max_batches": max_batches, "forward": forward, "progress": progress}
         return _calibrate_whole(model, batches, reference, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
@@ -184,7 +184,7 @@ def calibrate(
 
 def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Module | None, **how: Any) -> Calibration:
     """Repair a copy of a network that is spread over processes, and write its values back."""
-    dense = plain_copy(reference) if reference is not None and sharded_modules(reference) else reference
+    dense = plain_copy(reference) if reference is not None and is_spread(reference) else reference
     copied = plain_copy(model)
     result = calibrate(copied, batches, reference=dense, **how)
     before = Snapshot([model])

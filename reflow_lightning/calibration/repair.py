@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.running.sharding import is_spread
 from reflow_lightning.running.snapshot import Restorable, Snapshot
 
 
@@ -178,7 +178,7 @@ def run(
     Raises:
         TypeError: If it returns no `Calibration`.
     """
-    restores = getattr(repair, "restores_itself", False) or sharded_modules(model)
+    restores = getattr(repair, "restores_itself", False) or is_spread(model)
     before = None if restores else Snapshot([model])
     try:
         with undone_by_caller(_UNDONE.get() and leaves_undo_to_caller(repair)):

@@ -22,8 +22,9 @@ from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
+from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import reshard, sharded_modules, whole
+from reflow_lightning.running.sharding import is_spread, reshard, whole
 
 
 class OncePerFit:
@@ -93,7 +94,7 @@ class OncePerFit:
             if lazy and not is_due:
                 module = cast("pl.LightningModule", dense_copy(module))
             self._try_forward(trainer, module, batch)
-            if self.forward is None and not sharded_modules(module):
+            if self.forward is None and not is_spread(module):
                 self._comparison = Comparison.of_default(trainer, module, batch)
         if not self._checked:  # a forward pass, this one or a sanity check's, has given lazy layers their values
             self._check(trainer, module)
@@ -149,6 +150,7 @@ class OncePerFit:
     @torch.no_grad()
     def _try_forward(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         self._tried = True
+        module = cast("pl.LightningModule", runnable(module))
         drawing = isolated_rng(generators=generators_in(module))
         with whole(module), together("the first forward pass"), drawing, only_training(module, ()):
             self.forward = forward_that_works(trainer, module, batch, self.pruner.forward)

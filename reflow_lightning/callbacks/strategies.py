@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
-from reflow_lightning.running.compat.lightning import is_one, tensor_parallel_size
+from reflow_lightning.running.compat.lightning import is_one
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -15,15 +15,8 @@ def check_strategy(trainer: pl.Trainer) -> None:
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
+    instead = "use strategy=FullyShard() of reflow_lightning.callbacks, with the lines of docs/several_gpus.md"
     if is_one(strategy, "FSDPStrategy"):
-        raise ValueError(
-            f"strategy={name} flattens the weights of several layers into one tensor: use ModelParallelStrategy, with "
-            "fully_shard(...) in configure_model"
-        )
+        raise ValueError(f"strategy={name} flattens the weights of several layers into one tensor: {instead}")
     if "DeepSpeed" in name:
-        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or ModelParallelStrategy")
-    if (size := tensor_parallel_size(strategy)) not in (1, "auto"):
-        raise ValueError(
-            f"{name}(tensor_parallel_size={size}) splits layers over processes: use "
-            "tensor_parallel_size=1 and data_parallel_size for all processes"
-        )
+        raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or where they take more, {instead}")

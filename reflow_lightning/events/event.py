@@ -32,7 +32,7 @@ from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import share, together, warn
-from reflow_lightning.running.sharding import reshard, sharded_modules
+from reflow_lightning.running.sharding import is_spread, reshard
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import Profile
@@ -191,7 +191,7 @@ def _remember(model: nn.Module, reference: nn.Module | None, repairs: Sequence[R
     There is one copy of the weights at most: a repair of this package writes nothing into the dense network, whose
     parameters are the values of before then.
     """
-    shares = reference is not None and all(map(leaves_undo_to_caller, repairs)) and not sharded_modules(model)
+    shares = reference is not None and all(map(leaves_undo_to_caller, repairs)) and not is_spread(model)
     values = Snapshot.beside(reference, model) if shares and reference is not None else Snapshot([model])
     before = Snapshots([TrainingFlags(model.modules()), values])
 

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
-from reflow_lightning.experiments.spreading import spread
 from reflow_lightning.experiments.token_format import check_format, check_tokens
 from reflow_lightning.running.forward import batch_arguments
 from reflow_lightning.running.labels import batch_labels
+from reflow_lightning.running.spreading import spread
 
 Inputs = Tensor | Mapping[str, Tensor]
 """A tensor, or what a language model is called with, by keyword."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import lightning.pytorch as pl
 import torch.distributed as dist
@@ -14,40 +13,6 @@ from torch import Tensor, nn
 from reflow_lightning.running.sharding import is_sharded, reshard, sharded_modules
 
 State = dict[str, Tensor]
-
-
-def blocks(net: nn.Module) -> list[str]:
-    """The repeated blocks of a network: the outermost modules around layers whose type occurs several times.
-
-    Example:
-        >>> class Block(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.inner = nn.Linear(2, 2)
-        >>> blocks(nn.Sequential(nn.Linear(2, 2), Block(), Block()))
-        ['1', '2']
-    """
-    around = {
-        name: type(module)
-        for name, module in net.named_modules()
-        if name
-        and not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        and any(next(child.parameters(), None) is not None for child in module.children())
-    }
-    counts = Counter(around.values())
-    repeated = [name for name, kind in around.items() if counts[kind] > 1]
-    return [name for name in repeated if not any(name.startswith(f"{outer}.") for outer in repeated)]
-
-
-def spread(net: nn.Module, mesh: Any) -> None:
-    """Spread the parameters of a network over the devices of a mesh: block by block, then what is left; once."""
-    from torch.distributed.fsdp import fully_shard
-
-    if sharded_modules(net):
-        return
-    for name in blocks(net):
-        fully_shard(net.get_submodule(name), mesh=mesh)
-    fully_shard(net, mesh=mesh)
 
 
 def check_spread(cfg: DictConfig) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from reflow_lightning.running.sharding import reshard
-from reflow_lightning.running.shards import part_like, part_of
+from reflow_lightning.running.shards import local, whole_like
 
 
 def tensors_of(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
@@ -51,5 +51,5 @@ def held_here(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tenso
         >>> values.shape, mask
         (torch.Size([1, 2]), tensor([[ True, False]]))
     """
-    parts = [part_of(name, p) for name, p in zip(masks, tensors_of(model, masks), strict=True)]
-    return [(part.values, part_like(part, mask)) for part, mask in zip(parts, masks.values(), strict=True)]
+    tensors = [tensor.detach() for tensor in tensors_of(model, masks)]
+    return [(local(t), local(whole_like(t, mask))) for t, mask in zip(tensors, masks.values(), strict=True)]

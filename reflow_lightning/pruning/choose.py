@@ -31,7 +31,7 @@ from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.inference import ordinary, outside_inference, writing
-from reflow_lightning.running.shards import Part, part_like, part_of, spread_like
+from reflow_lightning.running.shards import Part, local, part_like, part_of, spread_like, whole_like
 
 _SCORING = Role[Criterion]("criterion", "scoring", "(name, weight) -> scores", "'magnitude' or 'random'")
 _ALLOCATION = Role[Allocation](
@@ -89,8 +89,8 @@ class Choice:
         parameters = dict(zip(self.masks, self.masks.parameters(model), strict=True))
         with writing(model):
             for name, change in self.changes.items():
-                part = part_of(name, parameters[name])
-                part.values.copy_(part.values.to(change) + part_like(part, change))
+                values = local(parameters[name].detach())
+                values.copy_(values.to(change) + local(whole_like(parameters[name], change)))
         self.masks.apply(model)
         with writing(model):
             follow_norms(model, self.masks)

@@ -15,7 +15,7 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.running.sharding import is_spread
 
 Found = TypeVar("Found", covariant=True)
 
@@ -94,7 +94,7 @@ def estimated(
     """
     if not isinstance(given, NeedsData):
         return given
-    if sharded_modules(model):
+    if is_spread(model):
         model = plain_copy(model)
         weights = {name: model.get_parameter(name).detach() for name in weights}
     batches = _Refusal(f"{role.kind} {given}", role.others) if reading.batches is None else reading.batches

@@ -20,8 +20,7 @@ from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import FormatError
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import rank, summed, together
-from reflow_lightning.running.sharding import is_sharded
-from reflow_lightning.running.shards import local, part_like, part_of, spread_like, whole_of
+from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
 
 
 class Masks(Mapping[str, Tensor]):
@@ -137,9 +136,8 @@ class Masks(Mapping[str, Tensor]):
         """
         found = {}
         for (name, mask), parameter in zip(self.items(), self.parameters(model), strict=True):
-            part = part_of(name, parameter)
-            after = moved(name, whole_of(part_of(name, mask)), self._kept[name], whole_of(part))
-            found[name] = spread_like(parameter, part_like(part, after) if is_sharded(parameter) else after)
+            after = moved(name, whole_of(part_of(name, mask)), self._kept[name], whole_of(part_of(name, parameter)))
+            found[name] = whole_like(parameter, after)
         return Masks(found)
 
     @outside_inference()
@@ -187,8 +185,8 @@ class Masks(Mapping[str, Tensor]):
     @outside_inference()
     def spread_over(self, model: nn.Module) -> Masks:
         """The same masks, each on the device of its parameter and spread over processes as that is."""
-        named = zip(self, self.parameters(model), self.local(model), strict=True)
-        return Masks({name: spread_like(parameter, mask) for name, parameter, (_, mask) in named})
+        named = zip(self.items(), self.parameters(model), strict=True)
+        return Masks({name: whole_like(parameter, mask) for (name, mask), parameter in named})
 
     @outside_inference()
     def state_dict(self) -> dict[str, Any]:

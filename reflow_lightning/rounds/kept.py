@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.pruning import Masks
 from reflow_lightning.running.inference import outside_inference, writing
 from reflow_lightning.running.sharding import reshard
-from reflow_lightning.running.shards import Part, part_like, part_of, whole_of
+from reflow_lightning.running.shards import Part, local, part_of, whole_like, whole_of
 from reflow_lightning.running.snapshot import named_tensors
 
 
@@ -52,7 +52,7 @@ class Kept:
             ValueError: If it has others by now, before anything is changed.
         """
         reshard(module)
-        now = {name: part_of(name, value) for name, value in named_tensors(module)}
+        now = dict(named_tensors(module))
         odd = [name for name, value in self.state.items() if name not in now or now[name].shape != value.shape]
         if odd:
             raise ValueError(
@@ -61,8 +61,8 @@ class Kept:
             )
         with torch.no_grad(), writing(module):
             for name, kept in self.state.items():
-                here = now[name]
-                here.values.copy_(kept.values if kept.group is not None else part_like(here, kept.values))
+                here = now[name].detach()
+                local(here).copy_(kept.values if kept.group is not None else local(whole_like(here, kept.values)))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only; whole tensors, so that processes call it together and any number of them may load it."""

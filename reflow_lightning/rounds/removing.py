@@ -17,7 +17,7 @@ from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import nearest
-from reflow_lightning.running.sharding import sharded_modules
+from reflow_lightning.running.sharding import is_spread
 from reflow_lightning.signal.layer_entropy import RectifierStates
 from reflow_lightning.signal.neurons import layer_entropy
 from reflow_lightning.signal.places import RectifierPlaces
@@ -78,10 +78,8 @@ def remove_rectifier(
         >>> removed.rectifier, model[3], int((model[2].weight == 0).all(1).sum()) == removed.off
         ('3', Identity(), True)
     """
-    if sharded_modules(model):
-        raise ValueError(
-            f"{type(model).__name__} is spread over processes by fully_shard: remove rectifiers before that, or use DDP"
-        )
+    if is_spread(model):
+        raise ValueError(f"{type(model).__name__} is spread over processes: remove rectifiers before that, or use DDP")
     run, states, places = as_forward(forward), RectifierStates(model), RectifierPlaces(model)
     moved = Batches(batches, max_batches, device_of(model), task="removal of a rectifier", progress=progress)
     with only_training(model, ()), isolated_rng():

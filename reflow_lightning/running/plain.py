@@ -1,4 +1,4 @@
-"""A copy of a network that `fully_shard` has spread over processes, whole on each of them."""
+"""A copy of a network that is spread over processes, whole on each of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reflow_lightning.running.compat.sharding import without_sharding
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.inference import writing
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import is_sharded, reshard, sharded_modules
-from reflow_lightning.running.shards import local, part_like, part_of, whole_of
+from reflow_lightning.running.sharding import is_sharded, is_spread, reshard, splits_layers
+from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
 from reflow_lightning.running.snapshot import named_tensors
 
 
@@ -23,15 +23,29 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
     It takes the memory of one set of weights on each. Where the model is spread over processes, all must call this.
     """
-    if not sharded_modules(model):
+    if not is_spread(model):
         return dense_copy(model)
     reshard(model)
     with together("copying the network"), _hollow(model):
         copied = dense_copy(model)
     for name, parameter in model.named_parameters():  # one after the other, so that no more than the copy is held
         if is_sharded(parameter):
-            copied.get_parameter(name).data = whole_of(part_of(name, parameter))
+            part = part_of(name, parameter)
+            copied.get_parameter(name).data = part.values.clone() if part.group is None else whole_of(part)
     return copied
+
+
+def runnable(model: nn.Module) -> nn.Module:
+    """The model, or a `plain_copy` where its layers are split over processes, which else must run the same batches.
+
+    It is for what reads a model. Where processes run together, all must call it.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> runnable(model) is model
+        True
+    """
+    return plain_copy(model) if splits_layers(model) else model
 
 
 @torch.no_grad()
@@ -41,8 +55,7 @@ def write_back(model: nn.Module, copied: nn.Module) -> None:
     with writing(model):
         values = dict(named_tensors(copied))
         for name, tensor in named_tensors(model):
-            part = part_of(name, tensor)
-            part.values.copy_(part_like(part, values[name].detach()))
+            local(tensor.detach()).copy_(local(whole_like(tensor, values[name].detach())))
 
 
 @contextmanager

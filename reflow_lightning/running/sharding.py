@@ -1,4 +1,4 @@
-"""Models whose parameters are spread over processes by FSDP2, `torch.distributed.fsdp.fully_shard`."""
+"""Models that are spread over processes: by `fully_shard` (FSDP2), by `parallelize_module` (tensor parallelism)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reflow_lightning.running.compat.sharding import prepare_sharded, shard_groups
+from reflow_lightning.running.compat.sharding import is_parallelized, prepare_sharded, shard_groups
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -34,6 +34,30 @@ def sharded_modules(model: nn.Module) -> list[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether parameters of a model are spread over processes, in whatever way.
+
+    Example:
+        >>> is_spread(nn.Linear(2, 2))
+        False
+    """
+    return bool(sharded_modules(model)) or any(map(is_sharded, model.parameters()))
+
+
+def splits_layers(model: nn.Module) -> bool:
+    """Whether layers of a model are computed by several processes together (tensor parallelism).
+
+    Its processes must run the same batches at the same moments, so nothing but its training should run it.
+
+    Example:
+        >>> splits_layers(nn.Linear(2, 2))
+        False
+    """
+    if any(map(is_parallelized, model.modules())):
+        return True
+    return not sharded_modules(model) and any(map(is_sharded, model.parameters()))
 
 
 def reshard(model: nn.Module) -> None:

@@ -42,14 +42,17 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def part_of(name: str, tensor: Tensor) -> Part:
-    """What this process holds of a tensor.
+    """What this process holds of a tensor, to be read; all of it, gathered, where it is split in several ways.
+
+    Where tensors are spread over processes, all must call this.
 
     Args:
         name: Its name, for messages.
-        tensor: A plain tensor, or a DTensor that is sharded along its first dimension, as `fully_shard` does.
+        tensor: A plain tensor, or a DTensor. One that is sharded once, along its first dimension, as `fully_shard`
+            does, stays where it is; any other, as of tensor parallelism, takes the memory of the whole.
 
     Raises:
-        ValueError: If it is sharded in another way.
+        ValueError: If it waits for a sum over processes.
 
     Example:
         >>> part_of("weight", torch.ones(2, 3)).start
@@ -58,26 +61,41 @@ def part_of(name: str, tensor: Tensor) -> Part:
     tensor = tensor.detach()
     if not is_sharded(tensor):
         return Part(tensor, tensor.shape)
-    dim = _sharded_dim(name, tensor)
-    if dim is None:
+    dims = _sharded_dims(name, tensor)
+    if not dims:
         return Part(local(tensor), tensor.shape)
+    if not _by_rows(tensor, dims):
+        return Part(_gathered(tensor), tensor.shape)
+    [dim] = dims
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
     first, _ = rows(tensor.shape[0], mesh.size(dim), mesh.get_local_rank(dim))
     return Part(local(tensor), tensor.shape, first * tensor.shape[1:].numel(), mesh.get_group(dim))
 
 
-def _sharded_dim(name: str, tensor: Any) -> int | None:
-    from torch.distributed.tensor import Replicate, Shard
+def _sharded_dims(name: str, tensor: Any) -> list[int]:
+    """The dimensions of the mesh along which a DTensor is split."""
+    from torch.distributed.tensor import Partial, Replicate
 
-    dims = [dim for dim, placement in enumerate(tensor.placements) if not isinstance(placement, Replicate)]
-    if not dims:
-        return None
-    if len(dims) > 1 or type(tensor.placements[dims[0]]) is not Shard or tensor.placements[dims[0]].dim != 0:
+    if any(isinstance(placement, Partial) for placement in tensor.placements):
         raise ValueError(
-            f"parameter '{name}' is sharded as {tensor.placements}: pruning understands tensors that are sharded once, "
-            "along their first dimension, as fully_shard does; leave it out with exclude, or drop tensor parallelism"
+            f"parameter '{name}' is placed as {tensor.placements}, so its values are sums that are still to be made: "
+            "leave it out with exclude, or redistribute it to Replicate() or Shard(...)"
         )
-    return dims[0]
+    placed = enumerate(tensor.placements)
+    return [dim for dim, by in placed if not isinstance(by, Replicate) and tensor.device_mesh.size(dim) > 1]
+
+
+def _by_rows(tensor: Any, dims: list[int]) -> bool:
+    """Whether each process holds some rows, one after the other."""
+    from torch.distributed.tensor import Shard
+
+    return len(dims) == 1 and type(tensor.placements[dims[0]]) is Shard and tensor.placements[dims[0]].dim == 0
+
+
+def _gathered(tensor: Any) -> Tensor:
+    with in_step():
+        whole: Tensor = tensor.full_tensor()
+    return whole
 
 
 def rows(total: int, parts: int, index: int) -> tuple[int, int]:
@@ -116,19 +134,45 @@ def part_like(part: Part, whole: Tensor) -> Tensor:
         >>> part_like(part_of("weight", torch.ones(2)), torch.tensor([True, False]))
         tensor([ True, False])
     """
-    if is_sharded(whole) or part.group is None:
-        return local(whole).to(part.values.device)
+    if is_sharded(whole):
+        return part_of("mask", whole).values.to(part.values.device)
+    if part.group is None:
+        return whole.to(part.values.device)
     first = part.start // max(1, part.shape[1:].numel())
     return whole[first : first + part.values.shape[0]].to(part.values.device)
 
 
 def spread_like(tensor: Tensor, values: Tensor) -> Tensor:
-    """What this process holds of a new tensor, as part of one that is spread like the given one."""
+    """A new tensor that is spread like the given one.
+
+    Args:
+        tensor: The given one.
+        values: What `part_of` would give of the new one.
+    """
     if not is_sharded(tensor):
         return values
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Replicate
 
     given: Any = tensor
-    return DTensor.from_local(
-        values, given.device_mesh, given.placements, run_check=False, shape=given.shape, stride=given.stride()
-    )
+    mesh, placements = given.device_mesh, given.placements
+    dims = _sharded_dims("mask", given)
+    if dims and not _by_rows(given, dims):  # of which each process takes its piece; nothing is sent
+        whole = DTensor.from_local(values, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        return whole.redistribute(mesh, placements)
+    return DTensor.from_local(values, mesh, placements, run_check=False, shape=given.shape, stride=given.stride())
+
+
+def whole_like(tensor: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor spread like the given one and on its device, or one that is spread like it already.
+
+    Example:
+        >>> whole_like(torch.ones(2), torch.tensor([True, False]))
+        tensor([ True, False])
+    """
+    device = local(tensor).device
+    if not is_sharded(tensor) or is_sharded(whole):
+        return whole.to(device)
+    dims = _sharded_dims("mask", tensor)
+    if dims and not _by_rows(tensor, dims):
+        return spread_like(tensor, whole.to(device))
+    return spread_like(tensor, part_like(part_of("mask", tensor), whole))

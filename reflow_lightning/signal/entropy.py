@@ -14,6 +14,7 @@ from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import gather, together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.layer_entropy import LayerEntropy, RectifierStates
@@ -90,7 +91,7 @@ def measure_entropy(
         >>> measure_entropy(model, [torch.randn(256, 4)], max_batches=1).linear
         ('2',)
     """
-    given = as_forward(forward)
+    given, model = as_forward(forward), runnable(model)
     states = RectifierStates(model)
     moved = Batches(batches, max_batches, device_of(model), task="entropy measurement", progress=progress)
     run = moved.alike(given)

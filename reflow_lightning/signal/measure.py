@@ -21,6 +21,7 @@ from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.labels import batch_labels
 from reflow_lightning.running.names import Patterns
+from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import whole
 from reflow_lightning.signal.learning import learn
@@ -92,6 +93,7 @@ def measure_signal(
     if reference is None and compared and metrics != METRICS:
         raise ValueError(f"metrics={metrics!r} compare with the dense network: pass reference=..., a copy of it")
     reference = reference if compared else None  # it need not run
+    model, reference = runnable(model), None if reference is None else runnable(reference)
     names = None if layers is None else matching_modules(model, layers)
     given = as_forward(forward)
     moved = Batches(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
@@ -163,6 +165,7 @@ def learn_order(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward
         >>> learn_order(model, [torch.randn(32, 4)]).followers
         {'0': '1'}
     """
+    model = runnable(model)
     moved = Batches(batches, 1, device_of(model), task="learning the order")
     with isolated_rng(), only_training(model, ()), whole(model):
         return forward_order(model, moved, moved.alike(as_forward(forward)))
@@ -206,7 +209,7 @@ class Profile:
         Raises:
             NothingToMeasureError: If no layer of it can be measured.
         """
-        first = self._reference is None
+        first, model = self._reference is None, runnable(model)
         with isolated_rng(), only_training(model, ()), whole(model), together("signal measurement"):
             layers = candidates(dict(known_layers(model))) if first else self._layers
             how: dict[str, Any] = {"reference": self._reference, "comparable": first, "metrics": self._metrics}

@@ -14,8 +14,10 @@ import torch.distributed as dist
 from helpers import Module, loader, trainer
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import fx, nn, overrides
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -455,11 +457,30 @@ def test_averages_of_the_weights():
             assert isinstance(of_lightning.averaged_by(averaging) or module, Module)
 
 
-def test_strategies_that_split_layers():
-    with relies_on("lightning.pytorch.strategies.ModelParallelStrategy._tensor_parallel_size"):
-        assert of_lightning.tensor_parallel_size(ModelParallelStrategy()) == "auto"
-        assert of_lightning.tensor_parallel_size(ModelParallelStrategy(tensor_parallel_size=2)) == 2
-        assert of_lightning.tensor_parallel_size(SingleDeviceStrategy("cpu")) == 1
+def test_strategies_that_split_no_layers():
+    with relies_on(
+        "lightning.pytorch.strategies.ModelParallelStrategy._data_parallel_size",
+        "lightning.pytorch.strategies.ModelParallelStrategy._tensor_parallel_size",
+    ):
+        strategy = ModelParallelStrategy()
+        assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == ("auto", "auto")
+        of_lightning.split_data_only(strategy, 4)
+        assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (4, 1)
+
+
+def test_modules_that_are_split_over_processes(tmp_path):
+    with relies_on("torch.distributed.tensor", "torch.nn.Module._forward_hooks", "torch.nn.Module._forward_pre_hooks"):
+        dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+        try:
+            layer = nn.Linear(2, 2)
+            assert not of_sharding.is_parallelized(layer)
+            parallelize_module(layer, init_device_mesh("cpu", (1,)), ColwiseParallel())
+            assert of_sharding.is_parallelized(layer)
+            left = of_sharding.without_sharding(layer, {})
+            assert not left["_forward_hooks"]
+            assert not left["_forward_pre_hooks"]
+        finally:
+            dist.destroy_process_group()
 
 
 def test_the_key_of_a_callback():

@@ -32,19 +32,20 @@ REPAIRS: dict[str, Any] = {
 class Block(nn.Module):
     """A residual block with a norm of its own kind."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, inner: int = 30) -> None:
         super().__init__()
-        self.norm, self.up, self.down = norm, nn.Linear(16, 30), nn.Linear(30, 16)
+        self.norm, self.up, self.down = norm, nn.Linear(16, inner), nn.Linear(inner, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = x + self.down(torch.relu(self.up(self.norm(x))))
         return out
 
 
-def network() -> nn.Sequential:
+def network(inner: int = 30) -> nn.Sequential:
     """Seven rows of inputs are no multiple of the processes, nor are five of the head."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 16), Block(nn.BatchNorm1d(16)), Block(nn.LayerNorm(16)), nn.Linear(16, 5))
+    blocks = Block(nn.BatchNorm1d(16), inner), Block(nn.LayerNorm(16), inner)
+    return nn.Sequential(nn.Linear(7, 16), *blocks, nn.Linear(16, 5))
 
 
 def batches(count: int = 6) -> list[Any]:

@@ -217,22 +217,6 @@ def one_logger(folder: Path) -> list[int]:
     return [] if not logger else [len(logger.experiment.metrics)]
 
 
-def tensor_parallel(_: Path) -> str:
-    strategy = ModelParallelStrategy(
-        data_parallel_size=1, tensor_parallel_size=dist.get_world_size(), process_group_backend="gloo"
-    )
-
-    class Plain(Module):
-        def configure_model(self) -> None:
-            pass
-
-    try:
-        fit(Reflow(0.5), seeded(Plain), strategy)
-    except ValueError as error:
-        return str(error)
-    return "nothing"
-
-
 TRAININGS = named(
     ddp,
     ddp_random_scores,
@@ -242,7 +226,6 @@ TRAININGS = named(
     sharded,
     ddp_reconstructed,
     sharded_reconstructed,
-    tensor_parallel,
     several_loaders,
     a_data_module_of_its_own,
     one_logger,

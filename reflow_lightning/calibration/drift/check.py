@@ -26,6 +26,7 @@ from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import gather, in_step, together, warn
 from reflow_lightning.running.sharding import whole
 
@@ -110,6 +111,7 @@ def check_drift(
     """
     if not batchnorm_layers(model):
         return DriftReport(())
+    model = runnable(model)
     moved = Batches(batches, max_batches, device_of(model), task="drift check")
     run = moved.alike(as_forward(forward))
     with isolated_rng(), whole(model), together("drift check"):

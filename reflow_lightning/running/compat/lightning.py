@@ -30,10 +30,9 @@ def averaged_by(callback: Any) -> nn.Module | None:
     return average.module if isinstance(average, AveragedModel) else average
 
 
-def tensor_parallel_size(strategy: Any) -> int | str:
-    """Over how many processes a strategy splits the weights of a layer; ``"auto"`` is one, until it is set up."""
-    size: int | str = getattr(strategy, "_tensor_parallel_size", 1)
-    return size
+def split_data_only(strategy: Any, processes: int) -> None:
+    """Have a strategy that is not set up yet share out the data over so many processes, and split no layer."""
+    strategy._data_parallel_size, strategy._tensor_parallel_size = processes, 1
 
 
 def state_key(callback: Any, **arguments: Any) -> str:

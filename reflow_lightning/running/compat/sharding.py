@@ -14,7 +14,7 @@ def prepare_sharded(module: Any) -> None:
 
 
 def without_sharding(module: nn.Module, instead: Mapping[int, nn.Parameter]) -> dict[str, Any]:
-    """The attributes of a module without what `fully_shard` has put there: hooks, states, marks.
+    """The attributes of a module without what spreads it over processes: hooks, states, marks.
 
     Args:
         module: The module.
@@ -29,9 +29,22 @@ def without_sharding(module: nn.Module, instead: Mapping[int, nn.Parameter]) -> 
     return kept | {"_parameters": own}
 
 
+_SPREADING = ("torch.distributed.fsdp", "torch.distributed.tensor")
+
+
 def _shards(hook: Any) -> bool:
+    return _defined_in(hook).startswith(_SPREADING)
+
+
+def _defined_in(hook: Any) -> str:
     hook = getattr(hook, "hook", hook)  # a hook on loading is wrapped
-    return "torch.distributed.fsdp" in getattr(getattr(hook, "__func__", hook), "__module__", "")
+    return getattr(getattr(hook, "__func__", hook), "__module__", None) or ""
+
+
+def is_parallelized(module: nn.Module) -> bool:
+    """Whether `parallelize_module` has split this module over processes, or what it is called with."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(_defined_in(hook).startswith("torch.distributed.tensor") for hook in hooks)
 
 
 def shard_groups(module: Any) -> list[Any]:
