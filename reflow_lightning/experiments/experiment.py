@@ -11,7 +11,6 @@ from typing import Any
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.fabric import Fabric
-from lightning.fabric.utilities.data import sized_len
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import git_state, print_config
+from reflow_lightning.experiments.interval import interval, share_tested
 from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, tested, validated
 from reflow_lightning.experiments.parts import check_parts
@@ -150,7 +150,7 @@ def _apply(
 def measure_stages(
     cfg: DictConfig, tester: pl.Trainer, stages: Stages, module: pl.LightningModule, data: pl.LightningDataModule
 ) -> dict[str, Any]:
-    """Test every recorded state: its metric by name, and its step, metric and sparsity under ``stages``.
+    """Test every recorded state: its metric by name, and its step, metric, interval and sparsity under ``stages``.
 
     Under ``tested`` stands how many batches of how many each test had: ``trainer.limit_test_batches`` leaves some out.
     """
@@ -165,23 +165,15 @@ def measure_stages(
         found["stages"][stage] = {
             "step": stages.steps[stage],
             "value": found[stage],
+            "interval": interval(str(cfg.metric), found[stage], tester),
             "sparsity": zeros / sum(weight.numel() for weight in weights),
         }
-    return found | {"tested": _share_tested(tester)}
+    return found | {"tested": share_tested(tester)}
 
 
 def _zeros_in(weight: Tensor) -> int:
     zeros: Any = (weight == 0).sum()
     return int(zeros.full_tensor() if is_sharded(zeros) else zeros)
-
-
-def _share_tested(tester: pl.Trainer) -> dict[str, int] | None:
-    """The batches that were tested and those that there are; nothing where a stream has no length."""
-    loaders = tester.test_dataloaders
-    sizes = [sized_len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders])]
-    if None in sizes:
-        return None
-    return {"batches": int(sum(tester.num_test_batches)), "of": sum(size for size in sizes if size is not None)}
 
 
 def _published(cfg: DictConfig) -> dict[str, float]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,32 +108,43 @@ def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    plot_profiles(signal, title).savefig(folder / "variance_profile.png", dpi=150)
+    plot_profiles(signal, title).savefig(folder / "variance_profile.png")
 
 
 def print_table(report: Mapping[str, Any]) -> None:
     """Print the states side by side, with what was published where that is known, and what the network costs."""
     published = report["published"]
     cost = report["cost"]
-    caption = cost and (
+    costs = cost and (
         f"{_short(cost['nonzero'])} of {_short(cost['parameters'])} parameters are not zero, "
         f"{_short(cost['effective'])} of {_short(cost['multiply_adds'])} multiply-adds"
     )
     told = [f"repair: {report['recipe']}" if report.get("recipe") else "", told_of_test(report)]
-    caption = "\n".join(filter(None, [caption, *told])) or None
-    table = Table(title=report["title"], title_justify="left", caption=caption, caption_justify="left")
-    columns = ["state", "after step", report["metric"], *(["published"] if published else []), "sparsity", "seconds"]
+    known = any(details.get("interval") for details in report["stages"].values())
+    table = Table(title=report["title"], title_justify="left")
+    between = [*(["95 % interval"] if known else []), *(["published"] if published else [])]
+    columns = ["state", "after step", report["metric"], *between, "sparsity", "seconds"]
     for column in columns:
         table.add_column(column, justify="left" if column == "state" else "right")
     for stage, details in report["stages"].items():
         seconds = report["seconds"].get(_SECONDS[stage])
         row = [stage, str(details["step"]), f"{details['value']:.4f}"]
+        if known:
+            row.append("{:.3f} to {:.3f}".format(*details["interval"]) if details.get("interval") else "")
         if published:
             row.append(f"{published[stage]:.4f}" if published.get(stage) is not None else "")
         table.add_row(*row, f"{details['sparsity']:.4f}", "" if seconds is None else f"{seconds:.2f}")
-    Console().print(table)
+    print_with_notes(table, [costs, *told])
     if report.get("rounds"):
         Console().print(_table_of_rounds(report["rounds"]))
+
+
+def print_with_notes(table: Table, notes: Iterable[str | None]) -> None:
+    """Print a table and lines below it, which are not broken at its width as a caption would be, within numbers."""
+    console = Console()
+    console.print(table)
+    for note in filter(None, notes):
+        console.print(note, soft_wrap=True, highlight=False)
 
 
 def told_of_test(report: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -30,7 +29,7 @@ from reflow_lightning.experiments.extras import print_config
 from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, validated
 from reflow_lightning.experiments.rehearsal import rehearse
-from reflow_lightning.experiments.results import fingerprint, print_table, write_report
+from reflow_lightning.experiments.results import fingerprint, print_table, print_with_notes, write_report
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.saved_trials import SavedTrials
 from reflow_lightning.experiments.search_plot import plot_search
@@ -104,7 +103,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "config": fingerprint(cfg),
     }
     write_tensors(folder / "pruned.ckpt", pruned_network(module, reflow))
-    plot_search(report).savefig(folder / "search.png", dpi=150)
+    plot_search(report).savefig(folder / "search.png")
     write_report(folder, report)
     log_report(loggers, cfg, report)
     print_trials(report)
@@ -178,6 +177,7 @@ def _as_dict(found: Search, sign: int) -> dict[str, Any]:
     return {
         "max_drop": found.max_drop,
         "dense": sign * found.dense_score,
+        "threshold": sign * (found.dense_score - found.max_drop),
         "found": sign * found.score,
         "trials": trials,
     }
@@ -187,11 +187,11 @@ def print_trials(report: Mapping[str, Any]) -> None:
     """Print what was tried, the sparsest last, and what was found."""
     details = report["search"]
     found = f"sparsity {report['sparsity']:.4f} with" if report["sparsity"] else "nothing within the drop: dense with"
-    caption = (
+    note = (
         f"{found} {details['found']:.4f}, the dense network {details['dense']:.4f}, max_drop {details['max_drop']:g}; "
         f"{len(details['trials'])} trials in {report['seconds']['search']:.1f} s"
     )
-    table = Table(title="Trials", title_justify="left", caption=caption, caption_justify="left")
+    table = Table(title="Trials", title_justify="left")
     for column in ("sparsity", f"validation {report['metric']}", "change", "within", "seconds"):
         table.add_column(column, justify="right")
     for trial in sorted(details["trials"], key=lambda trial: trial["sparsity"]):
@@ -202,4 +202,4 @@ def print_trials(report: Mapping[str, Any]) -> None:
             "yes" if trial["within"] else "no",
             f"{trial['seconds']:.2f}",
         )
-    Console().print(table)
+    print_with_notes(table, [note])

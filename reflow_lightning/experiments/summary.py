@@ -88,7 +88,7 @@ def summarise(*folders: Path, into: Path | None = None) -> list[str]:
         writer = csv.DictWriter(file, fieldnames=[*keys, *(k for k in RESULTS if any(k in row for row in rows))])
         writer.writeheader()
         writer.writerows(rows)
-    plot([row for row in rows if row["status"] == "done"]).savefig(into / "summary.png", dpi=150)
+    plot([row for row in rows if row["status"] == "done"]).savefig(into / "summary.png")
     write_page(into / "summary.html", rows, jobs, ", ".join(folder.resolve().name for folder in folders))
     failed = [row for row in rows if row["status"] == "failed"]
     note = f", {len(failed)} failed: {', '.join(row['job'] for row in failed)}" if failed else ""

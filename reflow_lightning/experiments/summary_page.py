@@ -80,7 +80,7 @@ def _counts(rows: Sequence[Row]) -> str:
 
 def _picture(rows: Sequence[Row]) -> str:
     buffer = io.BytesIO()
-    plot(rows).savefig(buffer, dpi=150)
+    plot(rows).savefig(buffer)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -7,17 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reflow_lightning.experiments.grouping import RESULTS, STATES, Row, over_seeds
+from reflow_lightning.signal.figures import STATES as STATE_STYLES
+from reflow_lightning.signal.figures import draw_line, label_ends, new_figure, styled
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_STYLES: dict[str, dict[str, Any]] = {  # ever smaller, so that all are seen where they coincide
-    "dense": {"color": "#3b4a5a", "marker": "D", "markersize": 7, "linewidth": 1.5, "linestyle": "--"},
-    "pruned": {"color": "#d1495b", "marker": "o", "markersize": 7, "linewidth": 3.5},
-    "repaired": {"color": "#2a9d8f", "marker": "s", "markersize": 5, "linewidth": 1.8},
-    "final": {"color": "#e9a23b", "marker": "^", "markersize": 4, "linewidth": 1.2},
-}
 
 
 def varied(rows: Sequence[Row]) -> list[str]:
@@ -49,10 +43,11 @@ def short(value: Any) -> str:
         return str(value)
 
 
+@styled
 def plot(rows: Sequence[Row]) -> Figure:
     """Metric against sparsity, a panel for each combination of the other overrides; or a row of points for each job.
 
-    Jobs that differ in their seed alone are one point, with a bar of one standard deviation to each side.
+    Jobs that differ in their seed alone are one point, with a band of one standard deviation to each side.
 
     Args:
         rows: Of `collect`, those that are done. If no two of them differ in their sparsity alone, there are no lines
@@ -61,71 +56,65 @@ def plot(rows: Sequence[Row]) -> Figure:
     Returns:
         A figure of its own, outside pyplot.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained")
-    FigureCanvasAgg(figure)
     rows = over_seeds(rows)
     others = varied(rows)
     panels: dict[str, list[Row]] = {}
     for row in rows:
         panels.setdefault(describe(row, others), []).append(row)
-    if len(panels) == len(rows):
-        _plot_jobs(figure, rows)
-    else:
-        _plot_lines(figure, rows, panels)
-    entries = {line.get_label(): line for axes in figure.axes for line in axes.lines}
-    ordered = [entries[state] for state in STATES if state in entries]
-    if ordered:
-        figure.legend(handles=ordered, frameon=False, ncols=len(ordered), loc="outside upper center")
-    return figure
+    return _plot_jobs(rows) if len(panels) == len(rows) else _plot_lines(rows, panels)
 
 
-def _plot_lines(figure: Figure, rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> None:
+def _plot_lines(rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> Figure:
     columns = min(len(panels), max(2, math.ceil(math.sqrt(len(panels)))))
     lines = math.ceil(len(panels) / columns)
-    figure.set_size_inches((7, 4.4) if len(panels) == 1 else (3.8 * columns, 0.6 + 2.8 * lines))
+    figure = new_figure(*((6.8, 4.4) if len(panels) == 1 else (3.8 * columns, 0.6 + 2.8 * lines)))
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (name, group) in zip(grid.flat, panels.items(), strict=False):
-        axes.set_title(name.replace(", ", "\n"), fontsize=9)
+        axes.set_title(name.replace(", ", "\n"), fontsize=11)
         for state in STATES:
             points = sorted(
                 (row["sparsity"], row[state], row.get(f"{state}_std", 0.0)) for row in group if state in row
             )
             if points:
-                x, y, spread = zip(*points, strict=True)
-                axes.plot(x, y, label=state, **_STYLES[state])
-                if any(spread):
-                    axes.errorbar(x, y, spread, fmt="none", ecolor=_STYLES[state]["color"], capsize=3, elinewidth=1.2)
-        _tidy(axes)
+                sparsities, means, spreads = zip(*points, strict=True)
+                draw_line(axes, sparsities, means, spreads, state, **STATE_STYLES[state])
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel("sparsity", fontsize=10)
-    figure.supylabel(_metric(rows), fontsize=10)
+    if len(panels) == 1:
+        label_ends(grid[0, 0])
+    else:
+        _name_states(figure)
+    seeds = {int(row.get("seeds", 1)) for row in rows}
+    note = f", mean and standard deviation of {max(seeds)} seeds" if seeds == {max(seeds)} != {1} else ""
+    figure.supxlabel(f"sparsity{note}", fontsize=12)
+    figure.supylabel(_metric(rows), fontsize=12)
+    return figure
 
 
-def _plot_jobs(figure: Figure, rows: Sequence[Row]) -> None:
-    figure.set_size_inches(9, 1.5 + 0.3 * len(rows))
+def _plot_jobs(rows: Sequence[Row]) -> Figure:
+    figure = new_figure(9, 1.6 + 0.34 * len(rows))
     axes = figure.add_subplot()
     for state in STATES:
         points = [(row[state], place, row.get(f"{state}_std", 0.0)) for place, row in enumerate(rows) if state in row]
         if points:
             x, y, spread = zip(*points, strict=True)
-            axes.plot(x, y, label=state, **_STYLES[state] | {"linestyle": "none"})
+            axes.plot(x, y, label=state, **STATE_STYLES[state] | {"linestyle": "none"})
             if any(spread):
-                axes.errorbar(x, y, xerr=spread, fmt="none", ecolor=_STYLES[state]["color"], capsize=3, elinewidth=1.2)
+                axes.errorbar(x, y, xerr=spread, fmt="none", ecolor=STATE_STYLES[state]["color"], capsize=4)
     names = [f"{row['job']}: {describe(row, ['sparsity', *varied(rows)])}" for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.set_yticks(range(len(rows)), names, fontsize=10)
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # the first job on top
     axes.set_xlabel(_metric(rows))
-    _tidy(axes)
+    _name_states(figure)
+    return figure
+
+
+def _name_states(figure: Figure) -> None:
+    """One legend for all panels."""
+    drawn = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    if ordered := [drawn[state] for state in STATES if state in drawn]:
+        figure.legend(handles=ordered, ncols=len(ordered), loc="outside upper center")
 
 
 def _metric(rows: Sequence[Row]) -> str:
     return next((str(row["metric"]) for row in rows if "metric" in row), "metric")
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

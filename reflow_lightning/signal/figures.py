@@ -30,8 +30,14 @@ SERIES: tuple[dict[str, Any], ...] = (
 )
 """How lines are told apart that have no meaning of their own: each by its colour and by its mark."""
 
-_DENSE = {"color": BLACK, "marker": "D", "markersize": 4, "linestyle": "--", "zorder": 3}  # seen where lines coincide
-STATES: Mapping[str, Mapping[str, Any]] = {
+_DENSE: dict[str, Any] = {
+    "color": BLACK,
+    "marker": "D",
+    "markersize": 4,
+    "linestyle": "--",
+    "zorder": 3,
+}  # seen where lines coincide
+STATES: dict[str, dict[str, Any]] = {
     "dense": _DENSE,
     "before": _DENSE,
     "pruned": {"color": VERMILION, "marker": "o"},

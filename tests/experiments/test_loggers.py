@@ -34,7 +34,12 @@ def test_tensorboard_compares_runs_by_their_settings_and_results(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {name: events.Scalars(name)[0].value for name in expected} == pytest.approx(expected)
-    assert events.Images("signal/variance")
+    assert sorted(events.Tags()["images"]) == [f"activations/{of}" for of in ("by_layer", "over_training", "values")]
+    for state in STATES:
+        run_of_state = EventAccumulator(str(tmp_path / "tensorboard" / state))
+        run_of_state.Reload()
+        (accuracy,) = run_of_state.Scalars("states/accuracy")
+        assert accuracy.value == pytest.approx(expected[f"states/{state}_accuracy"])
     session = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
     settings = session.session_start_info.hparams
     assert (settings["sparsity"].number_value, settings["seed"].number_value) == (0.8, 3)
@@ -99,7 +104,7 @@ def test_mlflow_holds_curves_results_settings_and_the_picture(tmp_path):
     assert {"variance/net.bn1", "sparsity/global", "val/accuracy"} <= set(found.data.metrics)
     assert (found.data.params["sparsity"], found.data.params["optimizer.lr"]) == ("0.8", "0.1")
     assert found.data.tags["first"] == "true"
-    (picture,) = client.list_artifacts(found.info.run_id, "signal/variance")
+    (picture,) = client.list_artifacts(found.info.run_id, "activations/by_layer")
     assert picture.path.endswith("step_00000004.png")
     table = client.download_artifacts(found.info.run_id, "signal/signal/step_00000004.csv", str(tmp_path))
     with open(table) as file:

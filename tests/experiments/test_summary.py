@@ -77,7 +77,11 @@ def test_other_overrides_make_panels_of_their_own():
     rows = done(*({"sparsity": s, "criterion": c} for c in ("magnitude", "random", "mine") for s in (0.5, 0.9)))
     figure = plot(rows)
     panels = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == ["criterion=magnitude", "criterion=random", "criterion=mine"]
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "criterion=magnitude",
+        "criterion=random",
+        "criterion=mine",
+    ]
     assert [len(axes.lines) for axes in panels] == [1, 1, 1]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["repaired"]
 
@@ -120,7 +124,8 @@ def test_seeds_are_one_line_with_mean_and_deviation(seeds):
     assert [row["repaired"] for row in rows] == pytest.approx([0.8, 0.76])
     assert [row["repaired_std"] for row in rows] == pytest.approx([0.0707, 0.0707], abs=1e-4)
     (axes,) = plot(collect(seeds)).axes
-    assert len(axes.containers) == 1  # one bar of errors, of the state that differs
+    assert len(axes.collections) == 1  # one band, of the state that differs
+    assert {text.get_text() for text in axes.texts} == {"dense", "pruned", "repaired"}
 
 
 def test_the_page_needs_no_other_file_and_holds_means_jobs_and_the_last_lines_of_a_failure(seeds):
