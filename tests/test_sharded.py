@@ -104,9 +104,13 @@ def test_masks_fit_any_number_of_processes(folder, processes):
     assert [sum(rows) for rows in zip(*(found["local"] for found in parts), strict=True)] == [8, 5, 1, 3]
 
 
-def test_tensors_that_are_split_otherwise_are_refused_on_all_processes(folder):
-    for (columns,) in results("what_is_refused", folder):
-        assert "parameter '3.weight' is sharded as (Shard(dim=1),)" in columns
+def test_a_tensor_that_is_split_by_columns_is_ranked_once_and_sums_are_refused(folder):
+    model = plain()
+    masks = prune(model, 0.7)
+    for found in results("split_otherwise", folder):
+        assert Masks.from_state_dict(found["masks"]) == masks
+        assert equal(found["state"], model.state_dict())
+        assert "'3.weight' is placed as (Partial(sum),)" in found["refused"]
 
 
 def test_a_weight_that_is_not_finite_on_one_process_is_an_error_on_all(folder):

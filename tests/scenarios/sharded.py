@@ -148,18 +148,17 @@ def masks_of_other_numbers_of_processes(folder: Path) -> dict[str, Any]:
     }
 
 
-def what_is_refused(_: Path) -> list[str]:
-    from torch.distributed.tensor import Shard, distribute_tensor
+def split_otherwise(_: Path) -> dict[str, Any]:
+    """A tensor that is split along its columns, and one whose pieces are still to be added up."""
+    from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
-    texts = []
-    model = plain()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    model[3].weight = nn.Parameter(distribute_tensor(model[3].weight.data, mesh, [Shard(1)]))
-    try:
-        prune(model, 0.5)
-    except ValueError as error:
-        texts.append(str(error))
-    return texts
+    columns, sums = plain(), plain()
+    weight = columns[3].weight.detach()
+    columns[3].weight = nn.Parameter(distribute_tensor(weight, mesh, [Shard(1)]))
+    sums[3].weight = nn.Parameter(DTensor.from_local(weight, mesh, [Partial()]))
+    masks = prune(columns, 0.7)
+    return {"masks": masks.state_dict(), "state": values(columns), "refused": error_of(prune, sums, 0.7)}
 
 
 def a_weight_that_is_not_finite_on_one(_: Path) -> str:
@@ -208,7 +207,7 @@ SHARDED = named(
     a_batch_that_breaks_sharded,
     training_keeps_zeros,
     masks_of_other_numbers_of_processes,
-    what_is_refused,
+    split_otherwise,
     a_weight_that_is_not_finite_on_one,
     after_an_evaluation,
     a_criterion_that_breaks,
