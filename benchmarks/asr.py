@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from asr_cases import SEED, Case, cifar10, digits
-from asr_plot import plot
 from asr_repair import Rescaling, layer_factors
-from tables import ROOT, Row, publish
+from pictures import draw
+from tables import Row, publish
 from torch import Tensor, nn
 
 from reflow_lightning import calibrate, prune
@@ -198,7 +198,7 @@ def main(test_images: int) -> None:
             cells.append(cell)
             print(row(cell), flush=True)
     publish("asr", [row(cell) for cell in cells], SEED, "docs/asr.md")
-    plot(cells, "ResNet-20", "0.9", ROOT / "docs" / "asr.png")
+    draw("asr")
 
 
 if __name__ == "__main__":

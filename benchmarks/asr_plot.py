@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import median
-from typing import Protocol
 
 from matplotlib.figure import Figure
+from tables import Row
 
-COLOURS = {"EMA, reset": "tab:red", "EMA, dense kept": "tab:orange", "exact": "tab:green"}
-MARKS = {"BN": "o", "LW": "^", "ASR": "s"}
+from reflow_lightning.signal.figures import SERIES, new_figure, styled
 
-
-class Cell(Protocol):
-    """What is drawn of one mask and one number of batches."""
-
-    network: str
-    mask: str
-    number: int
-    accuracies: dict[str, dict[str, float]]
-    moved: dict[str, dict[str, float]]
+ESTIMATORS = ("EMA, reset", "EMA, dense kept", "exact")
+ARMS = {"BN": "-", "LW": "--", "ASR": ":"}
 
 
-def plot(cells: Iterable[Cell], network: str, mask: str, path: Path) -> None:
-    """Accuracy of one network and mask, and how far the rescalings move the logits, median and range of its masks."""
-    cells = [cell for cell in cells if cell.network == network]
-    figure = Figure(figsize=(10, 4), layout="constrained")
+@styled
+def plot(rows: Sequence[Row], network: str, sparsity: str) -> Figure:
+    """Draw the table of `asr`: accuracy of one network and mask, and how far rescaling moves the logits.
+
+    A colour and a mark is an estimator of BatchNorm's statistics, a kind of line is a rescaling. The band on the right
+    holds all masks of the network, the line is their median.
+    """
+    rows = [row for row in rows if row["network"] == network]
+    figure = new_figure(11, 5)
     left, right = figure.subplots(1, 2)
-    shown = [cell for cell in cells if cell.mask == mask]
-    numbers = [cell.number for cell in shown]
-    for estimator, colour in COLOURS.items():
-        for arm, mark in MARKS.items():
-            shares = [100 * cell.accuracies[estimator][arm] for cell in shown]
-            left.plot(numbers, shares, color=colour, marker=mark, alpha=0.7, label=f"{estimator}: {arm}")
-        by_number = [[cell.moved[estimator]["ASR"] for cell in cells if cell.number == number] for number in numbers]
-        right.plot(numbers, [median(found) for found in by_number], color=colour, marker="s", label=estimator)
-        right.fill_between(numbers, list(map(min, by_number)), list(map(max, by_number)), color=colour, alpha=0.2)
-    left.set(title=f"{network}, CIFAR-10, sparsity {mask}", ylabel="accuracy in %")
-    right.set(title="How far ASR moves the logits, all masks", ylabel="std of the difference / std", yscale="log")
+    shown = [row for row in rows if row["sparsity"] == sparsity]
+    numbers = [row["b"] for row in shown]
+    for estimator, style in zip(ESTIMATORS, SERIES, strict=False):
+        shares = [numbers_in(row[f"{estimator}: BN / LW / ASR"]) for row in shown]
+        for place, (arm, line) in enumerate(ARMS.items()):
+            left.plot(numbers, [share[place] for share in shares], label=f"{estimator}: {arm}", **style, linestyle=line)
+        found = [
+            [numbers_in(row[f"moved, {estimator}: LW / ASR"])[1] for row in rows if row["b"] == number]
+            for number in numbers
+        ]
+        right.plot(numbers, [median(values) for values in found], label=estimator, **style)
+        right.fill_between(numbers, list(map(min, found)), list(map(max, found)), color=style["color"], alpha=0.2)
+    left.set(title=f"{network}, CIFAR-10, sparsity {sparsity}", ylabel="accuracy, %")
+    right.set(title="how far ASR moves the logits, all masks", ylabel="std of the difference / std", yscale="log")
     for axes in (left, right):
         axes.set(xlabel="calibration batches", xticks=numbers)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def numbers_in(cell: str) -> list[float]:
+    """The numbers of a cell such as ``"14.65 / 14.25 / 10.45"``."""
+    return [float(part) for part in cell.split("/")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from collapse_networks import BATCHES, CASES, SEED, Case, Material, accuracy, material, outputs, pruned_and_repaired
-from collapse_plot import plot
+from pictures import draw
 from tables import ROOT, Row, caption, data_folder, in_kept_folder, markdown, put, record
 from torch import nn
 from torch.fx.experimental.optimization import fuse
@@ -133,7 +133,7 @@ def main(folder: Path) -> None:
         text = put(text, mark, f"{table}\n\n{caption('collapse', content)}")
     text = put(text, "widths", markdown(between))
     page.write_text(put(text, "reports", _reports(found)))
-    plot(rows, ROOT / "docs" / "collapse.png")
+    draw("collapse")
 
 
 def _reports(found: Sequence[tuple[Row, CollapseReport]]) -> str:

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from layer_collapse_plot import plot
 from layer_collapse_training import Augmented, Images, accuracy, load, train
-from tables import ROOT, Row, publish
+from pictures import draw
+from tables import Row, publish
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
@@ -139,7 +139,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = measure(folder)
     publish("layer_collapse", rows, SEED, "docs/layer_collapse.md")
-    plot(rows, ROOT / "docs" / "layer_collapse.png")
+    draw("layer_collapse")
 
 
 if __name__ == "__main__":

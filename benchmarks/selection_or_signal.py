@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from selection_plot import plot
-from tables import ROOT, Row, data_folder, publish
+from pictures import draw
+from tables import Row, data_folder, publish
 from torch import nn
 
 from reflow_lightning import calibrate, prune
@@ -97,4 +97,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         rows = measure(Path(sys.argv[1] if len(sys.argv) > 1 else scratch))
     publish("selection_or_signal", rows, SEED, "docs/selection_or_signal.md")
-    plot(rows, ROOT / "docs" / "selection_or_signal.png")
+    draw("selection_or_signal")

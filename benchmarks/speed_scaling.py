@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from peak import peak_bytes
-from tables import ROOT, markdown, record
+from pictures import draw
+from tables import markdown, record
 from torch import nn
 
 from reflow_lightning import calibrate, collapse, prune
@@ -26,7 +26,6 @@ from reflow_lightning.pruning import Magnitude, Scores
 from reflow_lightning.pruning.ranking import cut_mask, rank
 
 SEED, SPARSITY, PIECE = 0, 0.8, 1 << 24
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of Okabe and Ito
 
 
 def mapped_weights(path: Path, size: int) -> list[torch.Tensor]:
@@ -100,36 +99,6 @@ def slope(times: Mapping[int, float]) -> float:
     return sum((a - x) * (b - y) for a, b in upper) / sum((a - x) ** 2 for a, _ in upper)
 
 
-def figure(found: Mapping[str, tuple[str, Mapping[int, float]]]) -> Any:
-    """One panel for each kind of size."""
-    from matplotlib.figure import Figure
-
-    units = list(dict.fromkeys(unit for unit, _ in found.values()))
-    drawn = Figure(figsize=(11, 3.8), layout="constrained")
-    axes = drawn.subplots(1, len(units))
-    for (name, (unit, times)), colour in zip(found.items(), COLOURS, strict=True):
-        panel = axes[units.index(unit)]
-        panel.loglog(list(times), list(times.values()), "o-", color=colour)
-        x, y = list(times.items())[len(times) // 2]
-        above = name != "prune"
-        panel.annotate(
-            f"{name}\nslope {slope(times):.2f}",
-            (x, y),
-            (-8 if above else 8, 10 if above else -26),
-            textcoords="offset points",
-            color=colour,
-            ha="right" if above else "left",
-        )
-        panel.set(xlabel=unit, ylabel="seconds")
-        if max(times) < 1000:
-            panel.set_xticks(list(times), list(map(str, times)))
-            panel.minorticks_off()
-        panel.margins(x=0.12, y=0.25)
-        panel.grid(visible=True, which="major", alpha=0.3)
-    drawn.suptitle("Time grows no faster than weights, layers and batches (slope 1: in proportion), one thread")
-    return drawn
-
-
 def main() -> None:
     """Measure, draw and print."""
     torch.set_num_threads(1)
@@ -149,7 +118,7 @@ def main() -> None:
         for name, (unit, times) in found.items()
     ]
     record("speed_scaling", rows, SEED)
-    figure(found).savefig(ROOT / "docs" / "speed_scaling.png", dpi=120)
+    draw("speed_scaling")
     print(markdown(rows))
 
 

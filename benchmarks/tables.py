@@ -85,6 +85,19 @@ def record(name: str, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     return content
 
 
+def recorded(name: str) -> list[Row]:
+    """The rows that stand in ``results/<name>.json``."""
+    content = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    rows: list[Row] = content["rows"]
+    return rows
+
+
+def mean_and_spread(cell: str) -> tuple[float, float]:
+    """The mean and the standard deviation of a cell such as ``"80.2 ± 0.6"``; of ``"90.06 (2)"`` there is no spread."""
+    mean, _, spread = cell.partition("±")
+    return float(mean.split()[0]), float(spread or 0)
+
+
 def with_table(text: str, name: str, content: Mapping[str, Any]) -> str:
     """The text with the table put between ``<!-- table: name -->`` and ``<!-- end -->``."""
     return put(text, name, f"{markdown(content['rows'])}\n\n{caption(name, content)}")

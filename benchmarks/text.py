@@ -24,8 +24,8 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tables import ROOT, Row, configuration, data_folder, publish
-from text_plot import plot
+from pictures import draw
+from tables import Row, configuration, data_folder, publish
 from torch import nn
 
 from reflow_lightning import Pruner
@@ -144,7 +144,7 @@ def main(folder: Path, model: Path | None) -> None:
     finally:  # what there is, when Ctrl-C ends it
         rows.sort(key=lambda row: [(case.network, case.data) for case in cases].index((row["network"], row["data"])))
         publish("text", over_seeds(rows), 0, document="docs/language.md")
-        plot(rows, ROOT / "docs" / "text.png")
+        draw("text")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from reflow_lightning.callbacks.steps import Steps
 from reflow_lightning.callbacks.trainer import forward_in_precision
 from reflow_lightning.layers import Order
 from reflow_lightning.running.as_forward import AnyForward, as_forward
+from reflow_lightning.running.describing import as_call
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns, as_patterns
 from reflow_lightning.running.own import own
@@ -102,13 +103,8 @@ class SignalMonitor(pl.Callback):
         self.steps = Steps()
         self._logged = any(gather(bool(trainer.loggers)))  # measuring takes all processes, though one may log alone
 
-    def state_dict(self) -> dict[str, Any]:
-        """The heat map so far."""
-        return {"history": self.history.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the heat map of the checkpoint."""
-        self.history.load_state_dict(state_dict["history"])
+    def __repr__(self) -> str:
+        return as_call(type(self), vars(self))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -28,14 +28,14 @@ def monitor_for(
         module: What it trains.
         wanted: ``True``: one of the variance alone, unless another callback of the trainer does its work.
         forward: The forward pass of a default one.
-        before: Its state in the checkpoint from which the training goes on.
+        before: The state of its history in the checkpoint from which the training goes on.
     """
     if wanted is True and not monitors_of(trainer, None):
         wanted = SignalMonitor(metrics=VARIANCE, forward=forward)
     if isinstance(wanted, bool):
         return None
     if before is not None:
-        wanted.load_state_dict(before)
+        wanted.history.load_state_dict(before)
     wanted.on_train_start(trainer, module)
     return wanted
 

@@ -12,9 +12,9 @@ from reflow_lightning.callbacks.home import ComesHome
 from reflow_lightning.callbacks.monitor import SignalMonitor
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.events.record import PruneEvent
-from reflow_lightning.pruning import Masks
+from reflow_lightning.pruning import Masks, PruneSpec
 from reflow_lightning.rounds import Round
-from reflow_lightning.running.compat.lightning import state_key
+from reflow_lightning.running.compat.lightning import callbacks_checked, state_key
 from reflow_lightning.running.describing import as_texts, changes
 from reflow_lightning.running.formats import check_format
 from reflow_lightning.running.processes import warn
@@ -59,13 +59,24 @@ class KeepsState(ComesHome):
 
     @property
     def state_key(self) -> str:
-        """Tells two instances apart that prune different parameters."""
+        """Tells two instances apart that prune different parameters.
+
+        Raises:
+            ValueError: If Lightning asks since a Trainer is made with two that prune the same ones.
+        """
+        spec = self.pruner.spec
+        twins = [each for each in callbacks_checked() if isinstance(each, KeepsState) and _same(each.pruner.spec, spec)]
+        if len(twins) > 1:
+            raise ValueError(
+                f"two Reflow in one Trainer prune the same weights, include={spec.include}, exclude={spec.exclude}: "
+                "pass one, with a schedule that prunes several times, or give each weights of its own by include"
+            )
         return state_key(self, include=self.pruner.spec.include, exclude=self.pruner.spec.exclude)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only, so that torch loads it with ``weights_only=True``."""
         masks = None if self.pruner.masks is None else self.pruner.masks.state_dict()
-        curves = {} if self._curves is None else {"curves": self._curves.state_dict()}
+        curves = {} if self._curves is None else {"signal": self._curves.history.state_dict()}
         return {"format": FORMAT, "masks": masks, "arguments": self._arguments(), **self._course.state_dict(), **curves}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -79,7 +90,7 @@ class KeepsState(ComesHome):
         masks = None if state_dict["masks"] is None else Masks.from_state_dict(state_dict["masks"])
         self.pruner.bound.load(masks)
         self._course = course
-        self._curves_before = state_dict.get("curves")  # which older versions did not save
+        self._curves_before = state_dict.get("signal")  # which older versions did not save
         if told := changes(state_dict.get("arguments", {}), self._arguments()):
             warn(f"Reflow goes on from a checkpoint with other arguments than it was saved with: {told}")
 
@@ -106,3 +117,8 @@ class KeepsState(ComesHome):
         there, self.pruner.events = state
         self.load_state_dict({name: value for name, value in there.items() if name != "arguments"})
         self.pruner.bound.bring(self.pruner.masks)
+
+
+def _same(one: PruneSpec, other: PruneSpec) -> bool:
+    """Whether both select the same parameters."""
+    return (one.include, one.exclude) == (other.include, other.exclude)

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from reflow_lightning.experiments.kept import find_finished
+from reflow_lightning.experiments.log_file import kept_in_file
 from reflow_lightning.experiments.loggers import end_wandb
 from reflow_lightning.experiments.paths import find_from
 from reflow_lightning.experiments.results import describe_error, note_error
@@ -54,7 +55,6 @@ def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) ->
         SystemExit: If it failed, and is no job of a sweep. Its last line says why.
     """
     logging.getLogger("lightning").propagate = False  # it prints itself, and Hydra's handlers would say it once more
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     warnings.formatwarning = _without_place  # a line of the command's own script tells nothing
@@ -63,7 +63,7 @@ def do(task: Task, result: Callable[[Report], float | None], cfg: DictConfig) ->
     if hydra_cfg.job.chdir:
         find_from(Path(hydra_cfg.runtime.cwd), cfg)
     begin = _job if hydra_cfg.mode == RunMode.MULTIRUN else _run
-    with saying_once(set()):
+    with saying_once(set()), kept_in_file():
         try:
             report = begin(task, cfg, folder)
         finally:

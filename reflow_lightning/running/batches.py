@@ -104,7 +104,10 @@ def without_bar(batches: Iterable[Any]) -> Iterator[bool]:
 
 
 _MANY = 10
-"""A pass that got this many batches causes no warning that more were allowed: the limit is most often a default."""
+"""A pass that got this many batches causes no warning that more were allowed."""
+
+_DEFAULTS = (50, 10)
+"""Limits that stand in signatures, of calibration and of measuring: nobody asked for so many batches."""
 
 
 class Batches:
@@ -181,7 +184,8 @@ class Batches:
     def check(self) -> None:
         """Check, when the pass is over, that there were batches. Where processes run together, all must call it.
 
-        It is enough if one of them had any; a warning says if there were few, and fewer than asked for or needed.
+        It is enough if one of them had any. A warning says if there were few, and fewer than somebody asked for, or
+        than are needed.
 
         Raises:
             ValueError: If nothing came on any process, although it was asked for.
@@ -197,7 +201,7 @@ class Batches:
                 f"{self.task} got {sum(got)} batches, too few for precise statistics: {self.imprecise}. Give more "
                 "data, or larger batches, in random order",
             )
-        if any(exhausted) and not self.auto and sum(got) < _MANY:
+        if any(exhausted) and not self.auto and sum(got) < _MANY and sum(wanted) not in _DEFAULTS:
             hint = " (in Reflow: calibration_batches)" if self.task == "calibration" else ""
             warn(
                 f"{self.task} got {sum(got)} batches, all there were, instead of max_batches={sum(wanted)}: give more "

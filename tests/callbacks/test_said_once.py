@@ -5,7 +5,7 @@ import warnings
 import pytest
 from helpers import Module, images, loader, trainer
 
-from reflow_lightning import Gradual, Iterative, OneShot, Pruner, Reflow, find_sparsity
+from reflow_lightning import Gradual, Iterative, OneShot, Pruner, Reflow, SignalMonitor, find_sparsity
 
 
 def said(call, text):
@@ -52,3 +52,19 @@ def test_in_a_search():
         )
 
     assert said(search, "exclude pattern") == 1
+
+
+def test_fewer_batches_than_a_default_that_nobody_chose_are_no_news():
+    assert said(lambda: trainer(Reflow(0.5)).fit(Module(), loader()), "all there were") == 0
+
+
+def test_two_that_prune_the_same_weights_are_an_error_with_the_way_out():
+    with pytest.raises(ValueError, match=r"two Reflow .* prune the same weights.*pass one, with a schedule"):
+        trainer(Reflow(0.5), Reflow(0.9))
+    trainer(Reflow(0.5, include="net.0.*"), Reflow(0.9, exclude="net.0.*"))
+
+
+def test_callbacks_are_shown_as_the_calls_that_made_them():
+    shown = repr(Reflow(0.5, schedule=OneShot(epoch=1), monitor=SignalMonitor(10, curves="*")))
+    assert shown == "Reflow(0.5, schedule=OneShot(epoch=1), monitor=SignalMonitor(10, curves=('*',)))"
+    assert eval(shown).monitor.curves == ("*",)

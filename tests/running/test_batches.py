@@ -131,9 +131,9 @@ def test_a_limit_that_is_no_count_is_an_error(limit):
         Batches([1], limit, CPU, task="")
 
 
-@pytest.mark.parametrize(("there", "told"), [(9, True), (10, False), (16, False)])
-def test_many_batches_are_enough_without_a_word(there, told, recwarn):
-    batches = Batches([torch.ones(2)] * there, 50, CPU, task="calibration")
+@pytest.mark.parametrize(("there", "asked", "told"), [(9, 40, True), (10, 40, False), (16, 40, False), (9, 50, False)])
+def test_many_batches_or_a_default_limit_are_no_news(there, asked, told, recwarn):
+    batches = Batches([torch.ones(2)] * there, asked, CPU, task="calibration")
     list(batches)
     batches.check()
     assert any("all there were" in str(warning.message) for warning in recwarn) is told

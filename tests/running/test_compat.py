@@ -587,3 +587,29 @@ def test_the_batches_of_an_epoch_begin_again():
             runner.fit(Module(), loader(32, 8, shuffle=False))
             seen.append(restart.seen)
         assert (len(seen[0]), seen[1]) == (4, seen[0][2:])
+
+
+@relies_on("lightning.pytorch.trainer.connectors.callback_connector._validate_callbacks_list")
+def test_lightnings_check_of_callbacks_is_recognised():
+    """`callbacks_checked` finds it by its name and that of its argument."""
+    found = []
+
+    class Asks(pl.Callback):
+        def __init__(self, number):
+            self.number = number
+
+        @property
+        def state_key(self):
+            found.append(of_lightning.callbacks_checked())
+            return f"Asks{self.number}"
+
+        def state_dict(self):
+            return {"number": self.number}
+
+    callbacks = [Asks(0), Asks(1)]
+    pl.Trainer(callbacks=callbacks, logger=False, enable_checkpointing=False, accelerator="cpu", barebones=True)
+    assert found
+    assert all(set(callbacks) <= set(seen) for seen in found)
+    found.clear()
+    assert callbacks[0].state_key
+    assert found == [[]]

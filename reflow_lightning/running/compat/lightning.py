@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -39,6 +40,16 @@ def state_key(callback: Any, **arguments: Any) -> str:
     """Under which key a checkpoint holds the state of a callback, told from others of its class by the arguments."""
     key: str = callback._generate_state_key(**arguments)
     return key
+
+
+def callbacks_checked() -> list[Any]:
+    """The callbacks of the Trainer that is being made, if its check of them is what asks for a callback's state key."""
+    frame = inspect.currentframe()
+    for _ in range(3):  # this function, the property that calls it, and the check
+        if frame is not None and frame.f_code.co_name == "_validate_callbacks_list":
+            return list(frame.f_locals.get("callbacks", ()))
+        frame = None if frame is None else frame.f_back
+    return []
 
 
 def wrapped_sampler(sampler: Any) -> Any:
