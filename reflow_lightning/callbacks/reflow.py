@@ -19,6 +19,7 @@ from reflow_lightning.callbacks.once import OncePerFit
 from reflow_lightning.callbacks.planning import plan_event
 from reflow_lightning.callbacks.state import KeepsState
 from reflow_lightning.callbacks.steps import Steps
+from reflow_lightning.callbacks.strategies import enter_world
 from reflow_lightning.callbacks.trainer import callbacks_of, is_trial, length_of, progress_of
 from reflow_lightning.callbacks.zeros import KeepsZeros
 from reflow_lightning.events.pruner import Pruner
@@ -141,6 +142,7 @@ class Reflow(KeepsState, KeepsZeros):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the arguments against the training and the model, before anything is changed."""
+        enter_world(self, trainer, pl_module)
         self._once.begin(trainer, pl_module)
         self.bring_home(trainer)
 
