@@ -10,7 +10,8 @@ from torch import Tensor, nn, optim
 
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.compat.hooks import step_unheard
-from reflow_lightning.running.processes import total, world_size
+from reflow_lightning.running.processes import total
+from reflow_lightning.running.world import world_size
 
 
 def survivors(layers: Iterable[Layer]) -> list[tuple[nn.Parameter, Tensor | None]]:

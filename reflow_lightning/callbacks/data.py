@@ -15,7 +15,8 @@ from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.compat.lightning import before_transfer, is_one
 from reflow_lightning.running.fresh import EveryNth, fresh
 from reflow_lightning.running.own import own
-from reflow_lightning.running.processes import share, together
+from reflow_lightning.running.processes import together
+from reflow_lightning.running.world import share
 
 CalibrationData = DataLoader | pl.LightningDataModule | Callable[[], Iterable[Any]] | str  # type: ignore[type-arg]
 """Where the batches are from; see `Reflow`."""

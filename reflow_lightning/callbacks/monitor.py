@@ -11,6 +11,7 @@ from reflow_lightning.callbacks.curves import FEW, Curves, check_curves
 from reflow_lightning.callbacks.logs import log_metrics, logger_step, of_layers
 from reflow_lightning.callbacks.pictures import log_picture
 from reflow_lightning.callbacks.steps import Steps
+from reflow_lightning.callbacks.strategies import enter_world
 from reflow_lightning.callbacks.trainer import forward_in_precision
 from reflow_lightning.layers import Order
 from reflow_lightning.running.as_forward import AnyForward, as_forward
@@ -19,6 +20,7 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.names import Patterns, as_patterns
 from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import PeerEndedError, gather, warn
+from reflow_lightning.running.world import rejoin
 from reflow_lightning.signal.heatmap import VarianceHistory, plot_heatmap
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import learn_order, measure_signal
@@ -92,6 +94,18 @@ class SignalMonitor(pl.Callback):
         self._at_start = 0
         self._a_batch = 1
         self._told: set[str] = set()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait for no process that this training has nothing to do with."""
+        enter_world(self, trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The training is over."""
+        rejoin(self)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The training is over."""
+        rejoin(self)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a measurement."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from reflow_lightning.callbacks.data import CalibrationData, Source, calibration_batches, prepare_data
 from reflow_lightning.callbacks.recent import Recent, recent_for
-from reflow_lightning.callbacks.strategies import check_strategy
+from reflow_lightning.callbacks.strategies import check_same_parameters, check_strategy
 from reflow_lightning.callbacks.trainer import is_barebones
 from reflow_lightning.callbacks.trying import Comparison, forward_that_works
 from reflow_lightning.events.pruner import Pruner
@@ -143,6 +143,7 @@ class OncePerFit:
 
     def _check(self, trainer: pl.Trainer, module: nn.Module) -> None:
         reshard(module)
+        check_same_parameters(module)
         with together("checking the model"):
             self.pruner.check(module)
         self._checked = True

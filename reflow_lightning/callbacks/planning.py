@@ -17,7 +17,7 @@ from reflow_lightning.events.plan import Plan
 from reflow_lightning.events.pruner import PROFILE_BATCHES, Pruner
 from reflow_lightning.running.as_forward import as_forward
 from reflow_lightning.running.batches import at_most
-from reflow_lightning.running.processes import share
+from reflow_lightning.running.world import share
 
 
 def plan_event(

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from reflow_lightning.running.batches import MOST_BATCHES, Limit, at_most
 from reflow_lightning.running.fresh import live_parts
 from reflow_lightning.running.own import own
-from reflow_lightning.running.processes import share, warn
+from reflow_lightning.running.processes import warn
+from reflow_lightning.running.world import share
 
 
 class Recent:

@@ -20,6 +20,7 @@ from reflow_lightning.callbacks.once import OncePerFit
 from reflow_lightning.callbacks.planning import plan_event
 from reflow_lightning.callbacks.state import KeepsState
 from reflow_lightning.callbacks.steps import Steps
+from reflow_lightning.callbacks.strategies import enter_world
 from reflow_lightning.callbacks.trainer import is_trial, length_of, progress_of
 from reflow_lightning.callbacks.zeros import KeepsZeros
 from reflow_lightning.events.pruner import Pruner
@@ -76,8 +77,7 @@ class Reflow(KeepsState, KeepsZeros):
         pruner: The `Pruner` that does the work; `masks`, `events`, `listeners` and `apply` are taken from it.
 
     Raises:
-        ValueError: Here for arguments out of range; when ``fit`` starts for those that do not fit the model or the
-            training.
+        ValueError: For arguments out of range here; for those that do not fit the training when ``fit`` starts.
 
     Example:
         >>> trainer = pl.Trainer(callbacks=[Reflow(sparsity=0.9, schedule=OneShot(epoch=10))], accelerator="cpu")
@@ -142,6 +142,7 @@ class Reflow(KeepsState, KeepsZeros):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the arguments against the training and the model, before anything is changed."""
+        enter_world(self, trainer, pl_module)
         self._once.begin(trainer, pl_module)
         self.bring_home(trainer)
 

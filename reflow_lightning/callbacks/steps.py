@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from reflow_lightning.pruning.probing import Probe
 from reflow_lightning.running.processes import warn
+from reflow_lightning.running.sharding import reshard
 
 
 class Steps:
@@ -33,6 +34,7 @@ class Steps:
         if module.automatic_optimization or trainer.global_step or self._counts_batches:
             self._probe = None
             return
+        reshard(module)  # or a part would be looked for in what is whole now
         self._probe = Probe.of_all([p.detach() for p in module.parameters() if p.requires_grad and not is_lazy(p)])
         self._before = self._probe.values()
 

@@ -1,10 +1,14 @@
-"""Which of Lightning's strategies leave the weights where they can be pruned."""
+"""Which of Lightning's strategies leave the weights where they can be pruned, and which processes they run on."""
 
 from __future__ import annotations
 
 import lightning.pytorch as pl
+from torch import nn
 
 from reflow_lightning.running.compat.lightning import is_one
+from reflow_lightning.running.processes import gather
+from reflow_lightning.running.sharding import is_spread
+from reflow_lightning.running.world import go_alone
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -20,3 +24,32 @@ def check_strategy(trainer: pl.Trainer) -> None:
         raise ValueError(f"strategy={name} flattens the weights of several layers into one tensor: {instead}")
     if "DeepSpeed" in name:
         raise ValueError(f"strategy={name} keeps the weights to itself: use DDP, or where they take more, {instead}")
+
+
+def check_same_parameters(module: nn.Module) -> None:
+    """Check that all processes hold the same parameters, or parts of them. All must call it.
+
+    Raises:
+        ValueError: If one has a parameter that another has not, or of another shape, on every process.
+    """
+    held = gather({name: tuple(parameter.shape) for name, parameter in module.named_parameters()})
+    for rank, other in enumerate(held):
+        odd = [name for name in held[0].keys() | other.keys() if held[0].get(name) != other.get(name)]
+        if odd:
+            name = min(odd)
+            raise ValueError(
+                f"parameter '{name}' is {held[0].get(name, 'missing')} on rank 0 and {other.get(name, 'missing')} on "
+                f"rank {rank}: build the same network on all processes, and spread it by fully_shard, not by hand"
+            )
+
+
+def enter_world(who: object, trainer: pl.Trainer, module: nn.Module) -> None:
+    """Let a Trainer of one device wait for no other process, though a process group is there, until `rejoin`.
+
+    Args:
+        who: On whose behalf; see `go_alone`.
+        trainer: The trainer, when its fit starts.
+        module: Its module. Where that is spread over processes, they do belong together.
+    """
+    if trainer.world_size == 1 and not is_spread(module):
+        go_alone(who)

@@ -18,8 +18,9 @@ from reflow_lightning.events.plan import Listener
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.pruning import Masks
-from reflow_lightning.running.processes import warn, world_size
+from reflow_lightning.running.processes import warn
 from reflow_lightning.running.sharding import reshard
+from reflow_lightning.running.world import rejoin, world_size
 
 
 class KeepsZeros(pl.Callback):
@@ -149,6 +150,7 @@ class KeepsZeros(pl.Callback):
     def _release(self) -> None:
         self.pruner.bound.release()
         self._scope = None
+        rejoin(self)
 
     def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the zeros of an earlier training of this module, or of a checkpoint."""

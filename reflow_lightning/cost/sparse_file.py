@@ -12,7 +12,8 @@ from reflow_lightning.cost.sparse_state import State, check_state, packed, unpac
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import FormatError
 from reflow_lightning.running.inference import outside_inference
-from reflow_lightning.running.processes import rank, together
+from reflow_lightning.running.processes import together
+from reflow_lightning.running.world import rank
 
 
 @outside_inference()

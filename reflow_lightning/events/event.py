@@ -31,9 +31,10 @@ from reflow_lightning.pruning.refilled import bring_back, masks_after, zero_agai
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.plain import plain_copy
-from reflow_lightning.running.processes import share, together, warn
+from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.sharding import is_spread, reshard
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
+from reflow_lightning.running.world import share
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import Profile
 

@@ -17,7 +17,7 @@ from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.running.batches import MOST_BATCHES, Limit, at_most
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import rank
+from reflow_lightning.running.world import rank
 from reflow_lightning.signal.metrics import HISTOGRAM, METRICS, VARIANCE
 
 Listener = Callable[[str, nn.Module], None]

@@ -21,9 +21,10 @@ from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.stepwise import shared_out, stepwise
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import gather, world_size
+from reflow_lightning.running.processes import gather
 from reflow_lightning.running.saying import unheard
 from reflow_lightning.running.sharding import is_sharded
+from reflow_lightning.running.world import world_size
 
 
 class Step(NamedTuple):

@@ -37,9 +37,10 @@ from reflow_lightning.running.batches import device_of, move
 from reflow_lightning.running.files import write_tensors
 from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
-from reflow_lightning.running.processes import share, warn
+from reflow_lightning.running.processes import warn
 from reflow_lightning.running.samples import first_sample
 from reflow_lightning.running.sharding import is_sharded, sharded_modules
+from reflow_lightning.running.world import share
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:

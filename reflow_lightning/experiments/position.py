@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 
 from reflow_lightning.running.compat.lightning import restart_batches
 from reflow_lightning.running.generators import RandomState, generator_types
-from reflow_lightning.running.processes import gather, rank
+from reflow_lightning.running.processes import gather
+from reflow_lightning.running.world import rank
 
 _LOOKED_AT, _DEEP, _LONGEST = 10_000, 5, 100
 

@@ -19,8 +19,9 @@ from reflow_lightning.pruning.moved import moved
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import FormatError
 from reflow_lightning.running.inference import outside_inference
-from reflow_lightning.running.processes import rank, summed, together
+from reflow_lightning.running.processes import summed, together
 from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
+from reflow_lightning.running.world import rank
 
 
 class Masks(Mapping[str, Tensor]):

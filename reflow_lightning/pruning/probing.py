@@ -46,12 +46,13 @@ class Probe:
 
     @classmethod
     def of_all(cls, tensors: Sequence[Tensor]) -> Probe:
-        """A probe of some tensors that reads whatever stands at its positions.
+        """A probe of some tensors, as far as they are held here, that reads whatever stands at its positions.
 
         Example:
             >>> [values.unique().tolist() for values in Probe.of_all([torch.ones(2), torch.zeros(1)]).values()]
             [[1.0], [0.0]]
         """
+        tensors = [local(tensor) for tensor in tensors]
         nowhere = [torch.zeros((), dtype=torch.bool, device=tensor.device).expand(tensor.shape) for tensor in tensors]
         return cls(tensors, nowhere, range(len(tensors)), _READ_OF_ALL)
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.masks import Masks
-from reflow_lightning.running.processes import gather, summed, warn, world_size
+from reflow_lightning.running.processes import gather, summed, warn
 from reflow_lightning.running.shards import part_like, part_of
+from reflow_lightning.running.world import world_size
 
 
 def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> Masks:

@@ -15,7 +15,7 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.own import own
-from reflow_lightning.running.processes import rank, world_size
+from reflow_lightning.running.world import rank, world_size
 
 
 class Alike:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from reflow_lightning.running.alike import Alike
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.nested import mapped
-from reflow_lightning.running.processes import gather, share, warn, world_size
+from reflow_lightning.running.processes import gather, warn
+from reflow_lightning.running.world import share, world_size
 
 BAR_DELAY = 2.0
 """Seconds after which a pass is long enough for a progress bar."""

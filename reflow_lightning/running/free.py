@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from reflow_lightning.running.processes import world_size
+from reflow_lightning.running.world import world_size
 
 _UNKNOWN = 4 << 30
 """What a machine is taken to have that does not tell."""

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from reflow_lightning.running.caller import users_level
 from reflow_lightning.running.errors import ReflowError
+from reflow_lightning.running.roll_call import finish, missing
 from reflow_lightning.running.saying import unsaid
+from reflow_lightning.running.world import rank, world_size
 
 
 class PeerError(ReflowError, RuntimeError):
@@ -30,26 +32,6 @@ class PeerError(ReflowError, RuntimeError):
 
 class PeerEndedError(PeerError):
     """Another process ends, as by Ctrl-C."""
-
-
-def world_size() -> int:
-    """Number of processes that run together; 1 without `torch.distributed`."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """The place of this process among them."""
-    return dist.get_rank() if world_size() > 1 else 0
-
-
-def share(total: int) -> int:
-    """How many of ``total`` batches are this process's, when process r of R takes the batches r, r + R, ...
-
-    Example:
-        >>> share(50)
-        50
-    """
-    return len(range(rank(), total, world_size()))
 
 
 @contextmanager
@@ -212,10 +194,26 @@ def _exchange(failure: tuple[str, bool] | None) -> list[tuple[str, bool]]:
     """Tell the others, and hear from them, what failed, and whether a process ends."""
     if world_size() == 1:
         return []
-    dist.all_reduce(failed := torch.tensor([failure is not None], dtype=torch.int32, device=device_of_group(None)))
+    failed = torch.tensor([failure is not None], dtype=torch.int32, device=device_of_group(None))
+    try:
+        if failed.is_cuda:
+            dist.all_reduce(failed)
+        else:
+            finish(dist.all_reduce(failed, async_op=True))
+    except RuntimeError as error:
+        _told.append(gone := _gone(error))
+        raise gone from error
     if not failed.item():
         return []
     return [told for told in _gathered(failure) if told is not None]
+
+
+def _gone(error: RuntimeError) -> PeerError:
+    """What to say when processes no longer reach each other."""
+    absent = missing()
+    who = f"rank {', '.join(map(str, absent))} ended without a word, or hangs" if absent else "the connection is broken"
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return PeerError(f"the processes can't exchange data any more, since {who} ({reason}): see what it printed last")
 
 
 def _all_gathered(values: Tensor) -> list[Tensor]:

@@ -34,10 +34,11 @@ from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import Patterns
-from reflow_lightning.running.processes import gather, rank, together, warn, world_size
+from reflow_lightning.running.processes import gather, together, warn
 from reflow_lightning.running.saying import saying_once
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import Snapshot
+from reflow_lightning.running.world import rank, world_size
 from reflow_lightning.search.bisection import sparsest
 from reflow_lightning.search.checks import as_number, check_alike, check_limits, check_repeatable, comparable
 from reflow_lightning.search.trials import Search, Trial, is_within

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.processes import gather, gather_tensors, in_step, world_size
+from reflow_lightning.running.processes import gather, gather_tensors, in_step
+from reflow_lightning.running.world import world_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self

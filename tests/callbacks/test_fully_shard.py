@@ -56,6 +56,10 @@ class TestProcesses:
             assert shared.startswith("ValueError: 'blocks.0.0.weight' and 'blocks.1.0.weight' are one parameter")
             assert own.startswith("ValueError: parameter 'scale' lies in Own itself")
 
+    def test_parameters_that_only_some_processes_hold_are_refused_on_all(self, folder):
+        for text in results("parameters_of_some_alone", folder):
+            assert "parameter 'stages.stage_0.bias' is (3,) on rank 0 and missing on rank 1: build the same" in text
+
     def test_the_lines_that_replace_fsdp1_work(self, folder):
         for found in results("the_lines_of_the_page", folder):
             module = Normed()

@@ -468,6 +468,16 @@ def test_strategies_that_split_no_layers():
         assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (4, 1)
 
 
+def test_the_store_of_the_default_group(tmp_path):
+    with relies_on("torch.distributed.distributed_c10d._get_default_store"):
+        dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+        try:
+            of_sharding.default_store().set("a", "b")
+            assert of_sharding.default_store().check(["a"])
+        finally:
+            dist.destroy_process_group()
+
+
 def test_modules_that_are_split_over_processes(tmp_path):
     with relies_on("torch.distributed.tensor", "torch.nn.Module._forward_hooks", "torch.nn.Module._forward_pre_hooks"):
         dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)

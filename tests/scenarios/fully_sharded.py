@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from helpers import Module
 from torch import nn
 
 from reflow_lightning import OneShot, Reflow
 from reflow_lightning.callbacks import FullyShard
+from reflow_lightning.callbacks.strategies import check_same_parameters
 from reflow_lightning.running.sharding import is_sharded, sharded_modules
 from scenarios.processes import error_of, named
 from scenarios.trainings import fit, one_shot, resharded, seeded
@@ -84,6 +86,18 @@ def what_is_refused(_: Path) -> list[str]:
     return found
 
 
+class Stages(Module):
+    """Each process has a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict({f"stage_{dist.get_rank()}": nn.Linear(3, 3)})
+
+
+def parameters_of_some_alone(_: Path) -> str:
+    return error_of(check_same_parameters, seeded(Stages))
+
+
 def the_lines_of_the_page(_: Path) -> dict[str, Any]:
     """What turns a script with FSDP1 into one that works, as it stands there."""
     code = re.search(r"<!-- fsdp1 -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -95,4 +109,4 @@ def the_lines_of_the_page(_: Path) -> dict[str, Any]:
     return {"masks": callback.state_dict()["masks"], "end": resharded(module)}
 
 
-SCENARIOS = named(in_one_line, a_list_of_blocks, what_is_refused, the_lines_of_the_page)
+SCENARIOS = named(in_one_line, a_list_of_blocks, what_is_refused, parameters_of_some_alone, the_lines_of_the_page)

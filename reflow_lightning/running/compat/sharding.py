@@ -1,4 +1,4 @@
-"""What of `torch.distributed.fsdp.fully_shard` is private, and the package needs."""
+"""What of `torch.distributed` and its `fully_shard` is private, and the package needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+
+
+def default_store() -> Any:
+    """The store through which the processes of the default group found each other."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
 
 
 def prepare_sharded(module: Any) -> None:
