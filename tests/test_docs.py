@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 import pytest
+import torch
 from pages import DOCS, PAGES, ROOT, anchors, commands, examples, links, named
 from scenarios.commands import program
 
@@ -20,6 +21,8 @@ def test_there_are_examples_and_commands():
 def test_an_example_runs(block, tmp_path):
     if "transformers" in block:
         pytest.importorskip("transformers")
+    if "cuda()" in block and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     done = program(block, tmp_path)
     assert done.status == 0, done.text
 
