@@ -45,12 +45,13 @@ BATCHES = 20  # of the calibration loader, for every repair the same
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its data, the overrides that train it, and the seeds."""
+    """A network, its data, the overrides that train it, the seeds, and how it is pruned."""
 
     network: str
     data: str
     recipe: tuple[str, ...]
     seeds: tuple[int, ...] = SEEDS
+    prunings: tuple[tuple[float, str], ...] = PRUNINGS
 
 
 CASES = (
@@ -62,7 +63,9 @@ CASES = (
 def pretrained(folder: Path) -> Case:
     """The encoder in a folder of transformers, trained on SST-2 for two epochs."""
     recipe = ("data=sst2", "model=transformers", f"name={folder}", "weights=DEFAULT", "optimizer=adamw", "epochs=2")
-    return Case("MiniLM, 6 layers, pretrained", "SST-2", (*recipe, "optimizer.lr=5e-5", "scheduler=cosine"), (0,))
+    prunings = tuple((sparsity, "global") for sparsity in (0.5, 0.7, 0.9))  # each takes ten minutes
+    recipe = (*recipe, "optimizer.lr=5e-5", "scheduler=cosine")
+    return Case("MiniLM, 6 layers, pretrained", "SST-2", recipe, (0,), prunings)
 
 
 def trained(case: Case, seed: int, cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> nn.Module:
@@ -101,7 +104,7 @@ def measure(case: Case, seed: int, folder: Path) -> list[Row]:
     pl.seed_everything(seed, verbose=False)
     batches, test = list(islice(data.calibration_dataloader(), BATCHES)), list(data.test_dataloader())
     rows: list[Row] = []
-    for sparsity, allocation in PRUNINGS:
+    for sparsity, allocation in case.prunings:
         row: Row = {"network": case.network, "data": case.data, "sparsity": f"{sparsity:g}", "allocation": allocation}
         row["dense"] = accuracy(dense, test)
         for repair in REPAIRS:

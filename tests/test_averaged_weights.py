@@ -3,7 +3,7 @@
 import lightning.pytorch as pl
 import pytest
 from helpers import zeros
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from scenarios.resuming import (
     AVERAGES,
     HALF,
@@ -11,6 +11,7 @@ from scenarios.resuming import (
     STEPS,
     Deterministic,
     Save,
+    averages,
     both_orders,
     exact,
     fit,
@@ -56,7 +57,7 @@ def test_an_average_of_a_module_that_was_given_dense_weights_has_the_zeros(order
     module, callback = Deterministic(), reflow(OneShot(step=3))
     fit(module, callback)
     module.load_state_dict(Deterministic(1).state_dict())
-    average = EMAWeightAveraging(decay=0.5, update_starting_at_step=100)
+    average = averages().EMAWeightAveraging(decay=0.5, update_starting_at_step=100)
     fit(module, *[callback, average][::order])
     assert zeros(module) == HALF
 

@@ -10,8 +10,8 @@ import torch
 from helpers import loader, trainer, zeros
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from scenarios.resuming import QUIET, SIZE, Deterministic, Resumable, Save, fit, masks_in, reflow, same
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from scenarios.resuming import QUIET, SIZE, Deterministic, Resumable, Save, averages, fit, masks_in, reflow, same
 
 from reflow_lightning import Iterative, OneShot, Reflow
 from reflow_lightning.schedules import Length, Progress
@@ -283,7 +283,6 @@ def test_the_metric_in_the_end_is_that_of_the_network_that_is_returned_to(values
         ({"limit_val_batches": 0}, [], "stop_on_drop=0.1 needs a validation: give a validation loader"),
         ({"check_val_every_n_epoch": 3}, [], "needs a validation in every round, but there is none in some 2 epochs"),
         ({"check_val_every_n_epoch": None, "val_check_interval": 9}, [], "none in some 2 epochs"),
-        ({}, [EMAWeightAveraging()], "can't return to averaged weights: leave out EMAWeightAveraging"),
     ],
 )
 def test_a_training_whose_rounds_cannot_be_judged_is_refused(options, callbacks, text):
@@ -293,6 +292,12 @@ def test_a_training_whose_rounds_cannot_be_judged_is_refused(options, callbacks,
         fit(module, iterative(), *callbacks, max_epochs=6, **options)
     assert same(before, dict(module.state_dict()))
     fit(module, iterative(drop=None), *callbacks, max_epochs=6, **options)
+
+
+def test_averaged_weights_are_refused_since_no_round_can_return_to_them():
+    average = averages().EMAWeightAveraging()
+    with pytest.raises(ValueError, match="can't return to averaged weights: leave out EMAWeightAveraging"):
+        fit(Scripted([0.9] * 6), iterative(), average, max_epochs=6)
 
 
 def test_a_dense_network_that_no_round_can_be_compared_with_is_pointed_out_once():
