@@ -58,7 +58,7 @@ def state_run(logger: Any, state: str, **options: Any) -> Iterator[Any]:
 def add_level(writer: Any, name: str, value: float, step: int) -> None:
     """Write a number of a state as a short level line.
 
-    TensorBoard takes the lowest of three single points, the pruned state, for an outlier, and leaves it out of its chart.
+    Of three single points, TensorBoard takes the lowest for an outlier, and leaves it out of its chart: the pruned state.
 
     Args:
         writer: TensorBoard's.
