@@ -37,7 +37,7 @@ def log_states(loggers: Iterable[Logger], signal: Mapping[str, SignalReport], la
     for logger in loggers:
         for state, report in signal.items() if is_one(logger, "TensorBoardLogger") else ():
             with state_run(logger, state, purge_step=step) as writer:
-                writer.add_scalar(WEAKEST, math.log10(weakest_ratio(report, before)), step)
+                add_level(writer, WEAKEST, math.log10(weakest_ratio(report, before)), step)
                 for layer in layers:
                     add_histogram(writer, f"histograms/{layer}", report.histograms[layer], step)
 
@@ -53,6 +53,21 @@ def state_run(logger: Any, state: str, **options: Any) -> Iterator[Any]:
     """
     with closing(type(logger.experiment)(log_dir=os.path.join(logger.log_dir, state), **options)) as writer:
         yield writer
+
+
+def add_level(writer: Any, name: str, value: float, step: int) -> None:
+    """Write a number of a state as a short level line.
+
+    Of three single points, TensorBoard takes the lowest for an outlier, and leaves it out of its chart: the pruned state.
+
+    Args:
+        writer: TensorBoard's.
+        name: Group and name.
+        value: The number.
+        step: Its step; the line ends one later.
+    """
+    for place in (step, step + 1):
+        writer.add_scalar(name, value, place)
 
 
 def weakest_ratio(report: SignalReport, before: SignalReport) -> float:

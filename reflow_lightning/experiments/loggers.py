@@ -14,7 +14,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from reflow_lightning.callbacks.state_runs import state_run
+from reflow_lightning.callbacks.state_runs import add_level, state_run
 from reflow_lightning.experiments.resume import Saved, is_first, settings
 from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.extras import remedy
@@ -155,7 +155,7 @@ def _log_states(logger: Logger, metric: str, stages: Mapping[str, Mapping[str, A
     """Write the metric of every tested state into TensorBoard's run of that state, so that one chart has them all."""
     for stage, row in stages.items():
         with state_run(logger, stage) as writer:
-            writer.add_scalar(f"states/{metric}", float(row["value"]), int(row["step"]))
+            add_level(writer, f"states/{metric}", float(row["value"]), int(row["step"]))
 
 
 def end_wandb() -> None:

@@ -149,7 +149,7 @@ def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
     names = layers_of(columns)
     edges = _edges(columns)
     values = [[max(column.variances.get(name, float("nan")), FLOOR) for column in columns] for name in names]
-    figure = new_figure(6.8, max(3.2, 1.6 + 0.19 * min(len(names), 32)))
+    figure = new_figure(6.0, max(3.2, 1.6 + 0.19 * min(len(names), 32)))
     axes = figure.add_subplot()
     norm = LogNorm(*_limits(values))
     picture = axes.pcolormesh(edges, range(len(names) + 1), values, norm=norm, cmap="viridis", rasterized=True)

@@ -107,7 +107,7 @@ def plot_histograms(profiles: Mapping[str, SignalReport], layers: Sequence[str],
     Returns:
         A figure of its own, outside pyplot.
     """
-    figure = new_figure(6.8, 0.9 + 1.5 * len(layers))
+    figure = new_figure(6.0, 0.9 + 1.5 * len(layers))
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, layer, name in zip(panels, layers, short_names(layers), strict=True):
         for label, report in profiles.items():

@@ -54,7 +54,7 @@ def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None
         >>> plot_profiles({"dense": report}).axes[0].get_yscale()
         'log'
     """
-    figure = new_figure(6.8, 4.4)
+    figure = new_figure(6.0, 4.2)
     axes = figure.add_subplot()
     for label, report in profiles.items():
         depth = range(1, len(report.rows) + 1)

@@ -38,7 +38,7 @@ def test_tensorboard_compares_runs_by_their_settings_and_results(tmp_path):
     for state in STATES:
         run_of_state = EventAccumulator(str(tmp_path / "tensorboard" / state))
         run_of_state.Reload()
-        (accuracy,) = run_of_state.Scalars("states/accuracy")
+        accuracy, _ = run_of_state.Scalars("states/accuracy")
         assert accuracy.value == pytest.approx(expected[f"states/{state}_accuracy"])
     session = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
     settings = session.session_start_info.hparams
