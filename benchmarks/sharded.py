@@ -1,0 +1,110 @@
+"""Everything under `fully_shard` beside one process: masks and weights, what is sent, and the memory that it takes.
+
+    python benchmarks/sharded.py [PART ...]
+
+Parts are ``agreement-2``, ``agreement-3`` (processes), ``25M-2``, ``25M-3``, ``100M-2``, ``100M-3`` and ``large-3``; by
+default all. Each process has one thread; no time is measured; the largest takes 8 GB of memory. What is measured joins
+``results/sharded.json``, and ``docs/several_gpus_measured.md`` is written anew. Exits with 1 if several processes do
+not agree with one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from datetime import date
+from typing import Any
+
+import torch
+from sharded_cases import agreement, resources
+from tables import ROOT, environment, markdown
+
+RESULTS = ROOT / "benchmarks" / "results" / "sharded.json"
+PARTS = ("agreement-2", "agreement-3", "25M-2", "100M-2", "25M-3", "100M-3", "large-3")
+
+PAGE = """# Sharded networks, measured
+
+## Several processes beside one
+
+One small network of residual blocks, with BatchNorm and LayerNorm, is pruned to 0.6 by every criterion with the global
+allocation, and by magnitude with every allocation, and is repaired in every way, from six batches, of which process r
+of R takes r, r + R, ... A cell has the largest difference of any weight or statistic from those of one process,
+relative to the largest of its tensor or to one. The masks are equal to the last bit wherever no cell says otherwise.
+
+{agreement}
+
+## What is sent, and the memory that it takes
+
+Transformers of torch's encoder layers are trained for two steps, pruned to {sparsity}, repaired, and saved in parts.
+*Collectives* is what a process hands to them, with what it gets back. *Peak* is the most memory that it holds beside
+what it held before the step; the last column has it over the size of *all* weights, of which the process itself holds
+its part. A repair that compares with the dense network takes whole copies, and so a multiple of the network.
+
+{resources}
+
+Read again by one process, without a process group:
+
+{elsewhere}
+
+## A billion weights
+
+{weights} weights in bfloat16 on three processes. A mask is a byte a weight, half as much as the weight itself.
+
+{large}
+
+{caption}: `python benchmarks/sharded.py`; no time was measured
+"""
+
+MISSING = "This was not measured yet."
+
+
+def measured(part: str) -> Any:
+    """The rows of a part."""
+    kind, _, world = part.rpartition("-")
+    if kind == "agreement":
+        return agreement.rows(int(world))
+    if kind == "large":
+        return resources.large_rows(int(world))
+    return resources.rows(kind, int(world))
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page of what was measured."""
+
+    def table(*kinds: str) -> str:
+        rows = [row for part in PARTS if part.startswith(kinds) for row in found.get(part, {}).get("rows", ())]
+        return markdown(rows) if rows else MISSING
+
+    told = [f"- {found[part]['elsewhere']}" for part in PARTS if "elsewhere" in found.get(part, {})]
+    return PAGE.format(
+        agreement=table("agreement"),
+        resources=table("25M", "100M"),
+        elsewhere="\n".join(told) or MISSING,
+        large=table("large"),
+        weights=f"{15 * 8192**2:,}",
+        sparsity=resources.SPARSITY,
+        caption=found["environment"],
+    )
+
+
+def main(parts: list[str]) -> int:
+    """Measure, compare, write."""
+    if odd := set(parts).difference(PARTS):
+        raise SystemExit(f"{', '.join(sorted(odd))}: parts are {', '.join(PARTS)}")
+    agree = True
+    for part in parts or PARTS:
+        result = measured(part)
+        agree &= result.get("agree", True)
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        found |= {part: result, "environment": f"{environment()}, {date.today()}"}
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        (ROOT / "docs" / "several_gpus_measured.md").write_text(page(found))
+        print(part, markdown(result["rows"]), result.get("elsewhere", ""), sep="\n", flush=True)
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.exit(main(sys.argv[1:]))
