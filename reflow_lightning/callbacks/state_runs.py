@@ -58,7 +58,7 @@ def state_run(logger: Any, state: str, **options: Any) -> Iterator[Any]:
 def add_level(writer: Any, name: str, value: float, step: int) -> None:
     """Write a number of a state as a short level line.
 
-    Of three single points, TensorBoard takes the lowest for an outlier, and leaves it out of its chart: the pruned state.
+    TensorBoard leaves the lowest of three single points out of a chart, as an outlier: it would be the pruned state.
 
     Args:
         writer: TensorBoard's.
