@@ -22,6 +22,9 @@ REPAIRS: dict[str, Any] = {
     "reselect": "reselect",
     "align": ["reconstruct", Align(steps=10)],
 }
+ORDERLESS = ("reconstruct", "reselect")
+"""What does not depend on the order of batches, which several processes share out."""
+
 BATCHES = 6
 
 
@@ -76,7 +79,7 @@ def rows(world: int) -> dict[str, Any]:
         for repair in REPAIRS:
             name = f"{criterion}|{allocation}|{repair}"
             row[repair], good = _compared(alone[name], [rank[name] for rank in ranks])
-            agree &= good
+            agree &= good or repair not in ORDERLESS
         table.append(row)
     return {"rows": table, "agree": agree}
 
