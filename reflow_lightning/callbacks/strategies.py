@@ -19,7 +19,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
-    instead = "use strategy=FullyShard() of reflow_lightning.callbacks, with the lines of docs/several_gpus.md"
+    instead = "use strategy=FullyShard() of reflow_lightning.callbacks, with the lines of docs/how_to/several_gpus.md"
     if is_one(strategy, "FSDPStrategy"):
         raise ValueError(f"strategy={name} flattens the weights of several layers into one tensor: {instead}")
     if "DeepSpeed" in name:

@@ -91,5 +91,5 @@ def test_fsdp1_is_refused_with_the_line_that_replaces_it():
     class Runner:
         strategy = FSDPStrategy()
 
-    with pytest.raises(ValueError, match=r"strategy=FullyShard\(\).*docs/several_gpus\.md"):
+    with pytest.raises(ValueError, match=r"strategy=FullyShard\(\).*docs/how_to/several_gpus\.md"):
         check_strategy(Runner())

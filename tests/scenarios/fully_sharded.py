@@ -18,7 +18,7 @@ from reflow_lightning.running.sharding import is_sharded, sharded_modules
 from scenarios.processes import error_of, named
 from scenarios.trainings import fit, one_shot, resharded, seeded
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "several_gpus.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "how_to" / "several_gpus.md"
 
 
 class Blocks(Module):
