@@ -63,7 +63,7 @@ CASES = (
 def pretrained(folder: Path) -> Case:
     """The encoder in a folder of transformers, trained on SST-2 for two epochs."""
     recipe = ("data=sst2", "model=transformers", f"name={folder}", "weights=DEFAULT", "optimizer=adamw", "epochs=2")
-    prunings = tuple((sparsity, "global") for sparsity in (0.5, 0.7, 0.9))  # each takes ten minutes
+    prunings = ((0.5, "global"), (0.9, "global"))  # each takes a quarter of an hour on one core
     recipe = (*recipe, "optimizer.lr=5e-5", "scheduler=cosine")
     return Case("MiniLM, 6 layers, pretrained", "SST-2", recipe, (0,), prunings)
 
