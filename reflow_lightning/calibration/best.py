@@ -20,7 +20,7 @@ from reflow_lightning.calibration.repair import Calibration, Repair, run
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.processes import gather
+from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import whole
 
 AUTO_BATCHES = 20
@@ -117,6 +117,7 @@ class Best:
     ) -> Calibration:
         """Repair the model."""
         if reference is None:
+            warn('repair="best" has no dense network to compare with, and does what "auto" does: pass reference=')
             return run(Auto(), model, batches, forward, reference)
         chosen = self.keeping_zeros().recipe(model, batches, forward, prunings=(1,)).repair
         return run(chosen, model, batches, forward, reference)

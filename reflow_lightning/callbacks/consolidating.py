@@ -59,4 +59,4 @@ def _by_number(state: Mapping[str, Any]) -> dict[str, Any]:
     numbers = count()
     places = {name: next(numbers) for group in state["param_groups"] for name in group["params"]}
     groups = [{**group, "params": [places[name] for name in group["params"]]} for group in state["param_groups"]]
-    return {"state": {places[name]: values for name, values in state["state"].items()}, "param_groups": groups}
+    return {"state": {places[name]: values for name, values in state.get("state", {}).items()}, "param_groups": groups}

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from reflow_lightning.running.compat.lightning import split_data_only
+from reflow_lightning.running.sharding import sharded_modules
 from reflow_lightning.running.spreading import spread_children
 
 
@@ -65,7 +66,8 @@ class FullyShard(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         shard = partial(spread_children, module, self.device_mesh["data_parallel"], **self.sharding)
-        shard()
+        if not sharded_modules(module):  # those of its configure_model are taken as they are
+            shard()
         with _configured(module, shard):
             super().setup(trainer)
 

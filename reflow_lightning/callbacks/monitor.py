@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from reflow_lightning.callbacks.curves import FEW, Curves, check_curves
 from reflow_lightning.callbacks.logs import log_metrics, logger_step, of_layers
@@ -13,10 +14,13 @@ from reflow_lightning.callbacks.pictures import log_picture
 from reflow_lightning.callbacks.steps import Steps
 from reflow_lightning.callbacks.strategies import enter_world
 from reflow_lightning.callbacks.trainer import forward_in_precision
+from reflow_lightning.callbacks.trying import forward_that_works
 from reflow_lightning.layers import Order
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.describing import as_call
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.generators import generators_in
+from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import Patterns, as_patterns
 from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import PeerEndedError, gather, warn
@@ -146,7 +150,7 @@ class SignalMonitor(pl.Callback):
         batch = batch if given is None else given
         is_first, self._last = self._last is None, step
         try:
-            report = self._measure(pl_module, batch, forward_in_precision(trainer, self.forward))
+            report = self._measured(trainer, pl_module, batch, is_first and self.forward is None)
         except NothingToMeasureError as reason:
             self._logged = False  # it will be so each time
             warn(f"SignalMonitor measures nothing in this training: {reason}")
@@ -195,6 +199,19 @@ class SignalMonitor(pl.Callback):
 
     def _is_due(self, step: int) -> bool:
         return self._last is None or step // self.every_n_steps > self._last // self.every_n_steps
+
+    def _measured(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, may_try: bool) -> SignalReport:
+        """The signal of a batch; where the default forward fails at first, by a step of the module that does not."""
+        try:
+            return self._measure(module, batch, forward_in_precision(trainer, self.forward))
+        except (NothingToMeasureError, PeerEndedError):
+            raise
+        except Exception:
+            if not may_try:
+                raise
+            with torch.no_grad(), isolated_rng(generators=generators_in(module)), only_training(module, ()):
+                self.forward = forward_that_works(trainer, module, batch, None)
+            return self._measure(module, batch, forward_in_precision(trainer, self.forward))
 
     def _measure(self, module: pl.LightningModule, batch: Any, forward: Forward) -> SignalReport:
         if self._order is None and self.layers is None:

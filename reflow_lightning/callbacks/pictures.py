@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger
 
 from reflow_lightning.running.compat.lightning import is_one
+from reflow_lightning.running.processes import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,14 +30,21 @@ def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure]
     showing: list[Any] = [logger for logger in loggers if any(is_one(logger, kind) for kind in _SHOW)]
     if not showing or find_spec("matplotlib") is None:
         return
-    figure = draw()
-    for logger in showing:
-        if is_one(logger, "TensorBoardLogger"):
-            logger.experiment.add_figure(name, figure, step)
-        elif is_one(logger, "WandbLogger"):
-            logger.log_image(name, [_image(figure)], step=step)
-        else:
-            logger.experiment.log_figure(logger.run_id, figure, f"{name}/step_{step:08d}.png")
+    try:
+        figure = draw()
+        for logger in showing:
+            _give(logger, name, figure, step)
+    except Exception as error:  # whatever Matplotlib or a logger raises: no training ends for want of a picture
+        warn(f"the picture {name} of step {step} was left out ({type(error).__name__}: {error})")
+
+
+def _give(logger: Any, name: str, figure: Figure, step: int) -> None:
+    if is_one(logger, "TensorBoardLogger"):
+        logger.experiment.add_figure(name, figure, step)
+    elif is_one(logger, "WandbLogger"):
+        logger.log_image(name, [_image(figure)], step=step)
+    else:
+        logger.experiment.log_figure(logger.run_id, figure, f"{name}/step_{step:08d}.png")
 
 
 def _image(figure: Figure) -> Any:

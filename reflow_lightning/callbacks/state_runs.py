@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch.loggers import Logger
 
@@ -19,6 +20,7 @@ WEAKEST = "activations/weakest_layer_log10_variance_ratio"
 """How weak the weakest layer is beside the network before the event: 0 is as strong, -2 a hundredth of the variance."""
 
 _LOWEST = 1e-9
+_BEGUN: WeakKeyDictionary[Logger, set[str]] = WeakKeyDictionary()
 
 
 def log_states(loggers: Iterable[Logger], signal: Mapping[str, SignalReport], layers: Sequence[str], step: int) -> None:
@@ -36,10 +38,19 @@ def log_states(loggers: Iterable[Logger], signal: Mapping[str, SignalReport], la
     before = next(iter(signal.values()))
     for logger in loggers:
         for state, report in signal.items() if is_one(logger, "TensorBoardLogger") else ():
-            with state_run(logger, state, purge_step=step) as writer:
-                add_level(writer, WEAKEST, math.log10(weakest_ratio(report, before)), step)
+            with state_run(logger, state, **_purging(logger, state, step)) as writer:
+                if not math.isnan(ratio := weakest_ratio(report, before)):
+                    add_level(writer, WEAKEST, math.log10(ratio), step)
                 for layer in layers:
                     add_histogram(writer, f"histograms/{layer}", report.histograms[layer], step)
+
+
+def _purging(logger: Logger, state: str, step: int) -> dict[str, int]:
+    """Purge later steps at the first event of a logger alone: another `Reflow` may have written to the same step."""
+    begun = _BEGUN.setdefault(logger, set())
+    is_first = state not in begun
+    begun.add(state)
+    return {"purge_step": step} if is_first else {}
 
 
 @contextmanager
@@ -73,7 +84,7 @@ def add_level(writer: Any, name: str, value: float, step: int) -> None:
 def weakest_ratio(report: SignalReport, before: SignalReport) -> float:
     """The least ratio, over the layers, of the variance to that of the network before; at least 1e-9.
 
-    Layers that were constant before do not count.
+    Layers that were constant before do not count. It is NaN where a layer has no finite variance.
 
     Args:
         report: Of the network now.
@@ -87,7 +98,7 @@ def weakest_ratio(report: SignalReport, before: SignalReport) -> float:
     """
     then = before.variances()
     ratios = [value / then[name] for name, value in report.variances().items() if then.get(name, 0.0) > 0]
-    return max(min(ratios, default=1.0), _LOWEST)
+    return max(min(ratios, default=1.0), _LOWEST) if all(map(math.isfinite, ratios)) else math.nan
 
 
 def add_histogram(writer: Any, name: str, histogram: Histogram, step: int) -> None:

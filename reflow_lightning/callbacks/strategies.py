@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.processes import gather
@@ -32,7 +33,8 @@ def check_same_parameters(module: nn.Module) -> None:
     Raises:
         ValueError: If one has a parameter that another has not, or of another shape, on every process.
     """
-    held = gather({name: tuple(parameter.shape) for name, parameter in module.named_parameters()})
+    parameters = dict(module.named_parameters())
+    held = gather({name: None if is_lazy(p) else tuple(p.shape) for name, p in parameters.items()})
     for rank, other in enumerate(held):
         odd = [name for name in held[0].keys() | other.keys() if held[0].get(name) != other.get(name)]
         if odd:

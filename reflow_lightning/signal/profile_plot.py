@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,10 +59,12 @@ def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None
     axes = figure.add_subplot()
     for label, report in profiles.items():
         depth = range(1, len(report.rows) + 1)
-        variance = [max(row.variance, FLOOR) for row in report.rows]
+        variance = [max(row.variance, FLOOR) if math.isfinite(row.variance) else math.nan for row in report.rows]
         axes.plot(depth, variance, label=label, **STATES.get(label, {"marker": "o"}))
     name_layers(axes, [row.name for row in next(iter(profiles.values())).rows])
     axes.set_yscale("log")
+    if not any(math.isfinite(row.variance) for report in profiles.values() for row in report.rows):
+        axes.set_ylim(FLOOR, 1)
     axes.set_ylabel("activation variance, log scale")
     label_ends(axes)
     if title:

@@ -1,6 +1,8 @@
 import csv
 
+import lightning.pytorch as pl
 import pytest
+import torch
 from helpers import Module, loader, trainer
 from lightning.pytorch.loggers import CSVLogger
 
@@ -46,6 +48,23 @@ def test_rectifiers_may_be_all_that_is_logged(tmp_path):
 def test_metrics_that_cannot_be_logged_are_an_error(metrics):
     with pytest.raises(ValueError, match=r"metrics=.* must be a list of some of mean, variance, "):
         SignalMonitor(metrics=metrics)
+
+
+class WithoutForward(Module):
+    """Its steps call the network itself, as many modules do."""
+
+    forward = pl.LightningModule.forward
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+def test_a_module_without_forward_is_measured_by_its_step(tmp_path):
+    runner = trainer(SignalMonitor(1), logger=CSVLogger(tmp_path, name="", version=""), max_steps=2)
+    with pytest.warns(UserWarning, match="the default forward fails on batches of this training"):
+        runner.fit(WithoutForward(), loader())
+    runner.logger.save()
+    assert "variance/net.9" in (tmp_path / "metrics.csv").read_text()
 
 
 def test_the_batch_is_measured_as_it_was_before_it_was_trained_on(tmp_path):
