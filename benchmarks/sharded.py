@@ -25,6 +25,9 @@ PARTS = ("agreement-2", "agreement-3", "25M-2", "100M-2", "25M-3", "100M-3", "la
 
 PAGE = """# Sharded networks, measured
 
+**What it shows.** What `fully_shard` sends between processes and holds on each, and how far the result is from that of one
+process.
+
 ## Several processes beside one
 
 One small network of residual blocks, with BatchNorm and LayerNorm, is pruned to 0.6 by every criterion with the global

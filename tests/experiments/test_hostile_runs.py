@@ -51,7 +51,7 @@ def limit_files_to(kilobytes):
 
 
 def test_on_a_full_disk_the_last_line_says_so_and_no_half_file_stays(tmp_path):
-    status, text = launch(tmp_path, "hydra.run.dir=out", before=limit_files_to(50))
+    status, text = launch(tmp_path, "hydra.run.dir=out", "logger=csv", before=limit_files_to(50))
     assert status == 1
     assert text.splitlines()[-1].startswith("reflow-lightning: OSError: [Errno 27] File too large: ")
     assert text.splitlines()[-1].endswith("out/pruned.ckpt'")

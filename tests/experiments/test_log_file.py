@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core import rank_zero
 
 from reflow_lightning.callbacks import logs
 from reflow_lightning.experiments.log_file import kept_in_file
@@ -19,8 +20,9 @@ def file(tmp_path):
     handler.close()
 
 
-def test_it_holds_our_own_lines_and_all_warnings_and_the_terminal_warnings_alone(file, capsys):
+def test_it_holds_our_own_lines_and_all_warnings_and_the_terminal_warnings_alone(file, capsys, monkeypatch):
     shown, told = warnings.showwarning, logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    monkeypatch.setattr(rank_zero, "log", told)  # the twin of Lightning puts its own there, if another test imports it
     before = list(told.handlers), told.level, told.propagate
     with warnings.catch_warnings():
         warnings.simplefilter("always")
