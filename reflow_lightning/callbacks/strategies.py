@@ -51,7 +51,8 @@ def enter_world(who: object, trainer: pl.Trainer, module: nn.Module) -> None:
     Args:
         who: On whose behalf; see `go_alone`.
         trainer: The trainer, when its fit starts.
-        module: Its module. Where that is spread over processes, they do belong together.
+        module: Its module. Where that is spread over processes or replicated by hand, they do belong together.
     """
-    if trainer.world_size == 1 and not is_spread(module):
+    replicated = any(isinstance(inner, nn.parallel.DistributedDataParallel) for inner in module.modules())
+    if trainer.world_size == 1 and not is_spread(module) and not replicated:
         go_alone(who)

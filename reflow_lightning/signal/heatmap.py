@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reflow_lightning.signal.report import SignalReport
 
 _MOST = 512  # columns; a picture of some 700 pixels shows no more
+_EVENTS = 32
 _SHARE = 0.05  # of the width, at least, that each state of a prune event takes
 
 
@@ -38,8 +39,8 @@ class Column(NamedTuple):
 class VarianceHistory:
     """The variance of every layer over a training, in bounded memory.
 
-    When there are too many moments, every other one is forgotten, and from then on every other one is passed over. The
-    states of prune events are kept.
+    When there are too many moments, every other one is forgotten, and from then on every other one is passed over. Of
+    more than 32 prune events every other one is forgotten, but for the last.
 
     Args:
         most: So many moments are kept at most, beside prune events.
@@ -113,6 +114,10 @@ class VarianceHistory:
                 found = {name: v for name, v in signal[state].variances().items() if name in known or not known}
                 self.columns.append(Column(step, found, state))
                 self.seen += 1
+        steps = list(dict.fromkeys(column.step for column in self.columns if column.state))
+        if len(steps) > _EVENTS:
+            kept = set(steps[::-2])
+            self.columns = [column for column in self.columns if not column.state or column.step in kept]
 
 
 def layers_of(columns: Sequence[Column]) -> list[str]:

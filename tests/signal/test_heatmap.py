@@ -26,6 +26,15 @@ def test_memory_is_bounded_and_what_is_kept_is_spread_evenly(moments, most):
     assert moments - steps[-1] <= max(1, 2 * (steps[1] if len(steps) > 1 else moments))
 
 
+def test_of_very_many_events_some_are_kept_and_the_last_among_them():
+    history = VarianceHistory()
+    for step in range(300):
+        history.add_event(step, {"pruned": signal(conv1=0.1), "repaired": signal(conv1=0.9)})
+    steps = [column.step for column in history.columns]
+    assert len(steps) <= 64
+    assert steps[-2:] == [299, 299]
+
+
 def test_events_are_kept_whatever_is_forgotten():
     history = VarianceHistory(most=2)
     history.add(0, {"conv1": 1.0})
