@@ -25,8 +25,8 @@ PARTS = ("agreement-2", "agreement-3", "25M-2", "100M-2", "25M-3", "100M-3", "la
 
 PAGE = """# Sharded networks, measured
 
-**What it shows.** What `fully_shard` sends between processes and holds on each, and how far the result is from that of one
-process.
+**What it shows.** What `fully_shard` sends between processes and holds on each, and how far the result is from what one
+process gets.
 
 ## Several processes beside one
 
