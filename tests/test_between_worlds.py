@@ -5,18 +5,14 @@ import sys
 
 import pytest
 import torch
-import torch.distributed as dist
 from helpers import zeros
 from scenarios.between_worlds import KINDS, SCENARIOS, alone, module, resumed_alone
-from scenarios.processes import results, run
+from scenarios.processes import needs_processes, results, run
 
 from reflow_lightning import Masks
 from reflow_lightning.callbacks import consolidate
 
-pytestmark = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
-]
+pytestmark = needs_processes
 
 WITHOUT_THE_PACKAGE = """
 import sys

@@ -4,17 +4,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from scenarios.differing import SCENARIOS, run_until_one_ends
-from scenarios.processes import results, run
+from scenarios.processes import needs_processes, results, run
 from scenarios.sharded_repairs import batches, network
 
 from reflow_lightning import Masks
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.running.world import alone, go_alone, rejoin, world_size
 
-pytestmark = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
-]
+pytestmark = needs_processes
 
 
 @pytest.fixture(scope="module")

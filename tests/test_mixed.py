@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from scenarios.mixed import MIXES, SCENARIOS
-from scenarios.processes import results, run
+from scenarios.processes import needs_processes, results, run
 
 from reflow_lightning import Masks
 
-pytestmark = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
-]
+pytestmark = needs_processes
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-from scenarios.processes import results, run
+from scenarios.processes import needs_processes, results, run
 from scenarios.sharded_repairs import CRITERIA, REPAIRS, SCENARIOS, network
 
-pytestmark = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
-]
+pytestmark = needs_processes
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -2,18 +2,14 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from helpers import zeros
-from scenarios.processes import results, run
+from scenarios.processes import needs_processes, results, run
 from scenarios.sharded_repairs import REPAIRS
 from scenarios.tensor_parallel import CASES, SCENARIOS, Split
 
 from reflow_lightning import Masks
 
-pytestmark = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
-]
+pytestmark = needs_processes
 
 
 @pytest.fixture(scope="module", params=[2, 4])

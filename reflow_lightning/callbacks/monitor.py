@@ -195,6 +195,7 @@ class SignalMonitor(pl.Callback):
                 HEATMAP,
                 lambda: plot_heatmap(columns, f"the training until step {columns[-1].step}"),
                 logger_step(trainer),
+                columns[-1].step,
             )
 
     def _is_due(self, step: int) -> bool:

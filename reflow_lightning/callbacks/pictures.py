@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SHOW = ("TensorBoardLogger", "WandbLogger", "MLFlowLogger")
 
 
-def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure], step: int) -> None:
+def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure], step: int, done: int) -> None:
     """Draw a picture and give it to all loggers that show some; without such a logger, or Matplotlib, it is not drawn.
 
     Args:
@@ -26,6 +26,7 @@ def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure]
         name: Group and name of the picture.
         draw: Draws it.
         step: What the loggers count as its step.
+        done: Number of optimizer steps that were done, by which files are named.
     """
     showing: list[Any] = [logger for logger in loggers if any(is_one(logger, kind) for kind in _SHOW)]
     if not showing or find_spec("matplotlib") is None:
@@ -33,18 +34,18 @@ def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure]
     try:
         figure = draw()
         for logger in showing:
-            _give(logger, name, figure, step)
+            _give(logger, name, figure, step, done)
     except Exception as error:  # whatever Matplotlib or a logger raises: no training ends for want of a picture
         warn(f"the picture {name} of step {step} was left out ({type(error).__name__}: {error})")
 
 
-def _give(logger: Any, name: str, figure: Figure, step: int) -> None:
+def _give(logger: Any, name: str, figure: Figure, step: int, done: int) -> None:
     if is_one(logger, "TensorBoardLogger"):
         logger.experiment.add_figure(name, figure, step)
     elif is_one(logger, "WandbLogger"):
         logger.log_image(name, [_image(figure)], step=step)
     else:
-        logger.experiment.log_figure(logger.run_id, figure, f"{name}/step_{step:08d}.png")
+        logger.experiment.log_figure(logger.run_id, figure, f"{name}/step_{done:08d}.png")
 
 
 def _image(figure: Figure) -> Any:

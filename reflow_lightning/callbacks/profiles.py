@@ -45,11 +45,13 @@ def log_profile(loggers: Iterable[Logger], event: PruneEvent, step: int, curves:
         return
     loggers = list(loggers)
     title = f"step {event.step}, sparsity {event.sparsity:.3g}"
-    log_picture(loggers, PROFILE, lambda: plot_profiles(signal, title), step)
+    log_picture(loggers, PROFILE, lambda: plot_profiles(signal, title), step, event.step)
     known = [row.name for row in next(iter(signal.values())).rows]
     shown = with_curves([name for name in known if all(name in found.histograms for found in signal.values())], curves)
     if shown:
-        log_picture(loggers, VALUES, lambda: plot_histograms(signal, shown[:: -(-len(shown) // FEW)], title), step)
+        log_picture(
+            loggers, VALUES, lambda: plot_histograms(signal, shown[:: -(-len(shown) // FEW)], title), step, event.step
+        )
     log_states(loggers, signal, shown, step)
     tables = {
         "signal": profile_rows(signal),

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from helpers import loader, trainer, zeros
 from lightning.pytorch.strategies import FSDPStrategy
 from scenarios.fully_sharded import SCENARIOS, Blocks, Normed
-from scenarios.processes import results, run
+from scenarios.processes import needs_processes, results, run
 from scenarios.trainings import Watch, data, seeded
 from torch import nn
 
@@ -14,11 +13,6 @@ from reflow_lightning import Masks, Reflow
 from reflow_lightning.callbacks import FullyShard
 from reflow_lightning.callbacks.strategies import check_strategy
 from reflow_lightning.running.spreading import blocks, spread_children
-
-needs_processes = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
-]
 
 
 @pytest.fixture(scope="module", params=[2, 3])

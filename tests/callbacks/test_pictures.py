@@ -19,7 +19,7 @@ def test_a_failure_is_told_and_passed_over(tmp_path):
         raise OSError("no space left")
 
     with pytest.warns(UserWarning, match=r"the picture activations/by_layer of step 3 was left out .*no space left"):
-        log_picture([TensorBoardLogger(tmp_path)], "activations/by_layer", draw, 3)
+        log_picture([TensorBoardLogger(tmp_path)], "activations/by_layer", draw, 3, 4)
 
 
 def test_a_network_without_a_finite_variance_is_drawn_all_the_same():

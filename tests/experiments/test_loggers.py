@@ -105,7 +105,7 @@ def test_mlflow_holds_curves_results_settings_and_the_picture(tmp_path):
     assert (found.data.params["sparsity"], found.data.params["optimizer.lr"]) == ("0.8", "0.1")
     assert found.data.tags["first"] == "true"
     (picture,) = client.list_artifacts(found.info.run_id, "activations/by_layer")
-    assert picture.path.endswith("step_00000003.png")  # as the curves beside it count, from 0
+    assert picture.path.endswith("step_00000004.png")
     table = client.download_artifacts(found.info.run_id, "signal/signal/step_00000004.csv", str(tmp_path))
     with open(table) as file:
         assert {row["stage"] for row in csv.DictReader(file)} == set(STATES)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -21,6 +22,12 @@ IMPORTED = ["reflow_lightning.experiments.experiment"]
 """What a process of a test finds imported when it starts."""
 
 Scenario = Callable[[Path], Any]
+
+needs_processes = [
+    pytest.mark.distributed,
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
+]
+"""The marks of tests that start several processes."""
 
 
 def named(*scenarios: Scenario) -> dict[str, Scenario]:
@@ -36,6 +43,14 @@ def mine(batches: list[Any]) -> list[Any]:
 def on_the_last(batches: list[Any]) -> list[Any]:
     """All batches on the last process, and none on the others."""
     return batches if dist.get_rank() == dist.get_world_size() - 1 else []
+
+
+def failing_on_the_second(model: nn.Module, batch: Any, seen: list[int]) -> Any:
+    """A forward pass that fails in the fourth call of the process of rank 1; `seen` counts the calls."""
+    seen.append(1)
+    if dist.get_rank() == 1 and len(seen) == 4:
+        raise ZeroDivisionError("the fourth call on rank 1")
+    return model(batch[0])
 
 
 def values(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Align
 from reflow_lightning.events.pruner import Pruner
-from scenarios.processes import error_of, mine, named, values
+from scenarios.processes import error_of, failing_on_the_second, mine, named, values
 
 CRITERIA: tuple[Any, ...] = ("magnitude", "wanda", "fisher", "taylor", "snip", "woodfisher")
 ALLOCATIONS = ("global", "lamp", "uniform", "entropy")
@@ -126,12 +127,7 @@ def a_repair_that_breaks_on_one(_: Path) -> dict[str, Any]:
         model, seen = spread(network()), []
         before = values(model)
 
-        def forward(network: nn.Module, batch: Any, seen: list[int] = seen) -> Any:
-            seen.append(1)
-            if dist.get_rank() == 1 and len(seen) == 4:
-                raise ZeroDivisionError("the fourth call on rank 1")
-            return network(batch[0])
-
+        forward = partial(failing_on_the_second, seen=seen)
         pruner = Pruner(0.7, repair=repair, calibration_batches=6, forward=forward, monitor=False)
         raised = error_of(pruner.apply, model, mine(batches()))
         after = values(model)

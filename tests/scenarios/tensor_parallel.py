@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from reflow_lightning import Masks, OneShot, Reflow, calibrate, measure_signal, prune
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.running.sharding import is_sharded
-from scenarios.processes import error_of, mine, named, values
+from scenarios.processes import error_of, failing_on_the_second, mine, named, values
 from scenarios.sharded_repairs import REPAIRS, batches, network
 from scenarios.trainings import resharded
 
@@ -152,12 +153,7 @@ def a_repair_that_breaks_on_one(_: Path) -> dict[str, Any]:
         model, seen = split(network(INNER), *sizes), []
         before = values(model)
 
-        def forward(network: nn.Module, batch: Any, seen: list[int] = seen) -> Any:
-            seen.append(1)
-            if dist.get_rank() == 1 and len(seen) == 4:
-                raise ZeroDivisionError("the fourth call on rank 1")
-            return network(batch[0])
-
+        forward = partial(failing_on_the_second, seen=seen)
         pruner = Pruner(0.7, repair="reconstruct", calibration_batches=6, forward=forward, monitor=False)
         raised = error_of(pruner.apply, model, mine(batches()))
         found["x".join(map(str, sizes))] = {"raised": raised, "before": before, "after": values(model)}
