@@ -17,6 +17,7 @@ from reflow_lightning.callbacks.trainer import forward_in_precision
 from reflow_lightning.callbacks.trying import forward_that_works
 from reflow_lightning.layers import Order
 from reflow_lightning.running.as_forward import AnyForward, as_forward
+from reflow_lightning.running.compat.lightning import callbacks_checked, state_key
 from reflow_lightning.running.describing import as_call
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
@@ -114,15 +115,34 @@ class SignalMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a measurement."""
         self._last = self._order = None
-        self._shown = 0
-        if trainer.global_step == 0:  # else a checkpoint knows what was before
-            self.history = VarianceHistory()
+        self._shown = self.history.seen
+        if trainer.global_step == 0:  # else it goes on from a checkpoint or from an earlier fit
+            self.history, self._shown = VarianceHistory(), 0
         self._failed, self._told = False, set()
         self.steps = Steps()
         self._logged = any(gather(bool(trainer.loggers)))  # measuring takes all processes, though one may log alone
 
     def __repr__(self) -> str:
         return as_call(type(self), vars(self))
+
+    @property
+    def state_key(self) -> str:
+        """Tells several monitors of a training apart, which differ in what they measure, or when.
+
+        Raises:
+            ValueError: If Lightning asks since a Trainer is made with two that measure the same.
+        """
+        if sum(type(each) is type(self) and _arguments(each) == _arguments(self) for each in callbacks_checked()) > 1:
+            raise ValueError(f"two SignalMonitor in one Trainer measure the same: leave out one of {self!r}")
+        return state_key(self, **_arguments(self))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history that the heat map shows."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the history of a checkpoint."""
+        self.history.load_state_dict(state_dict)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -228,6 +248,11 @@ class SignalMonitor(pl.Callback):
             progress=False,
             told=self._told,
         )
+
+
+def _arguments(monitor: SignalMonitor) -> dict[str, Any]:
+    """What tells a monitor from others."""
+    return {name: getattr(monitor, name) for name in ("every_n_steps", "metrics", "layers", "curves")}
 
 
 def values_of(report: SignalReport, metric: str) -> dict[str, float]:

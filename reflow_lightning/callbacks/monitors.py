@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 
 from reflow_lightning.callbacks.logs import log_event
 from reflow_lightning.callbacks.monitor import SignalMonitor
+from reflow_lightning.callbacks.state import KeepsState
 from reflow_lightning.callbacks.trainer import callbacks_of
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.running.as_forward import AnyForward
@@ -19,18 +21,20 @@ def monitor_for(
     module: pl.LightningModule,
     wanted: bool | SignalMonitor,
     forward: AnyForward | None,
-    before: dict[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> SignalMonitor | None:
     """The monitor that a callback has in a training that starts, as its user wants it.
+
+    One of the variance alone is made for the first callback that prunes, unless the trainer has a monitor.
 
     Args:
         trainer: The trainer.
         module: What it trains.
-        wanted: ``True``: one of the variance alone, unless another callback of the trainer does its work.
+        wanted: A monitor; ``True`` for one of the variance alone; ``False`` for none.
         forward: The forward pass of a default one.
-        before: The state of its history in the checkpoint from which the training goes on.
+        before: The state of its history, where the training goes on from a checkpoint or from an earlier fit.
     """
-    if wanted is True and not monitors_of(trainer, None):
+    if wanted is True and not monitors_of(trainer):
         wanted = SignalMonitor(metrics=VARIANCE, forward=forward)
     if isinstance(wanted, bool):
         return None
@@ -40,20 +44,15 @@ def monitor_for(
     return wanted
 
 
-def monitors_of(trainer: pl.Trainer, own: SignalMonitor | None) -> list[SignalMonitor]:
-    """All monitors of a training: those among its callbacks, and that of the callback that prunes."""
-    return [each for each in (*callbacks_of(trainer), own) if isinstance(each, SignalMonitor)]
+def monitors_of(trainer: pl.Trainer) -> list[SignalMonitor]:
+    """All monitors of a training: those among its callbacks, and those that callbacks which prune have."""
+    found = (each.own_monitor if isinstance(each, KeepsState) else each for each in callbacks_of(trainer))
+    return list(dict.fromkeys(each for each in found if isinstance(each, SignalMonitor)))
 
 
-def show_event(trainer: pl.Trainer, event: PruneEvent, own: SignalMonitor | None) -> None:
-    """Log a prune event, and have it in the heat maps of all monitors, the first of which chooses the curves.
-
-    Args:
-        trainer: The running trainer.
-        event: The event.
-        own: The monitor of the callback that prunes.
-    """
-    monitors = monitors_of(trainer, own)
+def show_event(trainer: pl.Trainer, event: PruneEvent) -> None:
+    """Log a prune event, and have it in the heat maps of all monitors, the first of which chooses the curves."""
+    monitors = monitors_of(trainer)
     log_event(trainer, event, *(monitor.curves for monitor in monitors[:1]))
     for monitor in monitors:
         monitor.pruned(trainer, event.step, event.signal)

@@ -155,8 +155,8 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.warn_of_no_effect(self.masks)
         self._course.judge.begin(trainer, self.pruner.reached)
         self._course.judge_round(trainer, trainer.global_step, trainer.current_epoch)  # of a checkpoint
-        self._curves = monitor_for(trainer, pl_module, self.monitor, self.pruner.forward, self._curves_before)
-        self._curves_before, self._steps = None, Steps()
+        self._curves = monitor_for(trainer, pl_module, self.monitor, self.pruner.forward, self._history_before())
+        self._steps = Steps()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -225,7 +225,7 @@ class Reflow(KeepsState, KeepsZeros):
 
     def _share(self, trainer: pl.Trainer) -> None:
         """Have monitors count steps as this does, and a default one run the model as the repair does."""
-        for each in monitors_of(trainer, self._curves):
+        for each in monitors_of(trainer):
             each.steps = self._steps  # to which a pruning is no step
         if self._curves is not None and self.monitor is True:
             self._curves.forward = self._once.forward
@@ -239,7 +239,7 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if target is not None:
             with together("logging the prune event"):
-                show_event(trainer, self.events[-1], self._curves)
+                show_event(trainer, self.events[-1])
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: Target, step: int) -> None:
         assert self._scope is not None  # since the training began
@@ -256,5 +256,5 @@ class Reflow(KeepsState, KeepsZeros):
         assert self._scope is not None
         plan = plan_event(self.pruner, self._scope, self._once, trainer, pl_module, step)
         event = self.pruner.rehearse(pl_module, self.sparsity, plan)
-        show_event(trainer, event, self._curves)
+        show_event(trainer, event)
         announce(event, "Reflow tried a pruning, and took it back,")

@@ -36,7 +36,7 @@ class KeepsState(ComesHome):
     schedule: Schedule
     _course: Course
     _curves: SignalMonitor | None = None  # in this fit
-    _curves_before: dict[str, Any] | None = None  # of the checkpoint that is gone on from
+    _curves_before: dict[str, Any] | None = None  # of the checkpoint or the fit that is gone on from
 
     @property
     def completed(self) -> bool:
@@ -46,6 +46,11 @@ class KeepsState(ComesHome):
     def is_due(self, now: Progress) -> bool:
         """Whether a pruning is due at a moment of the training."""
         return self._course.is_due(now)
+
+    @property
+    def own_monitor(self) -> SignalMonitor | None:
+        """The monitor that it has in this training, which is none of the trainer's callbacks."""
+        return self._curves
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -90,9 +95,15 @@ class KeepsState(ComesHome):
         masks = None if state_dict["masks"] is None else Masks.from_state_dict(state_dict["masks"])
         self.pruner.bound.load(masks)
         self._course = course
-        self._curves_before = state_dict.get("signal")  # which older versions did not save
+        self._curves, self._curves_before = None, state_dict.get("signal")  # which older versions did not save
         if told := changes(state_dict.get("arguments", {}), self._arguments()):
             warn(f"Reflow goes on from a checkpoint with other arguments than it was saved with: {told}")
+
+    def _history_before(self) -> dict[str, Any] | None:
+        """What the heat map shows already, of the checkpoint or the fit that is gone on from, whose monitor is let go."""
+        fit, self._curves = self._curves, None
+        before, self._curves_before = self._curves_before, None
+        return before if fit is None else fit.history.state_dict()
 
     def _return(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End with the last good round, if the last one was not."""

@@ -28,7 +28,7 @@ class Column(NamedTuple):
     Attributes:
         step: Optimizer steps done.
         variances: By layer.
-        state: Of a prune event: ``"pruned"`` or ``"repaired"``; in between ``""``.
+        state: Of a prune event: ``"pruned"`` or ``"repaired"``; ``""`` for a moment between events.
     """
 
     step: int
@@ -108,7 +108,7 @@ class VarianceHistory:
 
     def add_event(self, step: int, signal: Mapping[str, SignalReport]) -> None:
         """Take in what a prune event measured, if it did: the network pruned and repaired, in the layers known here."""
-        known = layers_of(self.columns)
+        known = layers_of([column for column in self.columns if not column.state])
         for state in ("pruned", "repaired"):
             if state in signal:
                 found = {name: v for name, v in signal[state].variances().items() if name in known or not known}
@@ -133,14 +133,15 @@ def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
     to be seen: so a collapse is a dark bar, and its repair is the end of it.
 
     Args:
-        columns: At least one; layers that a column lacks stay white in it.
+        columns: At least one. Shown are the layers of the moments, or those of prune events where there are no
+            moments; layers that a column lacks stay white in it.
         title: Heading.
 
     Returns:
         A figure of its own, outside pyplot; variances below 1e-9 are drawn as that.
 
     Raises:
-        ValueError: If there is no column.
+        ValueError: If there is no column, or no layer in them.
 
     Example:
         >>> columns = [Column(0, {"conv1": 1.0}), Column(9, {"conv1": 0.01}, "pruned")]
@@ -151,7 +152,9 @@ def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
 
     if not columns:
         raise ValueError("columns is empty: pass at least one, as VarianceHistory has them")
-    names = layers_of(columns)
+    names = layers_of([column for column in columns if not column.state]) or layers_of(columns)
+    if not names:
+        raise ValueError("columns have no layer: pass those of a training in which a layer was measured")
     edges = _edges(columns)
     values = [[max(column.variances.get(name, float("nan")), FLOOR) for column in columns] for name in names]
     figure = new_figure(6.0, max(3.2, 1.6 + 0.19 * min(len(names), 32)))
