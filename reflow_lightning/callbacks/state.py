@@ -100,7 +100,7 @@ class KeepsState(ComesHome):
             warn(f"Reflow goes on from a checkpoint with other arguments than it was saved with: {told}")
 
     def _history_before(self) -> dict[str, Any] | None:
-        """What the heat map shows already, of the checkpoint or the fit that is gone on from, whose monitor is let go."""
+        """What the heat map shows already, of the checkpoint or the fit before, whose monitor is let go."""
         fit, self._curves = self._curves, None
         before, self._curves_before = self._curves_before, None
         return before if fit is None else fit.history.state_dict()
