@@ -37,15 +37,22 @@ def forward_that_works(
         steps = ["training_step"] * module.automatic_optimization + ["validation_step", "predict_step"]
         for step in steps if given is None else []:
             if _works(trainer, module, batch, step):
-                reason = str(error).split("\n")[0]
-                reason = reason if len(reason) <= 200 else f"{reason[:200]}..."
                 warn(
-                    f"the default forward fails on batches of this training ({reason}): Reflow calibrates with "
-                    f"forward={step!r}; pass that, or another forward, to choose"
+                    f"the default forward fails on batches of this training, since {_reason(module, error)}: Reflow "
+                    f"calibrates with forward={step!r}; pass that, or another forward, to choose"
                 )
                 return step
         raise
     return given
+
+
+def _reason(module: nn.Module, error: Exception) -> str:
+    """Why a forward pass failed, in a few words; of an error that explains another, the other one."""
+    cause = error.__cause__ or error
+    if isinstance(cause, NotImplementedError) and type(module).forward is pl.LightningModule.forward:
+        return f"{type(module).__name__} has no method forward"
+    text = f"{type(module).__name__} raised {type(cause).__name__}: {cause}".split("\n")[0]
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _works(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, step: str) -> bool:

@@ -25,7 +25,6 @@ from reflow_lightning.experiments.extras import git_state, print_config
 from reflow_lightning.experiments.interval import interval, share_tested
 from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, tested, validated
-from reflow_lightning.experiments.parts import check_parts
 from reflow_lightning.experiments.rehearsal import rehearse
 from reflow_lightning.experiments.results import describe_error, fingerprint, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
@@ -61,7 +60,6 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
     check_spread(cfg)
-    check_parts(cfg)
     load_extensions(cfg)
     check_loggers(cfg)
     if cfg.print_config:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from reflow_lightning.experiments.kept import find_finished
 from reflow_lightning.experiments.log_file import kept_in_file
 from reflow_lightning.experiments.loggers import end_wandb
+from reflow_lightning.experiments.parts import check_parts
 from reflow_lightning.experiments.paths import find_from
 from reflow_lightning.experiments.results import describe_error, note_error
 from reflow_lightning.experiments.resume import is_first, is_unfinished, only_one
@@ -80,6 +81,7 @@ def _run(task: Task, cfg: DictConfig, folder: Path) -> Report:
     try:
         with only_one(folder):
             _check_unfinished(cfg, folder)
+            check_parts(cfg)
             return task(cfg, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
         saved = is_unfinished(folder)
@@ -114,10 +116,11 @@ def _check_unfinished(cfg: DictConfig, folder: Path) -> None:
 
 def _job(task: Task, cfg: DictConfig, folder: Path) -> Report | None:
     """One job of a sweep: skipped if its result is there, and not allowed to stop the others."""
-    if finished := find_finished(folder, cfg):
-        print(f"{folder} holds the result of this job already: skipped")
-        return finished
     try:
+        check_parts(cfg)  # what is missing can't be compared with the results that are there
+        if finished := find_finished(folder, cfg):
+            print(f"{folder} holds the result of this job already: skipped")
+            return finished
         if cfg.trainer.devices not in (1, "1"):
             raise ValueError(
                 f"a sweep with trainer.devices={cfg.trainer.devices} would start anew in each process: use 1"

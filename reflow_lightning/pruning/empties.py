@@ -9,6 +9,7 @@ from contextlib import suppress
 from reflow_lightning.pruning.allocations.lamp import lamp
 from reflow_lightning.pruning.ranking import Cut
 from reflow_lightning.pruning.scores import Scores
+from reflow_lightning.running.names import few
 from reflow_lightning.running.processes import warn
 from reflow_lightning.running.saying import unsaid
 
@@ -76,17 +77,20 @@ def warn_of_empties(
     named = [name for name in found if unsaid([f"next to nothing is left of {name}"])]
     if not named:
         return
-    empty = ", ".join(name for name in named if not kept[name])
+    empty = few((name for name in named if not kept[name]), what="layers")
+    thin = few((f"{kept[n]} of {shapes[n].numel()} weights in {n}" for n in named if kept[n]), what="layers like that")
     left = [f"no weight in {empty}"] if empty else []
-    left += [f"{kept[name]} of {shapes[name].numel()} weights in {name}" for name in named if kept[name]]
-    text = f"sparsity={sparsity} leaves {', '.join(left)}: hardly any signal passes, but by a shortcut"
+    left += [thin] if thin else []
+    effect = "hardly any signal passes there, except through a shortcut"
+    text = f"sparsity={sparsity:.4g} leaves {', '.join(left)}: {effect}"
     remedies: dict[str, Mapping[str, int]] = {}
     if (floor := _floor(scores, kept, found, floors_of, allocate)) is not None:
         remedies[f"min_kept={floor[0]:g}"] = floor[1]
     if sum(s.size for s in scores.values()) <= _SORTED and all(s.whole.group is None for s in scores.values()):
         remedies["allocation='lamp'"] = lamp(scores, sum(kept.values()), floors_of(0.0))
-    counts = {how: ", ".join(str(after[name]) for name in named) for how, after in remedies.items()}
-    told = ", ".join(f"{how} would leave {count} there" for how, count in counts.items())
+    counts = {how: min(after[name] for name in named) for how, after in remedies.items()}
+    where = "there" if len(named) == 1 else "or more in each"
+    told = ", ".join(f"{how} would leave {count} {where}" for how, count in counts.items())
     warn(f"{text}; {told or 'a lower sparsity leaves more'}")
 
 

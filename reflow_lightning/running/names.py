@@ -42,6 +42,18 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
+def instead(pattern: str, names: Iterable[str]) -> str:
+    """A hint at the end of a message: what to write in place of a pattern that matches nothing.
+
+    Example:
+        >>> instead("fc", ["fc.weight", "fc.bias"]), instead("fc.wieght", ["fc.weight"])
+        ("; all in module 'fc' are 'fc.*'", '; nearest: fc.weight')
+    """
+    names = list(names)
+    inside = any(name.startswith(f"{pattern}.") for name in names)
+    return f"; all in module '{pattern}' are '{pattern}.*'" if inside else nearest(pattern, names)
+
+
 def few(texts: Iterable[str], separator: str = ", ", what: str = "") -> str:
     """The first three of many texts, and how many there are besides.
 

@@ -1,7 +1,8 @@
 import pytest
 from hydra import compose, initialize_config_module
+from scenarios.commands import application
 
-from reflow_lightning.experiments.experiment import run
+from reflow_lightning.experiments.parts import check_parts
 
 
 @pytest.mark.parametrize(
@@ -13,11 +14,22 @@ from reflow_lightning.experiments.experiment import run
         ("digits", "transformers", "vocabulary_size"),
     ],
 )
-def test_a_network_for_other_data_is_named_before_anything_is_read(data, model, key, tmp_path):
+def test_a_network_for_other_data_is_named(data, model, key):
     with initialize_config_module("reflow_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=["title=test", f"data={data}", f"model={model}", f"data_dir={tmp_path}"])
+        cfg = compose("config", overrides=["title=test", f"data={data}", f"model={model}"])
     with pytest.raises(
         ValueError, match=rf"needs {key}, which these data do not give: choose .*or give it as \+{key}=..."
     ):
-        run(cfg, tmp_path)
-    assert not list(tmp_path.iterdir())
+        check_parts(cfg)
+
+
+def test_what_must_be_given_is_named_in_a_run_and_in_a_sweep(tmp_path):
+    alone = application(tmp_path, "data=own", "model=timm")
+    assert alone.status == 1
+    remedy = "no value is given for data._target_, name: pass data._target_=... name=..."
+    assert alone.stderr.strip().endswith(f"reflow-lightning: ValueError: {remedy}")
+    assert not list(tmp_path.rglob("data"))  # nothing was read
+    sweep = application(tmp_path, "-m", "data=own")
+    assert sweep.status == 1
+    assert "this job failed, the sweep goes on: ValueError: no value is given for data._target_" in sweep.text
+    assert "Traceback" not in sweep.text

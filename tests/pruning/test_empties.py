@@ -36,7 +36,7 @@ def test_a_nearly_empty_layer_is_named_with_what_is_left_of_it():
     masks, [text] = said(network(), 0.95)
     left = int(masks["0.weight"].sum())
     assert 0 < left < 50
-    assert f"sparsity=0.95 leaves {left} of 5000 weights in 0.weight: hardly any signal passes" in text
+    assert f"sparsity=0.95 leaves {left} of 5000 weights in 0.weight: hardly any signal passes there" in text
 
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.99])
@@ -78,7 +78,7 @@ def test_where_floors_are_not_heeded_it_says_what_else_helps():
     _, [text] = said(model, 0.8, allocation=lambda scores, keep, floors: {"0.weight": 0, "1.weight": keep})
     assert "leaves no weight in 0.weight" in text
     left = int(make_masks(model, 0.8, allocation="lamp")["0.weight"].sum())
-    assert text.endswith(f"by a shortcut; allocation='lamp' would leave {left} there")
+    assert text.endswith(f"except through a shortcut; allocation='lamp' would leave {left} there")
 
 
 def test_each_layer_is_named_once_in_a_training():
@@ -97,3 +97,15 @@ def test_a_published_network_that_is_pruned_well_alarms_nobody():
     net = ResNet(blocks=3)
     load_weights(net, Path(folder) / "weights" / "resnet20-12fca82f.th")
     assert all(said(net, sparsity)[1] == [] for sparsity in (0.5, 0.8, 0.9))
+
+
+def test_of_many_layers_three_are_named_and_what_helps_each_of_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(20, 20) for _ in range(9)))
+    for layer in model[:7]:
+        nn.init.normal_(layer.weight, std=1e-3)
+    _, [text] = said(model, 0.9)
+    assert "no weight in 0.weight, 1.weight, 2.weight and 4 more layers" in text
+    floor, least = re.search(r"min_kept=([\d.]+) would leave (\d+) or more in each", text).groups()
+    masks = make_masks(model, 0.9, min_kept=float(floor))
+    assert min(int(masks[f"{place}.weight"].sum()) for place in range(7)) == int(least)
