@@ -26,8 +26,18 @@ def as_call(of: type, arguments: Mapping[str, Any]) -> str:
         value = arguments[name]
         if value is not parameter.default and value != parameter.default:
             word = "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"{name}="
-            written.append(f"{word}{value!r}")
+            written.append(f"{word}{shown(value)}")
     return f"{of.__name__}({', '.join(written)})"
+
+
+def shown(value: Any) -> str:
+    """A value in words, in which functions and objects have names and no addresses.
+
+    Example:
+        >>> shown(["a", shown]), shown(object())
+        ("['a', shown]", '<object object>')
+    """
+    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"<(?:function|bound method) (\S+).*?>(?!>)", r"\1", repr(value)))
 
 
 def as_texts(arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -115,7 +115,16 @@ def plot_histograms(profiles: Mapping[str, SignalReport], layers: Sequence[str],
 
     Returns:
         A figure of its own, outside pyplot.
+
+    Raises:
+        ValueError: If no layer is named, or a report has no histogram of one.
     """
+    missing = [layer for layer in layers if not all(layer in report.histograms for report in profiles.values())]
+    if not layers or missing:
+        raise ValueError(
+            f"layers={list(layers)} must name layers of which all reports have a histogram"
+            f"{f', {missing[0]!r} is none' if missing else ''}: measure with metrics=(..., 'histogram')"
+        )
     figure = new_figure(6.0, 0.9 + 1.5 * len(layers))
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, layer, name in zip(panels, layers, short_names(layers), strict=True):

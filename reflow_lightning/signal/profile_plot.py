@@ -49,12 +49,17 @@ def plot_profiles(profiles: Mapping[str, SignalReport], title: str | None = None
     Returns:
         A figure of its own, outside pyplot; variances below 1e-9 are drawn there.
 
+    Raises:
+        ValueError: If there is no report, or no layer in it.
+
     Example:
         >>> from reflow_lightning.signal import LayerSignal, SignalReport
         >>> report = SignalReport((LayerSignal("conv1", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1)
         >>> plot_profiles({"dense": report}).axes[0].get_yscale()
         'log'
     """
+    if not any(report.rows for report in profiles.values()):
+        raise ValueError("profiles have no layer: pass reports by label, such as the signal of a prune event")
     figure = new_figure(6.0, 4.2)
     axes = figure.add_subplot()
     for label, report in profiles.items():

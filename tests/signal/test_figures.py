@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reflow_lightning.signal import SignalReport, plot_heatmap, plot_histograms, plot_profiles
 from reflow_lightning.signal.figures import SERIES, STATES, _apart, draw_mean, label_ends, new_figure, styled
+from reflow_lightning.signal.heatmap import Column
 
 
 @styled
@@ -58,3 +60,13 @@ def test_names_that_would_cover_each_other_are_shifted_apart_in_their_order(plac
     assert moved[-1] <= 1 + 1e-5
     if all(b - a >= 0.1 for a, b in itertools.pairwise(places)):
         assert moved == pytest.approx(places, abs=1e-5)
+
+
+def test_nothing_to_draw_is_an_error_that_says_what_to_pass():
+    empty = SignalReport((), batches=1)
+    with pytest.raises(ValueError, match="profiles have no layer: pass reports by label"):
+        plot_profiles({"dense": empty})
+    with pytest.raises(ValueError, match="columns have no layer"):
+        plot_heatmap([Column(0, {})])
+    with pytest.raises(ValueError, match=r"layers=\['fc'\] must name .*'fc' is none: measure with metrics"):
+        plot_histograms({"dense": empty}, ["fc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
@@ -9,27 +10,32 @@ import torch
 from torch import Tensor
 
 from reflow_lightning.pruning.criteria.protocols import Criterion
+from reflow_lightning.running.describing import shown
 
 
 def scores_of(criterion: Criterion, name: str, weight: Tensor) -> Tensor:
     """The scores of a weight.
 
     Raises:
-        ValueError: If they are no floating-point tensor of its shape, or not all are finite.
+        TypeError: If the criterion can't be called with a name and a weight.
+        ValueError: If the scores are no floating-point tensor of the weight's shape, or not all are finite.
 
     Example:
         >>> scores_of(lambda name, weight: None, "w", torch.ones(2))
         Traceback (most recent call last):
-        ValueError: criterion <function ...> gave NoneType for 'w': it must return one floating-point score a weight...
+        ValueError: criterion <lambda> gave NoneType for 'w': it must return one floating-point score a weight...
     """
+    _check_call(criterion)
     scores: object = criterion(name, weight)
     if not _are_scores(scores, weight.shape):
         raise ValueError(
-            f"criterion {criterion} gave {_shown(scores)} for '{name}': "
+            f"criterion {shown(criterion)} gave {_what(scores)} for '{name}': "
             f"it must return one floating-point score a weight, shape {tuple(weight.shape)}"
         )
     if not torch.isfinite(scores).all():
-        raise ValueError(f"criterion {criterion} gave NaN or infinite scores for '{name}': it must return finite ones")
+        raise ValueError(
+            f"criterion {shown(criterion)} gave NaN or infinite scores for '{name}': it must return finite ones"
+        )
     return scores
 
 
@@ -48,15 +54,15 @@ def checked_pieces(criterion: object, name: str, pieces: Iterable[Tensor], like:
     Example:
         >>> list(checked_pieces("mine", "w", [], like=[torch.ones(2)]))
         Traceback (most recent call last):
-        ValueError: criterion mine gave a piece NoneType for 'w': it must give floating-point scores that are split ...
+        ValueError: criterion 'mine' gave a piece NoneType for 'w': it must give floating-point scores that are ...
     """
     given = iter(pieces)
     for own in like:
         piece: object = next(given, None)
         if not _are_scores(piece, own.shape):
             raise ValueError(
-                f"criterion {criterion} gave a piece {_shown(piece)} for '{name}': it must give floating-point scores "
-                f"that are split like flat_chunks, here {tuple(own.shape)}"
+                f"criterion {shown(criterion)} gave a piece {_what(piece)} for '{name}': it must give floating-point "
+                f"scores that are split like flat_chunks, here {tuple(own.shape)}"
             )
         yield piece
 
@@ -65,5 +71,17 @@ def _are_scores(value: object, shape: torch.Size) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.shape == shape and value.is_floating_point()
 
 
-def _shown(value: object) -> str:
+def _what(value: object) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _check_call(criterion: Criterion) -> None:
+    try:
+        inspect.signature(criterion).bind("name", "weight")
+    except ValueError:  # of what is not written in Python nothing is known
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"criterion {shown(criterion)} can't be called as criterion(name, weight), with a parameter's name and "
+            f"values ({error}): let it take these two"
+        ) from None
