@@ -52,13 +52,16 @@ def of_layers(
     return {f"{metric}/{k}": v for k, v in values.items()}, {f"{metric}/{k}" for k in values if k not in shown}
 
 
-def log_event(trainer: pl.Trainer, event: PruneEvent, curves: int | tuple[str, ...] = FEW) -> None:
+def log_event(
+    trainer: pl.Trainer, event: PruneEvent, curves: int | tuple[str, ...] = FEW, with_pictures: bool = True
+) -> None:
     """Log the sparsity of the network and of some layers, and the signal against depth: see `log_profile`.
 
     Args:
         trainer: The running trainer.
         event: The prune event.
         curves: Which layers have a curve of their sparsity: see `with_curves`.
+        with_pictures: Draw the pictures of the signal.
     """
     metrics = {"sparsity/global": event.sparsity, "sparsity/all_matrices": event.coverage.share}
     if event.coverage.tables:
@@ -69,7 +72,7 @@ def log_event(trainer: pl.Trainer, event: PruneEvent, curves: int | tuple[str, .
     trainer.callback_metrics["sparsity/global"] = torch.tensor(event.sparsity)  # for other callbacks to monitor
     log_metrics(trainer, metrics | layers, logger_step(trainer), hidden)
     if trainer.is_global_zero:
-        log_profile(trainer.loggers, event, logger_step(trainer), curves)
+        log_profile(trainer.loggers, event, logger_step(trainer), curves, with_pictures)
 
 
 def announce(event: PruneEvent, what: str = "Reflow") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -195,11 +195,6 @@ class SignalMonitor(pl.Callback):
             found |= values
             hidden |= without
         log_metrics(trainer, found, logger_step(trainer), hidden)
-
-    def pruned(self, trainer: pl.Trainer, step: int, signal: Mapping[str, SignalReport]) -> None:
-        """Show in the heat map what a prune event measured."""
-        self.history.add_event(step, signal)
-        self.show(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End with the heat map of the whole training."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from reflow_lightning.callbacks.curves import FEW
 from reflow_lightning.callbacks.logs import log_event
 from reflow_lightning.callbacks.monitor import SignalMonitor
+from reflow_lightning.callbacks.pictures import has_pictures
 from reflow_lightning.callbacks.state import KeepsState
 from reflow_lightning.callbacks.trainer import callbacks_of
 from reflow_lightning.events.record import PruneEvent
@@ -50,12 +52,21 @@ def monitors_of(trainer: pl.Trainer) -> list[SignalMonitor]:
     return list(dict.fromkeys(each for each in found if isinstance(each, SignalMonitor)))
 
 
-def show_event(trainer: pl.Trainer, event: PruneEvent) -> None:
-    """Log a prune event, and have it in the heat maps of all monitors, the first of which chooses the curves."""
-    monitors = monitors_of(trainer)
-    log_event(trainer, event, *(monitor.curves for monitor in monitors[:1]))
+def show_event(trainer: pl.Trainer, event: PruneEvent, number: int = 1, is_last: bool = True) -> None:
+    """Log a prune event, and have it in the heat maps of all monitors, the first of which chooses the curves.
+
+    Args:
+        trainer: The running trainer.
+        event: The event.
+        number: Of the event in this training, from 1: of many, some have pictures.
+        is_last: No event is to come.
+    """
+    monitors, with_pictures = monitors_of(trainer), has_pictures(number, is_last)
+    log_event(trainer, event, monitors[0].curves if monitors else FEW, with_pictures)
     for monitor in monitors:
-        monitor.pruned(trainer, event.step, event.signal)
+        monitor.history.add_event(event.step, event.signal)
+        if with_pictures:
+            monitor.show(trainer)
 
 
 def show_end(trainer: pl.Trainer, own: SignalMonitor | None) -> None:

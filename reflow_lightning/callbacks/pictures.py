@@ -16,6 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOW = ("TensorBoardLogger", "WandbLogger", "MLFlowLogger")
+_ALL = 8
+
+
+def has_pictures(number: int, is_last: bool) -> bool:
+    """Whether the pictures of a prune event are drawn, which takes about a second.
+
+    Those of the first eight events are, those of the 16th, 32nd, 64th and so on, and those of the last one: a schedule
+    that prunes hundreds of times would draw for minutes.
+
+    Args:
+        number: Of the event in this training, from 1.
+        is_last: No event is to come.
+
+    Example:
+        >>> [number for number in range(1, 101) if has_pictures(number, number == 100)]
+        [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 100]
+    """
+    return number <= _ALL or is_last or number & (number - 1) == 0
 
 
 def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure], step: int, done: int) -> None:

@@ -26,7 +26,13 @@ PROFILE, VALUES = "activations/by_layer", "activations/values"
 """What the pictures of an event are called. TensorBoard sorts by name: so they come before all curves."""
 
 
-def log_profile(loggers: Iterable[Logger], event: PruneEvent, step: int, curves: int | tuple[str, ...] = FEW) -> None:
+def log_profile(
+    loggers: Iterable[Logger],
+    event: PruneEvent,
+    step: int,
+    curves: int | tuple[str, ...] = FEW,
+    with_pictures: bool = True,
+) -> None:
     """Give loggers the signal of the network dense, pruned and repaired; nothing if it was not measured.
 
     TensorBoard, W&B and MLflow get the pictures of variance against depth and of the activations of some layers. The
@@ -39,18 +45,20 @@ def log_profile(loggers: Iterable[Logger], event: PruneEvent, step: int, curves:
         event: A prune event.
         step: What the loggers count as its step.
         curves: Which layers' activations are shown: see `with_curves`.
+        with_pictures: Draw the pictures.
     """
     signal = event.signal
     if not signal:
         return
     loggers = list(loggers)
     title = f"step {event.step}, sparsity {event.sparsity:.3g}"
-    log_picture(loggers, PROFILE, lambda: plot_profiles(signal, title), step, event.step)
+    showing = loggers if with_pictures else []
+    log_picture(showing, PROFILE, lambda: plot_profiles(signal, title), step, event.step)
     known = [row.name for row in next(iter(signal.values())).rows]
     shown = with_curves([name for name in known if all(name in found.histograms for found in signal.values())], curves)
     if shown:
         log_picture(
-            loggers, VALUES, lambda: plot_histograms(signal, shown[:: -(-len(shown) // FEW)], title), step, event.step
+            showing, VALUES, lambda: plot_histograms(signal, shown[:: -(-len(shown) // FEW)], title), step, event.step
         )
     log_states(loggers, signal, shown, step)
     tables = {

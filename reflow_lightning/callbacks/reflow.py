@@ -239,7 +239,7 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if target is not None:
             with together("logging the prune event"):
-                show_event(trainer, self.events[-1])
+                show_event(trainer, self.events[-1], len(self.events), target.is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: Target, step: int) -> None:
         assert self._scope is not None  # since the training began

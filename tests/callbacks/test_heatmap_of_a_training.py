@@ -1,11 +1,14 @@
 """The heat map covers the whole training: over resumes, over several fits, and once for several callbacks."""
 
+import csv
+
 import pytest
 from helpers import Module, loader, trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from reflow_lightning import Reflow, SignalMonitor
-from reflow_lightning.schedules import OneShot
+from reflow_lightning.schedules import Gradual, OneShot
 from reflow_lightning.signal import plot_heatmap
 from reflow_lightning.signal.heatmap import layers_of
 
@@ -90,3 +93,17 @@ def test_an_event_before_the_first_moment_shows_the_layers_of_the_monitor(tmp_pa
     labels = [label.get_text() for label in plot_heatmap(columns).axes[0].get_yticklabels()]
     assert labels == ["0", "9"]
     assert len(layers_of(columns)) > 2
+
+
+def test_of_many_events_some_have_pictures_and_all_are_in_the_tables(tmp_path):
+    callback = reflow(schedule=Gradual(begin=0.0, end=0.9, every_n_steps=1))
+    runner = trainer(callback, logger=TensorBoardLogger(tmp_path, name="", version=""), max_steps=20, max_epochs=-1)
+    runner.fit(Module(), loader())
+    steps = [event.step for event in callback.events]
+    assert len(steps) > 16
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    shown = [image.step for image in events.Images("activations/by_layer")]
+    logged = [scalar.step for scalar in events.Scalars("sparsity/global")]
+    assert shown == [*logged[:8], logged[15], logged[-1]]
+    with (tmp_path / "signal.csv").open() as file:
+        assert list(dict.fromkeys(int(row["step"]) for row in csv.DictReader(file))) == steps

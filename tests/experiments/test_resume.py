@@ -25,6 +25,7 @@ SMALL = (
     "model.width=4",
     "reflow.calibration_batches=2",
     "title=test",
+    "logger=csv",  # draws no pictures
     "sparsity=0.8",
     "trainer.limit_train_batches=4",
     "trainer.limit_val_batches=1",
