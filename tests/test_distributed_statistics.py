@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from scenarios.processes import results, run
-from scenarios.statistics import MERGING, SCENARIOS, TAKEN
+from scenarios.statistics import MERGING, SCENARIOS, TAKEN, at_rank
 
 pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 
@@ -55,3 +55,13 @@ def test_other_channels_on_another_process_are_an_error_on_all(together):
 
 def test_processes_may_pass_other_numbers_of_rows(together):
     assert results("rows_that_differ", together) == [[[], [1.0, 1.0]]] * 2
+
+
+@pytest.mark.parametrize("how", ["at once", "in parcels"])
+def test_tensors_of_many_kinds_arrive_as_they_were(how, together):
+    for found in results("tensors_of_many_kinds", together):
+        for place, ranks in enumerate(found[how]):
+            for rank, tensor in enumerate(ranks):
+                expected = at_rank(rank)[place]
+                assert tensor.dtype == expected.dtype
+                assert torch.equal(tensor, expected)

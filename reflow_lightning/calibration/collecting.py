@@ -14,7 +14,7 @@ from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Valid
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
-from reflow_lightning.running.processes import in_step
+from reflow_lightning.signal.statistic import of_all
 from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, merge_moments, moments
 
 
@@ -65,8 +65,8 @@ class Collector:
 
     def compute(self) -> dict[str, ChannelMoments]:
         """The moments over all processes."""
-        with in_step():
-            return {name: statistic.compute() for name, statistic in self._found.items()}
+        merged = of_all(list(self._found.values()))
+        return {name: statistic.value() for name, statistic in zip(self._found, merged, strict=True)}
 
 
 def moments_of(model: nn.Module, layers: Iterable[str], batch: Any, forward: Forward) -> dict[str, Tensor]:

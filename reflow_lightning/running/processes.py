@@ -92,32 +92,6 @@ def gather(value: Any) -> list[Any]:
         return _gathered(value)
 
 
-def gather_tensors(values: Tensor) -> list[Tensor]:
-    """The tensors that all processes passed, in the order of the ranks, all where this process's lies.
-
-    Args:
-        values: Of at least one dimension; processes may differ in the number of rows, and in nothing else.
-
-    Raises:
-        ValueError: If they do, on every process.
-
-    Example:
-        >>> gather_tensors(torch.ones(2))
-        [tensor([1., 1.])]
-    """
-    if world_size() == 1:
-        return [values]
-    here = values.detach().to(device_of_group(None))
-    with in_step():
-        shapes = [tuple(shape.tolist()) for shape in _all_gathered(torch.tensor(here.shape, device=here.device))]
-        if any(shape[1:] != shapes[0][1:] for shape in shapes):
-            raise ValueError(f"the tensors of the processes have the shapes {shapes}: pass the same columns on all")
-        padded = here.new_zeros(max(shape[0] for shape in shapes), *here.shape[1:])
-        padded[: len(here)] = here
-        found = _all_gathered(padded)
-    return [tensor[: shape[0]].to(values.device) for tensor, shape in zip(found, shapes, strict=True)]
-
-
 def summed(counts: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """The sum of the counts of all processes of a group, on the CPU.
 
@@ -216,7 +190,8 @@ def _gone(error: RuntimeError) -> PeerError:
     return PeerError(f"the processes can't exchange data any more, since {who} ({reason}): see what it printed last")
 
 
-def _all_gathered(values: Tensor) -> list[Tensor]:
+def all_gathered(values: Tensor) -> list[Tensor]:
+    """What all processes passed, in tensors of one shape, within an `in_step` block."""
     found = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(found, values)
     return found

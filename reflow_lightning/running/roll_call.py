@@ -30,7 +30,7 @@ def finish(work: Any) -> None:
     pause, looked = 1e-5, time.monotonic()
     while not work.is_completed():
         time.sleep(pause)
-        pause = min(2 * pause, 0.01)
+        pause = min(2 * pause, 0.002)
         if time.monotonic() - looked > _LOOKS:
             looked = time.monotonic()
             if default_store().check([_TROUBLE]):

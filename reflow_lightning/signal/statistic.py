@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.processes import gather, gather_tensors, in_step
+from reflow_lightning.running.gathered import gather_tensors
+from reflow_lightning.running.processes import gather
 from reflow_lightning.running.world import world_size
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 Key = TypeVar("Key", bound=Hashable)
+AnyStatistic = TypeVar("AnyStatistic", bound="Statistic[Any]")
 
 Merge = Callable[[list[Tensor]], Tensor]
 """What disjoint data give together, from what each gives."""
@@ -86,12 +88,7 @@ class Statistic(ABC, Generic[Value]):
 
     def everywhere(self) -> Self:
         """The statistic of the data of all processes, which all must call this; this one keeps its own."""
-        if world_size() == 1:
-            return self
-        merged = copy(self)
-        for name, merge in self.merges.items():
-            setattr(merged, name, merge(gather_tensors(getattr(self, name))))
-        return merged
+        return of_all([self])[0]
 
     def merge_state(self, other: Self) -> None:
         """Take in what another statistic of the same kind has seen."""
@@ -110,6 +107,28 @@ class Statistic(ABC, Generic[Value]):
         for name in self.merges:
             setattr(self, name, getattr(self, name).to(device))
         return self
+
+
+def of_all(statistics: Sequence[AnyStatistic]) -> list[AnyStatistic]:
+    """Statistics of the data of all processes, from as many on each; those that are given keep their own.
+
+    Args:
+        statistics: Those of this process.
+
+    Example:
+        >>> from reflow_lightning.signal import Moments
+        >>> of_all([Moments(channels=3)])[0].channels
+        3
+    """
+    if world_size() == 1:
+        return list(statistics)
+    tensors = [getattr(statistic, name) for statistic in statistics for name in statistic.merges]
+    gathered = iter(gather_tensors(tensors))
+    found = [copy(statistic) for statistic in statistics]
+    for statistic in found:
+        for name, merge in statistic.merges.items():
+            setattr(statistic, name, merge(next(gathered)))
+    return found
 
 
 def computed(
@@ -135,5 +154,5 @@ def computed(
     for reached in gather({key: statistic.channels for key, statistic in statistics.items()}):
         for key, width in reached.items():
             channels.setdefault(key, width)
-    with in_step():
-        return {key: (statistics.get(key) or empty(key, width)).compute() for key, width in channels.items()}
+    merged = of_all([statistics.get(key) or empty(key, width) for key, width in channels.items()])
+    return {key: statistic.value() for key, statistic in zip(channels, merged, strict=True)}
