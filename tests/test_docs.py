@@ -55,7 +55,8 @@ def test_the_site_has_every_page_in_its_navigation():
     """Without its plugins, so that it takes no installation; `mkdocs build --strict` checks all the rest."""
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
     listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", navigation, flags=re.MULTILINE)
-    assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in DOCS)
+    notebooks = [f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")]
+    assert sorted(listed) == sorted([*(page.relative_to(ROOT / "docs").as_posix() for page in DOCS), *notebooks])
 
 
 def test_an_equation_in_a_table_stays_in_its_cell():

@@ -70,3 +70,21 @@ def test_doctests_become_examples():
     found = SimpleNamespace(docstring=SimpleNamespace(value="Do it.\n\nExample:\n    >>> 1\n    1\n"))
     hook("examples").Examples().on_object(obj=found)
     assert "\nExamples:\n" in found.docstring.value
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_becomes_a_page_with_its_pictures(path):
+    pytest.importorskip("nbconvert")
+    text, pictures = hook("notebooks").converted(path)
+    assert text.startswith("# ")
+    assert pictures
+    assert set(pictures) == set(re.findall(r"!\[.*?\]\((.+?)\)", text))
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    assert not re.search(r"\.ipynb\)|\]\(\.\./docs|^%", text, flags=re.MULTILINE)
+    assert path.stem in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_a_link_to_a_notebook_leads_to_its_page():
+    pytest.importorskip("nbconvert")
+    made = hook("notebooks").on_page_markdown("[a](../notebooks/a.ipynb) [b](../../notebooks/b.ipynb)")
+    assert made == "[a](notebooks/a.md) [b](../notebooks/b.md)"
