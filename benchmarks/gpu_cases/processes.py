@@ -15,7 +15,8 @@ from gpu_cases.timing import row
 from reflow_lightning import Masks, prune
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.experiments.models.resnet import ResNet
-from reflow_lightning.running.processes import gather, gather_tensors, together, total
+from reflow_lightning.running.gathered import gather_tensors
+from reflow_lightning.running.processes import gather, together, total
 
 
 def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def _exchange(device: torch.device) -> None:
     ones = torch.ones(3, device=device)
     with together("exchanging"):
         assert gather("here") == ["here"]
-        assert torch.equal(gather_tensors(ones)[0], ones)
+        assert torch.equal(gather_tensors([ones])[0][0], ones)
         assert torch.equal(total(ones), ones)
 
 
