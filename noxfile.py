@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests that take long, start several processes, or read the data that REFLOW_DATA points to."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *PARALLEL, "-m", "slow or distributed or data", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "loadscope", "-m", "slow or distributed or data", *session.posargs)
 
 
 @nox.session

@@ -1,5 +1,6 @@
 """Settings of the whole run, before anything imports torch."""
 
+import functools
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, more threads than cores are slower
@@ -8,6 +9,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, more threads than cores
 os.environ.setdefault("REFLOW_STRICT", "1")  # an error in the analysis of a collapse is raised, not only told
 
 import pytest
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadscope``, files whose tests share processes go to one worker, so that these start once."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if shares_processes(config.rootpath / file) else nodeid
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def shares_processes(path):
+    """Whether a file has a fixture of its own that starts several processes."""
+    text = path.read_text()
+    return "from scenarios.processes import" in text and 'scope="module"' in text
 
 
 @pytest.fixture(autouse=True)
