@@ -82,7 +82,10 @@ class Judge(NoJudge):
         dense = self.rounds.rows[0].value
         if self.rule.stop_on_drop is not None and len(self.rounds.rows) == 1 and (dense is None or isnan(dense)):
             found = "was not validated since the last checkpoint" if dense is None else "never had a metric but NaN"
-            warn(f"the dense network {found}: every round will count as good enough")
+            warn(
+                f"the dense network {found}, so that every round will count as good enough: validate it, and log "
+                f"{self.rule.monitor!r}, before the first pruning"
+            )
         self.rounds.begin(sparsity)
 
     def validated(self, trainer: pl.Trainer, module: pl.LightningModule, masks: Masks | None) -> None:

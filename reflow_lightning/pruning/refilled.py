@@ -72,8 +72,8 @@ def zero_again(model: nn.Module, masks: Masks, repair: object) -> None:
         masks.apply(model)
         warn(
             f"repair {repair} filled weights that are pruned, in '{names[0]}'"
-            f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: they are zero again, so the network is not as "
-            "the repair left it; let it keep zeros"
+            f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: they were set to zero again, so that the "
+            "network is not as the repair left it; have the repair write to the other weights alone"
         )
 
 
