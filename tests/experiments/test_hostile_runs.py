@@ -176,6 +176,7 @@ def test_of_a_long_traceback_the_last_line_is_the_message(tmp_path):
 # -- overrides that are none
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="Hydra takes what traces, such as coverage, for a debugger")
 @pytest.mark.parametrize(
     ("argument", "status", "text"),
     [
