@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils import parametrize, prune
 
+from reflow_lightning.collapse.graph.encoder import encode, is_encoder_layer
 from reflow_lightning.collapse.graph.inputs import is_flag, names_of
 from reflow_lightning.collapse.graph.kind import is_known
 from reflow_lightning.collapse.graph.writing import out_of_place
@@ -50,17 +51,22 @@ class _Tracer(fx.Tracer):
         names, by_name = names_of(self.root, self.example), isinstance(self.example, dict)
         values = [self.example[n] for n in names] if isinstance(self.example, dict) else self.example
         inputs = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        forward = encode if is_encoder_layer(self.root) else root_fn
 
         def run(root: nn.Module, *proxies: fx.Proxy) -> Any:
             given = tuple(value if is_flag(value) else proxy for value, proxy in zip(values, proxies, strict=True))
-            return called(partial(root_fn, root), dict(zip(names, given, strict=True)) if by_name else given)
+            return called(partial(forward, root), dict(zip(names, given, strict=True)) if by_name else given)
 
         return run, [self.root, *inputs]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or is_known(m) or super().is_leaf_module(m, module_qualified_name)
+        if module_qualified_name in self.opaque or is_known(m):
+            return True
+        return not is_encoder_layer(m) and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_encoder_layer(m):
+            forward = partial(encode, m)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
