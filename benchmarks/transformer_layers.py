@@ -135,7 +135,6 @@ def rounds(case: Case, arm: str) -> list[Row]:
     net, rows, removed = copy.deepcopy(case.net), [], []
     masks: Masks | None = None
     for number in range(1, BLOCKS + 1):
-        torch.manual_seed(SEED + number)
         if arm == "removal":
             removed.append(remove_rectifier(net, case.calibration(), progress=False).masks)
         else:
@@ -149,6 +148,7 @@ def rounds(case: Case, arm: str) -> list[Row]:
                 max_batches=BATCHES,
             )
             masks.apply(net)
+        torch.manual_seed(SEED + number)
         fit(net, case.train, EPOCHS, RATE, removed if masks is None else [masks])
         rows.append(measured(case, net, arm, number))
     return rows

@@ -11,6 +11,7 @@ os.environ.setdefault("REFLOW_STRICT", "1")  # an error in the analysis of a col
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With ``--dist loadscope``, files whose tests share processes go to one worker, so that these start once."""
     if config.getvalue("dist") != "loadscope":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,9 @@ class SignalMonitor(pl.Callback):
         self.curves = check_curves(curves)
         self.forward = forward
         self.history = VarianceHistory()
-        self._shown = 0
+        self._before: dict[str, Any] | None = None  # of the checkpoint that is gone on from
+        self._module: weakref.ref[pl.LightningModule] | None = None  # of which the history is
+        self._shown = self._place = 0
         self._last: int | None = None
         self._order: Order | None = None
         self.steps = Steps()
@@ -115,9 +118,12 @@ class SignalMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a measurement."""
         self._last = self._order = None
-        self._shown = self.history.seen
-        if trainer.global_step == 0:  # else it goes on from a checkpoint or from an earlier fit
-            self.history, self._shown = VarianceHistory(), 0
+        goes_on = trainer.global_step > 0 and self._module is not None and self._module() is pl_module
+        if self._before is not None or not goes_on:
+            self.history = VarianceHistory()
+        if self._before is not None:
+            self.history.load_state_dict(self._before)
+        self._before, self._module, self._shown = None, weakref.ref(pl_module), self.history.seen
         self._failed, self._told = False, set()
         self.steps = Steps()
         self._logged = any(gather(bool(trainer.loggers)))  # measuring takes all processes, though one may log alone
@@ -127,22 +133,22 @@ class SignalMonitor(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells several monitors of a training apart, which differ in what they measure, or when.
-
-        Raises:
-            ValueError: If Lightning asks since a Trainer is made with two that measure the same.
-        """
-        if sum(type(each) is type(self) and _arguments(each) == _arguments(self) for each in callbacks_checked()) > 1:
-            raise ValueError(f"two SignalMonitor in one Trainer measure the same: leave out one of {self!r}")
-        return state_key(self, **_arguments(self))
+        """Tells several monitors of a Trainer apart, by their places among its callbacks."""
+        monitors = [each for each in callbacks_checked() if type(each) is type(self)]
+        if any(each is self for each in monitors):  # a Trainer is being made
+            self._place = next(place for place, each in enumerate(monitors) if each is self)
+        return state_key(self, place=self._place) if self._place else super().state_key
 
     def state_dict(self) -> dict[str, Any]:
         """The history that the heat map shows."""
         return self.history.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the history of a checkpoint."""
-        self.history.load_state_dict(state_dict)
+        """Go on with the history of a checkpoint, once a training starts from it."""
+        self._before = state_dict
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_module": None}  # no process can send what it does not hold
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -243,11 +249,6 @@ class SignalMonitor(pl.Callback):
             progress=False,
             told=self._told,
         )
-
-
-def _arguments(monitor: SignalMonitor) -> dict[str, Any]:
-    """What tells a monitor from others."""
-    return {name: getattr(monitor, name) for name in ("every_n_steps", "metrics", "layers", "curves")}
 
 
 def values_of(report: SignalReport, metric: str) -> dict[str, float]:

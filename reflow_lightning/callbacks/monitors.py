@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import lightning.pytorch as pl
 
 from reflow_lightning.callbacks.curves import FEW
@@ -21,29 +18,37 @@ from reflow_lightning.signal.metrics import VARIANCE
 def monitor_for(
     trainer: pl.Trainer,
     module: pl.LightningModule,
-    wanted: bool | SignalMonitor,
+    reflow: KeepsState,
     forward: AnyForward | None,
-    before: Mapping[str, Any] | None = None,
 ) -> SignalMonitor | None:
     """The monitor that a callback has in a training that starts, as its user wants it.
 
-    One of the variance alone is made for the first callback that prunes, unless the trainer has a monitor.
+    One of the variance alone is made for the first callback that prunes, unless a user has made any.
 
     Args:
         trainer: The trainer.
         module: What it trains.
-        wanted: A monitor; ``True`` for one of the variance alone; ``False`` for none.
+        reflow: The callback.
         forward: The forward pass of a default one.
-        before: The state of its history, where the training goes on from a checkpoint or from an earlier fit.
     """
-    if wanted is True and not monitors_of(trainer):
-        wanted = SignalMonitor(metrics=VARIANCE, forward=forward)
-    if isinstance(wanted, bool):
-        return None
-    if before is not None:
-        wanted.history.load_state_dict(before)
-    wanted.on_train_start(trainer, module)
-    return wanted
+    monitor = reflow.own_monitor
+    if reflow.monitor is True:
+        if not _makes_one(trainer, reflow):
+            return None
+        monitor = monitor or SignalMonitor(metrics=VARIANCE, forward=forward)
+    if monitor is not None:
+        if (before := reflow.history_before()) is not None:
+            monitor.load_state_dict(before)
+        monitor.on_train_start(trainer, module)
+    return monitor
+
+
+def _makes_one(trainer: pl.Trainer, reflow: KeepsState) -> bool:
+    """Whether a callback is the first that prunes and wants a default monitor, where no user has made one."""
+    pruning: list[KeepsState] = [each for each in callbacks_of(trainer) if isinstance(each, KeepsState)]
+    of_users = (*callbacks_of(trainer), *(each.monitor for each in pruning))
+    makers = [each for each in pruning if each.monitor is True]
+    return not any(isinstance(each, SignalMonitor) for each in of_users) and makers[:1] in ([reflow], [])
 
 
 def monitors_of(trainer: pl.Trainer) -> list[SignalMonitor]:
@@ -52,21 +57,21 @@ def monitors_of(trainer: pl.Trainer) -> list[SignalMonitor]:
     return list(dict.fromkeys(each for each in found if isinstance(each, SignalMonitor)))
 
 
-def show_event(trainer: pl.Trainer, event: PruneEvent, number: int = 1, is_last: bool = True) -> None:
+def show_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool = True) -> None:
     """Log a prune event, and have it in the heat maps of all monitors, the first of which chooses the curves.
 
     Args:
         trainer: The running trainer.
         event: The event.
-        number: Of the event in this training, from 1: of many, some have pictures.
-        is_last: No event is to come.
+        is_last: No event of the callback is to come: of many, the last and some others have pictures.
     """
-    monitors, with_pictures = monitors_of(trainer), has_pictures(number, is_last)
-    log_event(trainer, event, monitors[0].curves if monitors else FEW, with_pictures)
+    monitors = monitors_of(trainer)
     for monitor in monitors:
         monitor.history.add_event(event.step, event.signal)
-        if with_pictures:
-            monitor.show(trainer)
+    with_pictures = has_pictures(max((monitor.history.events for monitor in monitors), default=1), is_last)
+    log_event(trainer, event, monitors[0].curves if monitors else FEW, with_pictures)
+    for monitor in monitors if with_pictures else ():
+        monitor.show(trainer)
 
 
 def show_end(trainer: pl.Trainer, own: SignalMonitor | None) -> None:

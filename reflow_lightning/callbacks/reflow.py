@@ -155,7 +155,7 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.warn_of_no_effect(self.masks)
         self._course.judge.begin(trainer, self.pruner.reached)
         self._course.judge_round(trainer, trainer.global_step, trainer.current_epoch)  # of a checkpoint
-        self._curves = monitor_for(trainer, pl_module, self.monitor, self.pruner.forward, self._history_before())
+        self._curves = monitor_for(trainer, pl_module, self, self.pruner.forward)
         self._steps = Steps()
 
     def on_train_batch_start(
@@ -239,7 +239,7 @@ class Reflow(KeepsState, KeepsZeros):
         self._course.last = now  # ahead of the logs: if they fail, a checkpoint must know that this moment is over
         if target is not None:
             with together("logging the prune event"):
-                show_event(trainer, self.events[-1], len(self.events), target.is_last)
+                show_event(trainer, self.events[-1], target.is_last)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, target: Target, step: int) -> None:
         assert self._scope is not None  # since the training began

@@ -35,8 +35,9 @@ class KeepsState(ComesHome):
     pruner: Pruner
     schedule: Schedule
     _course: Course
+    monitor: bool | SignalMonitor
     _curves: SignalMonitor | None = None  # in this fit
-    _curves_before: dict[str, Any] | None = None  # of the checkpoint or the fit that is gone on from
+    _curves_before: dict[str, Any] | None = None  # of the checkpoint that is gone on from
 
     @property
     def completed(self) -> bool:
@@ -49,8 +50,8 @@ class KeepsState(ComesHome):
 
     @property
     def own_monitor(self) -> SignalMonitor | None:
-        """The monitor that it has in this training, which is none of the trainer's callbacks."""
-        return self._curves
+        """The monitor that it has, which is none of the trainer's callbacks: the user's, or one of its own."""
+        return self.monitor if isinstance(self.monitor, SignalMonitor) else self._curves
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -81,7 +82,8 @@ class KeepsState(ComesHome):
     def state_dict(self) -> dict[str, Any]:
         """Plain types only, so that torch loads it with ``weights_only=True``."""
         masks = None if self.pruner.masks is None else self.pruner.masks.state_dict()
-        curves = {} if self._curves is None else {"signal": self._curves.history.state_dict()}
+        monitor = self.own_monitor
+        curves = {} if monitor is None else {"signal": monitor.history.state_dict()}
         return {"format": FORMAT, "masks": masks, "arguments": self._arguments(), **self._course.state_dict(), **curves}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -95,15 +97,14 @@ class KeepsState(ComesHome):
         masks = None if state_dict["masks"] is None else Masks.from_state_dict(state_dict["masks"])
         self.pruner.bound.load(masks)
         self._course = course
-        self._curves, self._curves_before = None, state_dict.get("signal")  # which older versions did not save
+        self._curves_before = state_dict.get("signal")  # which older versions did not save
         if told := changes(state_dict.get("arguments", {}), self._arguments()):
             warn(f"Reflow goes on from a checkpoint with other arguments than it was saved with: {told}")
 
-    def _history_before(self) -> dict[str, Any] | None:
-        """What the heat map shows already, of the checkpoint or the fit before, whose monitor is let go."""
-        fit, self._curves = self._curves, None
+    def history_before(self) -> dict[str, Any] | None:
+        """What the heat map shows already, of the checkpoint that is gone on from; it is told once."""
         before, self._curves_before = self._curves_before, None
-        return before if fit is None else fit.history.state_dict()
+        return before
 
     def _return(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End with the last good round, if the last one was not."""

@@ -45,5 +45,8 @@ def _missing(content: Any, path: str = "") -> Iterator[str]:
     if isinstance(content, dict):
         for key, value in content.items():
             yield from _missing(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, list):
+        for place, value in enumerate(content):
+            yield from _missing(value, f"{path}.{place}")
     elif content == "???":
         yield path

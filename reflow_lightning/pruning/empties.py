@@ -79,10 +79,10 @@ def warn_of_empties(
         return
     empty = few((name for name in named if not kept[name]), what="layers")
     thin = few((f"{kept[n]} of {shapes[n].numel()} weights in {n}" for n in named if kept[n]), what="layers like that")
-    left = [f"no weight in {empty}"] if empty else []
-    left += [thin] if thin else []
+    left = [part for part in (f"no weight in {empty}" if empty else "", thin) if part]
     effect = "hardly any signal passes there, except through a shortcut"
-    text = f"sparsity={sparsity:.4g} leaves {', '.join(left)}: {effect}"
+    asked = f"{sparsity:.4g}" if sparsity < 0.9999 else sparsity
+    text = f"sparsity={asked} leaves {', and only '.join(left)}: {effect}"
     remedies: dict[str, Mapping[str, int]] = {}
     if (floor := _floor(scores, kept, found, floors_of, allocate)) is not None:
         remedies[f"min_kept={floor[0]:g}"] = floor[1]

@@ -25,7 +25,7 @@ _DIGITS = {  # (shift, width in bits) from the leading digit on
     torch.float64: ((53, 11), (42, 11), (31, 11), (20, 11), (10, 10), (0, 10)),
 }
 
-_PARTS = 7
+_PARTS = 6
 
 
 @dataclass(frozen=True)
@@ -110,25 +110,32 @@ def _digit(
 ) -> tuple[int, Tensor, Tensor]:
     """The largest digit for which enough keys have at least that digit, each tensor counting its floor or more.
 
-    It is sought between two of seven digits, and so on: processes exchange a few counts four times, where a bisection
-    would take eleven exchanges, and whole histograms would be a hundred times as large.
+    It is sought between two of six digits, and so on: processes exchange a few counts five times, where a bisection
+    would take eleven exchanges, and whole histograms would be a hundred times as large. How many are exchanged does
+    not depend on the counts, so that processes stay in step whatever they hold.
 
     Returns:
         The digit; how many keys of each tensor are above it, with those that were known to be; and how many have it.
     """
-    at_least = counts.flip(1).cumsum_(1).flip(1)
-    low, high, at_high = 0, counts.shape[1], torch.zeros_like(above)
+    at_least = torch.cat([counts.flip(1).cumsum_(1).flip(1), counts.new_zeros(len(counts), 1)], dim=1)
+    size = counts.shape[1]
+    low, width = 0, size  # the digit is one of so many from `low` on
     at_low: Tensor | None = None
-    while high - low > 1:
-        places = list(range(low, high, -(-(high - low) // _PARTS)))[1:]
+    at_high = torch.zeros_like(above)
+    while width > 1:
+        step = -(-width // _PARTS)
+        places = torch.arange(low, low + _PARTS * step, step)[at_low is not None :].clamp(max=size)
         found = everywhere(at_least[:, places], groups)
-        taken = int((torch.maximum(above[:, None] + found, floor[:, None]).sum(0) >= keep).sum())
-        if taken:
-            low, at_low = places[taken - 1], found[:, taken - 1]
-        if taken < len(places):
-            high, at_high = places[taken], found[:, taken]
-    if at_low is None:  # digit 0, also if not even that has enough
-        at_low = everywhere(at_least[:, 0], groups)
+        if at_low is None:
+            at_low, found, places = found[:, 0], found[:, 1:], places[1:]
+        enough = torch.maximum(above[:, None] + found, floor[:, None]).sum(0) >= keep
+        taken = int((enough & (places < size)).sum())
+        if taken:  # else it is digit 0, also if not even that has enough
+            low, at_low = low + step * taken, found[:, taken - 1]
+        if taken < _PARTS - 1:
+            at_high = found[:, taken]
+        width = step
+    assert at_low is not None
     return low, above + at_high, at_low - at_high
 
 

@@ -23,7 +23,7 @@ def as_call(of: type, arguments: Mapping[str, Any]) -> str:
     """
     written = []
     for name, parameter in inspect.signature(of).parameters.items():
-        value = arguments[name]
+        value = arguments.get(name, parameter.default)  # a subclass may take what it does not keep
         if value is not parameter.default and value != parameter.default:
             word = "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"{name}="
             written.append(f"{word}{shown(value)}")
@@ -37,7 +37,10 @@ def shown(value: Any) -> str:
         >>> shown(["a", shown]), shown(object())
         ("['a', shown]", '<object object>')
     """
-    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"<(?:function|bound method) (\S+).*?>(?!>)", r"\1", repr(value)))
+    if isinstance(name := getattr(value, "__qualname__", None), str):
+        return name
+    functions = re.sub(r"<function (\S+) at 0x[0-9a-f]+>", r"\1", repr(value))
+    return re.sub(r" at 0x[0-9a-f]+", "", functions)
 
 
 def as_texts(arguments: Mapping[str, Any]) -> dict[str, str]:

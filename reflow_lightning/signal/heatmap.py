@@ -47,7 +47,8 @@ class VarianceHistory:
 
     Attributes:
         columns: What is kept, in the order of the training.
-        seen: How many moments and events there were.
+        seen: How many moments and states of events there were.
+        events: How many prune events there were.
 
     Example:
         >>> history = VarianceHistory(most=4)
@@ -62,7 +63,7 @@ class VarianceHistory:
         self._most = most
         self._stride = 1
         self._moments = 0
-        self.seen = 0
+        self.seen = self.events = 0
 
     def add(self, step: int, variances: Mapping[str, float]) -> None:
         """Take in a moment of the training."""
@@ -87,6 +88,7 @@ class VarianceHistory:
             "variances": torch.tensor(found, dtype=torch.float32),
             "moments": self._moments,
             "stride": self._stride,
+            "events": self.events,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -104,10 +106,11 @@ class VarianceHistory:
             Column(step, {name: v for name, v in zip(state["layers"], values, strict=True) if v == v}, label)
             for step, label, values in rows
         ]
-        self._moments, self._stride = state["moments"], state["stride"]
+        self._moments, self._stride, self.events = state["moments"], state["stride"], state.get("events", 0)
 
     def add_event(self, step: int, signal: Mapping[str, SignalReport]) -> None:
         """Take in what a prune event measured, if it did: the network pruned and repaired, in the layers known here."""
+        self.events += 1
         known = layers_of([column for column in self.columns if not column.state])
         for state in ("pruned", "repaired"):
             if state in signal:

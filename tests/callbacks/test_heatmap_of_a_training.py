@@ -1,6 +1,7 @@
 """The heat map covers the whole training: over resumes, over several fits, and once for several callbacks."""
 
 import csv
+import pickle
 
 import pytest
 from helpers import Module, loader, trainer
@@ -76,13 +77,80 @@ def test_of_two_callbacks_that_prune_one_measures_and_shows_the_events_of_both(t
     assert [step for step, state in steps_of(first.own_monitor) if state] == [1, 1, 2, 2]
 
 
-def test_two_monitors_may_differ_in_what_they_measure(tmp_path):
-    fit(tmp_path, SignalMonitor(2, layers="net.0"), SignalMonitor(2, layers="net.9"))
+def test_who_measures_does_not_depend_on_the_order_nor_on_the_fit(tmp_path):
+    users = reflow(include="net.4.*", schedule=OneShot(step=2), monitor=SignalMonitor(2))
+    others = reflow(include="net.0.*", schedule=OneShot(step=1))
+    module = Module()
+    runner = fit(tmp_path, others, users, module=module)
+    assert others.own_monitor is None
+    runner.fit_loop.epoch_loop.max_steps = 8
+    runner.fit(module, loader())
+    assert others.own_monitor is None
+    assert [step for step, state in steps_of(users.monitor) if state] == [1, 1, 2, 2]
 
 
-def test_two_monitors_of_the_same_are_an_error():
-    with pytest.raises(ValueError, match="two SignalMonitor in one Trainer measure the same"):
-        trainer(SignalMonitor(2), SignalMonitor(2))
+class Tagged(SignalMonitor):
+    """A monitor with an argument of its own."""
+
+    def __init__(self, tag, **options):
+        super().__init__(**options)
+        self.tag = tag
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: (SignalMonitor(2, layers="net.0"), SignalMonitor(2, layers="net.9")),
+        lambda: (
+            SignalMonitor(2, forward=lambda module, batch: module(batch[0])),
+            SignalMonitor(2, forward=lambda module, batch: module(-batch[0])),
+        ),
+        lambda: (Tagged("a", every_n_steps=2), Tagged("b", every_n_steps=2)),
+    ],
+    ids=["layers", "forward", "subclass"],
+)
+def test_several_monitors_have_histories_of_their_own(made, tmp_path):
+    whole = made()
+    fit(tmp_path / "whole", *whole, steps=8)
+    fit(tmp_path / "first", *made()).save_checkpoint(tmp_path / "it.ckpt")
+    resumed = made()
+    fit(tmp_path / "second", *resumed, steps=8, checkpoint=tmp_path / "it.ckpt")
+    assert [steps_of(monitor) for monitor in resumed] == [steps_of(monitor) for monitor in whole]
+    assert set(layers_of(resumed[0].history.columns)) == set(layers_of(whole[0].history.columns))
+
+
+def test_a_monitor_resumes_though_it_measures_at_other_steps(tmp_path):
+    fit(tmp_path / "first", SignalMonitor(2)).save_checkpoint(tmp_path / "it.ckpt")
+    monitor = SignalMonitor(3)
+    fit(tmp_path / "second", monitor, steps=8, checkpoint=tmp_path / "it.ckpt")
+    assert [step for step, _ in steps_of(monitor)][:2] == [0, 2]
+
+
+@pytest.mark.parametrize("made", [lambda: SignalMonitor(2), lambda: reflow(schedule=OneShot(step=1))])
+def test_what_another_training_had_is_no_part_of_it(made, tmp_path):
+    fit(tmp_path / "dense", steps=3).save_checkpoint(tmp_path / "dense.ckpt")
+    callback = made()
+    fit(tmp_path / "first", callback)
+    fit(tmp_path / "second", callback, steps=8, checkpoint=tmp_path / "dense.ckpt")
+    monitor = callback if isinstance(callback, SignalMonitor) else callback.own_monitor
+    steps = [step for step, _ in steps_of(monitor)]
+    assert steps == sorted(steps)
+    assert min(steps) >= 3
+
+
+def test_a_validation_of_a_checkpoint_leaves_it(tmp_path):
+    callback, module = reflow(schedule=OneShot(step=1)), Module()
+    runner = fit(tmp_path, callback, module=module)
+    before = steps_of(callback.own_monitor)
+    runner.save_checkpoint(tmp_path / "it.ckpt")
+    runner.validate(module, loader(), ckpt_path=tmp_path / "it.ckpt", verbose=False, weights_only=False)
+    assert steps_of(callback.own_monitor) == before
+
+
+def test_a_monitor_can_be_sent_to_another_process_after_a_training(tmp_path):
+    monitor = SignalMonitor(2)
+    fit(tmp_path, monitor)
+    assert steps_of(pickle.loads(pickle.dumps(monitor))) == steps_of(monitor)
 
 
 def test_an_event_before_the_first_moment_shows_the_layers_of_the_monitor(tmp_path):
@@ -105,5 +173,11 @@ def test_of_many_events_some_have_pictures_and_all_are_in_the_tables(tmp_path):
     shown = [image.step for image in events.Images("activations/by_layer")]
     logged = [scalar.step for scalar in events.Scalars("sparsity/global")]
     assert shown == [*logged[:8], logged[15], logged[-1]]
+    again = trainer(
+        callback, logger=TensorBoardLogger(tmp_path / "again", name="", version=""), max_steps=4, max_epochs=-1
+    )
+    again.fit(Module(), loader())
+    others = EventAccumulator(str(tmp_path / "again"), size_guidance={"images": 0}).Reload()
+    assert len(others.Images("activations/by_layer")) == len(others.Scalars("sparsity/global")) > 2  # counted anew
     with (tmp_path / "signal.csv").open() as file:
         assert list(dict.fromkeys(int(row["step"]) for row in csv.DictReader(file))) == steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
@@ -25,8 +24,15 @@ def scores_of(criterion: Criterion, name: str, weight: Tensor) -> Tensor:
         Traceback (most recent call last):
         ValueError: criterion <lambda> gave NoneType for 'w': it must return one floating-point score a weight...
     """
-    _check_call(criterion)
-    scores: object = criterion(name, weight)
+    try:
+        scores: object = criterion(name, weight)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:  # raised within the criterion
+            raise
+        raise TypeError(
+            f"criterion {shown(criterion)} can't be called as criterion(name, weight), with a parameter's name and "
+            f"values ({error}): let it take these two"
+        ) from None
     if not _are_scores(scores, weight.shape):
         raise ValueError(
             f"criterion {shown(criterion)} gave {_what(scores)} for '{name}': "
@@ -73,15 +79,3 @@ def _are_scores(value: object, shape: torch.Size) -> TypeGuard[Tensor]:
 
 def _what(value: object) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _check_call(criterion: Criterion) -> None:
-    try:
-        inspect.signature(criterion).bind("name", "weight")
-    except ValueError:  # of what is not written in Python nothing is known
-        return
-    except TypeError as error:
-        raise TypeError(
-            f"criterion {shown(criterion)} can't be called as criterion(name, weight), with a parameter's name and "
-            f"values ({error}): let it take these two"
-        ) from None
