@@ -102,7 +102,7 @@ def loaded_elsewhere(size: str, folder: Path, ranks: list[dict[str, Any]]) -> st
     return f"{masks.sparsity:.4f} of the selected weights are zero, outputs differ by {differs:.0e}"
 
 
-def _large() -> dict[str, Any]:
+def _large(folder: str) -> dict[str, Any]:
     """Fifteen layers of 67 million weights in bfloat16, of which no process ever holds one whole."""
     with torch.device("meta"):
         layers: list[nn.Module] = [nn.Linear(8192, 8192, bias=False, dtype=torch.bfloat16) for _ in range(15)]
@@ -114,11 +114,10 @@ def _large() -> dict[str, Any]:
             parameter.to_local().normal_()
     weights = sum(p.numel() for p in model.parameters())
     here = sum(p.to_local().numel() * p.element_size() for p in model.parameters())
-    with tempfile.TemporaryDirectory() as folder:
-        masks, ranking = _measured(lambda: prune(model, SPARSITY))
-        state = {"state_dict": get_model_state_dict(model)}
-        _, saving = _measured(lambda: checkpoints.save(state, checkpoint_id=f"{folder}/parts"))
-        _, loading = _measured(lambda: checkpoints.load(state, checkpoint_id=f"{folder}/parts"))
+    masks, ranking = _measured(lambda: prune(model, SPARSITY))
+    state = {"state_dict": get_model_state_dict(model)}
+    _, saving = _measured(lambda: checkpoints.save(state, checkpoint_id=f"{folder}/parts"))
+    _, loading = _measured(lambda: checkpoints.load(state, checkpoint_id=f"{folder}/parts"))
     held = sum(mask.to_local().numel() for mask in masks.values())
     found = {"rank and mask": ranking, "save the network": saving, "load it": loading}
     return {"found": found, "weights": weights, "here": here, "masks": held, "sparsity": masks.sparsity}
@@ -150,7 +149,8 @@ def _row(size: str, world: int, step: str, sent: int, peak: int, weights: int) -
 
 def large_rows(world: int) -> dict[str, Any]:
     """A billion weights."""
-    ranks = together(world, _large)
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = together(world, _large, folder)
     assert all(abs(rank["sparsity"] - SPARSITY) < 1e-6 for rank in ranks)
     found = []
     for step in ranks[0]["found"]:
