@@ -52,7 +52,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session(venv_backend="uv")
 def oldest(session: nox.Session) -> None:
     """The fast tests on the oldest versions that pyproject.toml allows."""
-    session.install("--resolution", "lowest-direct", "-e", ".[test]", "lightning==2.4.0")  # uv passes over it otherwise
+    session.install("--resolution", "lowest-direct", "-e", ".[test]")
     session.run("pytest", *PARALLEL, *session.posargs)
 
 

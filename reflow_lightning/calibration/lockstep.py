@@ -16,7 +16,6 @@ from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.layers.rows import RowsWatch
 from reflow_lightning.running.compat.hooks import has_hooks
 from reflow_lightning.running.compat.torch import BatchNorm
-from reflow_lightning.running.describing import add_note
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import Call, in_type, watching, watching_inputs
@@ -171,7 +170,7 @@ class LockStep:
                 traces.restore()
             raise RunAnewError from error
         except Exception as error:
-            add_note(error, f"This was in batch {place}, on its way to layer '{name}'.")
+            error.add_note(f"This was in batch {place}, on its way to layer '{name}'.")
             raise
         if dense is None or own is None:
             return None

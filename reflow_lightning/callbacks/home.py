@@ -11,11 +11,10 @@ import os
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import lightning.pytorch as pl
-from typing_extensions import Self
 
 from reflow_lightning.running.compat.lightning import send_with_results
 

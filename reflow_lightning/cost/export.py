@@ -16,7 +16,6 @@ from torch.export import Dim, ExportedProgram
 
 from reflow_lightning.running.arguments import Example, Inputs, called, example_arguments, split, tensors_of
 from reflow_lightning.running.batches import device_of
-from reflow_lightning.running.describing import add_note
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.extras import remedy
 from reflow_lightning.running.files import write_whole
@@ -156,7 +155,7 @@ def _fixed(model: nn.Module, positional: Inputs, named: dict[str, Any]) -> Expor
         return torch.export.export(model, positional, named)
     except Exception as error:
         if "Cache" in str(error):
-            add_note(error, 'A language model puts out its cache: pass example_input={..., "use_cache": False}')
+            error.add_note('A language model puts out its cache: pass example_input={..., "use_cache": False}')
         raise
 
 

@@ -62,22 +62,3 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """
     differing = (name for name in now if name in before and before[name] != now[name])
     return ", ".join(f"{name}={now[name]}, not {before[name]}" for name in differing)
-
-
-def add_note(error: BaseException, text: str) -> None:
-    """Add a line to what an error says; Python 3.10, which knows no notes, has it in the message.
-
-    Args:
-        error: The error.
-        text: The line.
-
-    Example:
-        >>> error = ValueError("bad")
-        >>> add_note(error, "Try this.")
-        >>> getattr(error, "__notes__", error.args[0].splitlines()[1:])
-        ['Try this.']
-    """
-    if hasattr(error, "add_note"):
-        error.add_note(text)
-    elif len(error.args) == 1 and isinstance(error.args[0], str):
-        error.args = (f"{error.args[0]}\n{text}",)

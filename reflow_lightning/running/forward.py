@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reflow_lightning.running.describing import add_note
-
 Forward = Callable[[nn.Module, Any], Any]
 """``(model, batch) -> anything``: runs the model on a batch."""
 
@@ -84,7 +82,7 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
         refused = isinstance(error, TypeError) if arguments else not isinstance(inputs, Tensor)
         call = f"model({', '.join(f'{key}=...' for key in arguments) or 'inputs'})"
         if not refused and not isinstance(error, NotImplementedError):
-            add_note(error, f"This was the default forward, {call}; pass forward=... to run it otherwise")
+            error.add_note(f"This was the default forward, {call}; pass forward=... to run it otherwise")
             raise
         given = f"as {call}" if arguments else f"with a {type(inputs).__name__}"
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""

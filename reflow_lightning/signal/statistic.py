@@ -15,7 +15,7 @@ from reflow_lightning.running.processes import gather
 from reflow_lightning.running.world import world_size
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 Value = TypeVar("Value")
 Key = TypeVar("Key", bound=Hashable)
