@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from torch import Tensor
 from reflow_lightning.running.gathered import gather_tensors
 from reflow_lightning.running.processes import gather
 from reflow_lightning.running.world import world_size
-
-if TYPE_CHECKING:
-    from typing import Self
 
 Value = TypeVar("Value")
 Key = TypeVar("Key", bound=Hashable)
