@@ -47,7 +47,7 @@ def steps_trained(folder):
 
 def test_a_sweep_trains_once_for_all_its_sparsities(tmp_path):
     monitor = ("reflow.monitor={_target_: reflow_lightning.SignalMonitor, every_n_steps: 1}",)
-    command = ("-m", *SMALL, "epochs=3", "sparsity=0.5,0.8", "hydra.sweep.dir=sweep", *monitor)
+    command = ("-m", *SMALL, "logger=tensorboard", "epochs=3", "sparsity=0.5,0.8", "hydra.sweep.dir=sweep", *monitor)
     done = application(tmp_path, *command)
     assert done.status == 0, done.text
     assert steps_trained(tmp_path / "sweep" / "0") == list(range(12))
@@ -58,7 +58,7 @@ def test_a_sweep_trains_once_for_all_its_sparsities(tmp_path):
 
 
 def test_a_dense_training_of_its_own_is_shared_too(tmp_path):
-    overrides = ("epochs=0", "finetune_epochs=1", *PRETRAIN)
+    overrides = ("epochs=0", "finetune_epochs=1", "logger=tensorboard", *PRETRAIN)
     for job in ("sparsity=0.5", "sparsity=0.8"):
         alone, sharing = tmp_path / f"{job}alone", tmp_path / job
         alone.mkdir()
