@@ -30,8 +30,8 @@ from reflow_lightning.running.world import rejoin
 from reflow_lightning.signal.heatmap import VarianceHistory, plot_heatmap
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import learn_order, measure_signal
-from reflow_lightning.signal.metrics import ALONE, OF_RECTIFIERS, check_metrics
-from reflow_lightning.signal.report import SignalReport
+from reflow_lightning.signal.metrics import ALONE, check_metrics
+from reflow_lightning.signal.report import SignalReport, values_of
 
 HEATMAP = "activations/over_training"
 """What the picture of all layers over the training is called."""
@@ -91,8 +91,8 @@ class SignalMonitor(pl.Callback):
         self.curves = check_curves(curves)
         self.forward = forward
         self.history = VarianceHistory()
-        self._before: dict[str, Any] | None = None  # of the checkpoint that is gone on from
-        self._module: weakref.ref[pl.LightningModule] | None = None  # of which the history is
+        self._before: dict[str, Any] | None = None  # the history in the checkpoint that the next training resumes
+        self._module: weakref.ref[pl.LightningModule] | None = None  # the one that the history shows
         self._shown = self._place = 0
         self._last: int | None = None
         self._order: Order | None = None
@@ -134,9 +134,8 @@ class SignalMonitor(pl.Callback):
     @property
     def state_key(self) -> str:
         """Tells several monitors of a Trainer apart, by their places among its callbacks."""
-        monitors = [each for each in callbacks_checked() if type(each) is type(self)]
-        if any(each is self for each in monitors):  # a Trainer is being made
-            self._place = next(place for place, each in enumerate(monitors) if each is self)
+        monitors = [each for each in callbacks_checked() if type(each) is type(self)]  # while a Trainer is made
+        self._place = next((place for place, each in enumerate(monitors) if each is self), self._place)
         return state_key(self, place=self._place) if self._place else super().state_key
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,7 +147,7 @@ class SignalMonitor(pl.Callback):
         self._before = state_dict
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_module": None}  # no process can send what it does not hold
+        return self.__dict__ | {"_module": None}  # a weak reference can't be sent to another process
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -249,16 +248,3 @@ class SignalMonitor(pl.Callback):
             progress=False,
             told=self._told,
         )
-
-
-def values_of(report: SignalReport, metric: str) -> dict[str, float]:
-    """A metric of a monitor by layer, from input to output, where it was measured.
-
-    Example:
-        >>> from reflow_lightning.signal import LayerSignal
-        >>> values_of(SignalReport((LayerSignal("fc", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1), "dead")
-        {'fc': 0.25}
-    """
-    if (field := OF_RECTIFIERS.get(metric)) is not None:
-        return {row.layer: getattr(row, field) for row in report.rectifiers}
-    return {row.name: value for row in report.rows if (value := getattr(row, metric)) is not None}

@@ -20,10 +20,10 @@ _ALL = 8
 
 
 def has_pictures(number: int, is_last: bool) -> bool:
-    """Whether the pictures of a prune event are drawn, which takes about a second.
+    """Whether the pictures of a prune event are drawn.
 
-    Those of the first eight events are, those of the 16th, 32nd, 64th and so on, and those of the last one: a schedule
-    that prunes hundreds of times would draw for minutes.
+    The first eight events have pictures, then the 16th, the 32nd, the 64th and so on, and the last one. A schedule that
+    prunes hundreds of times would otherwise draw for minutes.
 
     Args:
         number: Of the event in this training, from 1.

@@ -71,7 +71,7 @@ class VarianceHistory:
             self.columns.append(Column(step, dict(variances)))
         self._moments += 1
         self.seen += 1
-        between = [column for column in self.columns if not column.state]
+        between = _moments(self.columns)
         if len(between) > self._most:
             kept = set(map(id, between[::2]))
             self.columns = [column for column in self.columns if column.state or id(column) in kept]
@@ -111,7 +111,7 @@ class VarianceHistory:
     def add_event(self, step: int, signal: Mapping[str, SignalReport]) -> None:
         """Take in what a prune event measured, if it did: the network pruned and repaired, in the layers known here."""
         self.events += 1
-        known = layers_of([column for column in self.columns if not column.state])
+        known = layers_of(_moments(self.columns))
         for state in ("pruned", "repaired"):
             if state in signal:
                 found = {name: v for name, v in signal[state].variances().items() if name in known or not known}
@@ -128,6 +128,11 @@ def layers_of(columns: Sequence[Column]) -> list[str]:
     return list(dict.fromkeys(name for column in columns for name in column.variances))
 
 
+def _moments(columns: Sequence[Column]) -> list[Column]:
+    """The columns between prune events."""
+    return [column for column in columns if not column.state]
+
+
 @styled
 def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
     """Draw the variance of every layer over a training, on a logarithmic scale of colours.
@@ -136,8 +141,8 @@ def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
     to be seen: so a collapse is a dark bar, and its repair is the end of it.
 
     Args:
-        columns: At least one. Shown are the layers of the moments, or those of prune events where there are no
-            moments; layers that a column lacks stay white in it.
+        columns: At least one. The picture shows the layers that moments have; without moments, those of the prune
+            events. A layer that a column lacks stays white in it.
         title: Heading.
 
     Returns:
@@ -155,9 +160,9 @@ def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
 
     if not columns:
         raise ValueError("columns is empty: pass at least one, as VarianceHistory has them")
-    names = layers_of([column for column in columns if not column.state]) or layers_of(columns)
+    names = layers_of(_moments(columns)) or layers_of(columns)
     if not names:
-        raise ValueError("columns have no layer: pass those of a training in which a layer was measured")
+        raise ValueError("columns name no layer: measure at least one layer before the heat map is drawn")
     edges = _edges(columns)
     values = [[max(column.variances.get(name, float("nan")), FLOOR) for column in columns] for name in names]
     figure = new_figure(6.0, max(3.2, 1.6 + 0.19 * min(len(names), 32)))

@@ -122,8 +122,8 @@ def plot_histograms(profiles: Mapping[str, SignalReport], layers: Sequence[str],
     missing = [layer for layer in layers if not all(layer in report.histograms for report in profiles.values())]
     if not layers or missing:
         raise ValueError(
-            f"layers={list(layers)} must name layers of which all reports have a histogram"
-            f"{f', {missing[0]!r} is none' if missing else ''}: measure with metrics=(..., 'histogram')"
+            f"layers={list(layers)} must name at least one layer, and every report needs a histogram of each"
+            f"{f': {missing[0]!r} has none' if missing else ''}; measure with metrics=(..., 'histogram')"
         )
     figure = new_figure(6.0, 0.9 + 1.5 * len(layers))
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reflow_lightning.signal.histogram import Histogram
 from reflow_lightning.signal.layer_entropy import LayerEntropy
+from reflow_lightning.signal.metrics import OF_RECTIFIERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,3 +180,16 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2e}" if column in ("mean", "variance", "total_variance") else f"{value:.3f}"
     return str(value)
+
+
+def values_of(report: SignalReport, metric: str) -> dict[str, float]:
+    """A metric of a monitor by layer, from input to output, where it was measured.
+
+    Example:
+        >>> from reflow_lightning.signal import LayerSignal
+        >>> values_of(SignalReport((LayerSignal("fc", 8, 0.0, 1.0, 1.0, dead=0.25),), batches=1), "dead")
+        {'fc': 0.25}
+    """
+    if (field := OF_RECTIFIERS.get(metric)) is not None:
+        return {row.layer: getattr(row, field) for row in report.rectifiers}
+    return {row.name: value for row in report.rows if (value := getattr(row, metric)) is not None}

@@ -66,7 +66,7 @@ def test_nothing_to_draw_is_an_error_that_says_what_to_pass():
     empty = SignalReport((), batches=1)
     with pytest.raises(ValueError, match="profiles have no layer: pass reports by label"):
         plot_profiles({"dense": empty})
-    with pytest.raises(ValueError, match="columns have no layer"):
+    with pytest.raises(ValueError, match="columns name no layer"):
         plot_heatmap([Column(0, {})])
-    with pytest.raises(ValueError, match=r"layers=\['fc'\] must name .*'fc' is none: measure with metrics"):
+    with pytest.raises(ValueError, match=r"layers=\['fc'\] must name .*'fc' has none; measure with metrics"):
         plot_histograms({"dense": empty}, ["fc"])

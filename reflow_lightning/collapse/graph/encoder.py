@@ -24,7 +24,9 @@ def encode(
     src_key_padding_mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """What a layer puts out in eval mode, in steps that a graph can have; its arguments are those of its forward pass.
+    """Compute the output of a layer in eval mode, in steps that a graph can hold.
+
+    The arguments are the same as in ``torch.nn.TransformerEncoderLayer.forward``.
 
     Example:
         >>> import torch
