@@ -39,8 +39,13 @@ def finish(work: Any) -> None:
 
 
 def missing() -> list[int]:
-    """The ranks that do not answer within `SECONDS`; rank zero if it kept the store through which they would."""
+    """The ranks that do not answer within `SECONDS`.
+
+    Rank zero may keep the store through which they answer. If it ends before it has answered, it is the one; if it ends
+    after that, it has waited as long as this process does, and those that had not answered by then are named.
+    """
     here, everybody = dist.get_rank(), range(dist.get_world_size())
+    absent = [0]
     try:
         store = default_store()
         store.set(_TROUBLE, "seen")
@@ -51,5 +56,5 @@ def missing() -> list[int]:
             if not absent or time.monotonic() > end:
                 return absent
             time.sleep(0.05)
-    except RuntimeError:  # it went with the process that kept it
-        return [0]
+    except RuntimeError:  # the store went with rank zero
+        return [0] if 0 in absent else absent

@@ -39,8 +39,9 @@ def test_a_llama_costs_what_is_counted_by_hand_its_shared_keys_and_values_too(at
     between = 2 * POSITIONS * WIDTH  # queries by keys, and their scores by values, of all heads
     block = projections + between + 3 * WIDTH * 40
     by_hand = POSITIONS * (2 * block + WIDTH * WORDS)
+    angles = POSITIONS * WIDTH // 4 // 2  # positions by frequencies: some versions write it as a matrix product
     cost = measure_cost(llama(attn_implementation=attention), batch())
-    assert cost.multiply_adds == by_hand
+    assert cost.multiply_adds in (by_hand, by_hand + angles)
     assert sum(layer.multiply_adds for layer in cost.layers) == by_hand - POSITIONS * 2 * between
     assert cost.uncounted == ()
 

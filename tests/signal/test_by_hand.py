@@ -37,6 +37,8 @@ def heard(activation):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_rectifier_of_transformers_is_heard_once_under_its_kind(name):
     activations = pytest.importorskip("transformers.activations")
+    if name not in activations.ACT2FN:
+        pytest.skip(f"this version of transformers has no {name}")
     assert heard(activations.ACT2FN[name]) == [("0", EXPECTED[name])]
 
 

@@ -57,6 +57,7 @@ class _Tracer(fx.Tracer):
             given = tuple(value if is_flag(value) else proxy for value, proxy in zip(values, proxies, strict=True))
             return called(partial(forward, root), dict(zip(names, given, strict=True)) if by_name else given)
 
+        run.__annotations__.clear()  # texts, due to the import above: as the type of an output, torch can't save one
         return run, [self.root, *inputs]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
