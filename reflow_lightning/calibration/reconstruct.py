@@ -18,6 +18,7 @@ from reflow_lightning.calibration.matching import match_moments
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair
 from reflow_lightning.calibration.solving import Chooser, not_zero, renormalise, solve
+from reflow_lightning.calibration.stale import warn_if_stale
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.order import forward_order
 from reflow_lightning.layers.padding import Padding
@@ -119,11 +120,14 @@ def fit(
     known, skipped = layers_to_repair(model)
     layers = {name: layer for name, layer in known.items() if layer.stages}
     unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
-    skipped |= dict.fromkeys(sorted(unsolved), "its inputs are not laid out")
+    for name in sorted(unsolved):
+        kind = type(model.get_submodule(name)).__name__
+        skipped[name] = f"there are no least squares for {kind}; a BatchNorm behind it is re-estimated all the same"
     skipped |= not_calibrated(model)
     dense = check_reference(model, layers, reference, done)
     with changing(model, [*layers, *norms_to_repair(model)], dense, done) as change:
         enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
+        warn_if_stale(dense, enough, forward, done)
         solved = reconstruct(model, layers, enough, forward, dense, how.ridge, how.held_bytes, chooser(dense))
         change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
         return change.calibration(batches, layers, skipped)

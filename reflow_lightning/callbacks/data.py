@@ -25,6 +25,12 @@ Source = CalibrationData | Recent
 """The same, or the last batches trained on."""
 
 
+def shown(value: Any) -> str:
+    """A value within a message: as it is written, or its type if that is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"a {type(value).__name__}"
+
+
 def check_calibration_data(data: Any) -> None:
     """Check what can be checked without a trainer.
 
@@ -34,8 +40,8 @@ def check_calibration_data(data: Any) -> None:
     known = data in ("train", "val", "recent") if isinstance(data, str) else callable(data)
     if not known and not (isinstance(data, DataLoader) or is_one(data, "LightningDataModule")):
         raise ValueError(
-            f"calibration_data={data!r} must be 'train', 'val', 'recent', a DataLoader, a LightningDataModule "
-            "or a callable that returns batches"
+            f"calibration_data={shown(data)} must be 'train', 'val', 'recent', a DataLoader, a LightningDataModule "
+            "or a callable that returns batches, such as lambda: batches"
         )
 
 

@@ -101,6 +101,8 @@ class Pruner:
         check_limit("calibration_batches", calibration_batches)
         if not isinstance(monitor, bool):
             raise ValueError(f"monitor={monitor!r} must be True or False")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed={seed!r} must be a whole number, such as 0")
         self.sparsity = sparsity
         self.steps = steps
         self.repair = repair

@@ -21,7 +21,8 @@ def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with the common overrides, the mean of each state, its standard deviation as ``<state>_std`` where there
-        are several seeds, their number as ``seeds``, and the jobs' names as ``job``.
+        are several seeds, their number as ``seeds``, and the jobs' names as ``job``. Of jobs with the same seed, as
+        of a sweep that was run twice, the last counts.
 
     Example:
         >>> jobs = [{"job": str(seed), "seed": seed, "sparsity": 0.9, "repaired": 0.7 + seed / 10} for seed in (0, 2)]
@@ -32,7 +33,7 @@ def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple((key, _exact(row[key])) for key in row if key not in _OF_JOB), []).append(row)
-    return [_mean(group) for group in groups.values()]
+    return [_mean(list({row.get("seed"): row for row in group}.values())) for group in groups.values()]
 
 
 def _exact(value: Any) -> Any:

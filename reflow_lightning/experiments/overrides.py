@@ -87,7 +87,8 @@ def _choices(override: Override) -> list[str]:
 def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
     """What is wrong with overrides among the arguments: unknown keys, choices or names, words for numbers, no plugin.
 
-    Additions (``+key=value``), deletions and Hydra's own keys are left to Hydra.
+    Additions (``+key=value``) are wrong where they look like a mistyped key; ``++key=value`` adds those, too. Deletions
+    and Hydra's own keys are left to Hydra.
 
     Args:
         arguments: Those of the command.
@@ -95,7 +96,9 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
 
     Example:
         >>> complaints(["sparcity=0.9"])
-        ["'sparcity' is no key; nearest: sparsity, reflow.sparsity; a new one needs a plus: +sparcity=..."]
+        ["'sparcity' is no key; nearest: sparsity, reflow.sparsity"]
+        >>> complaints(["+sparcity=0.9"])
+        ["'sparcity' is no key; nearest: sparsity, reflow.sparsity; ++sparcity=... adds it all the same"]
     """
     if any(map(_looks_elsewhere, arguments)):
         return []
@@ -104,10 +107,12 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         return []  # Hydra says so
     texts = [text for text in arguments if "=" in text and not text.startswith("-")]
     try:
-        overrides = [o for o in OverridesParser.create().parse_overrides(texts) if not (o.is_add() or o.is_delete())]
+        given = OverridesParser.create().parse_overrides(texts)
     except HydraException:
         return []  # Hydra says itself what it can't parse
-    if not overrides:
+    overrides = [o for o in given if not (o.is_add() or o.is_force_add() or o.is_delete())]
+    added = [o.key_or_group for o in given if o.is_add() and not set(o.key_or_group) & set("./@")]
+    if not overrides and not added:
         return []
     groups = config_groups(own)
     chosen = {o.key_or_group: _choices(o) for o in overrides if o.key_or_group in groups}
@@ -129,9 +134,14 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
     keys = dict.fromkeys(groups) | dict(_keys(cfg))
     names = [o.key_or_group for o in overrides]
     unknown = [
-        f"'{name}' is no key{nearest(name, keys)}; a new one needs a plus: +{name}=..."
+        f"'{name}' is no key{nearest(name, keys) or f'; a new one needs a plus: +{name}=...'}"
         for name in names
         if name not in keys and name.split(".")[0].split("/")[0] != "hydra"
+    ]
+    unknown += [
+        f"'{name}' is no key{near}; ++{name}=... adds it all the same"
+        for name in added
+        if name not in keys and (near := nearest(name, keys))
     ]
     idle = [f"{name}= has no meaning in a {config}: leave it out" for name in names if name in _NOT_IN.get(config, ())]
     if unknown or idle:

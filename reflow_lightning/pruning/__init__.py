@@ -34,6 +34,7 @@ from reflow_lightning.pruning.prune import make_masks, prune
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.pruning.select import select
 from reflow_lightning.pruning.spec import PruneSpec
+from reflow_lightning.running.forward import Forward
 
 __all__ = [
     "Allocation",
@@ -49,6 +50,7 @@ __all__ = [
     "EntropyShares",
     "Estimated",
     "Fisher",
+    "Forward",
     "KeptColumns",
     "Magnitude",
     "Masks",

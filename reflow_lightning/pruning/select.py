@@ -10,7 +10,7 @@ from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.storage import check_storage
 from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, listed, sources, unknown_weights, unprunable_weights
 from reflow_lightning.running.compat.torch import COMPILED
-from reflow_lightning.running.names import Patterns, as_patterns, instead, matches
+from reflow_lightning.running.names import Patterns, as_patterns, few, instead, matches
 from reflow_lightning.running.processes import warn
 
 
@@ -93,11 +93,11 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     for pattern in include:
         if not by_pattern[pattern] and pattern != "*":
             found = {name: why for name, why in unprunable.items() if matches([name], pattern)}
-            reason = f": {listed(found)}" if found else instead(pattern, names)
+            reason = f": {listed(found)}" if found else _instead(pattern, names, of_known)
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
         if not excluding[pattern] and not any(matches([name], pattern) for name in unprunable):
-            warn(f"exclude pattern '{pattern}' matches no prunable parameter{instead(pattern, names)}")
+            warn(f"exclude pattern '{pattern}' matches no prunable parameter{_instead(pattern, names, of_known)}")
     included = {name for pattern in include for name in by_pattern[pattern]}
     excluded = {name for pattern in exclude for name in excluding[pattern]}
     selected = {name: p for name, p in parameters.items() if name in included - excluded}
@@ -120,6 +120,11 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         remedy = "" if left.keys().isdisjoint(of_unknown) else UNKNOWN_REMEDY
         warn(f"left dense: {listed(left)}{remedy}; or say so with exclude")
     return selected
+
+
+def _instead(pattern: str, names: Iterable[str], prunable: Iterable[str]) -> str:
+    """What to write for a pattern that matches nothing: what is like it, else what there is."""
+    return instead(pattern, names) or f"; there are {few(prunable)}"
 
 
 def _sized(selected: dict[str, nn.Parameter]) -> Iterator[Tensor]:

@@ -88,6 +88,8 @@ class PruneSpec:
         Raises:
             ValueError: If it is outside [0, 1), or less than what the pattern prunes.
         """
+        if isinstance(sparsity, str):
+            raise ValueError(f"sparsity={sparsity!r} is a text: write a number, such as 0.9")
         if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
             raise ValueError(f"sparsity={sparsity!r} is outside [0, 1): 0.9 prunes 90 % of the selected weights")
         if self.pattern is not None and round(sparsity - Pattern.parse(self.pattern).sparsity, 9) < 0:

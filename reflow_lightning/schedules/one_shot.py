@@ -58,8 +58,8 @@ class OneShot:
             )
         if self.epoch is not None and length.epochs is not None and self.epoch >= length.epochs:
             raise ValueError(
-                f"OneShot(epoch={self.epoch}) lies beyond the last epoch, {length.epochs - 1}: "
-                "use a smaller epoch, or fraction=1.0 to prune after the last step"
+                f"OneShot(epoch={self.epoch}) lies beyond the last epoch, {length.epochs - 1}: they count "
+                "from 0; use a smaller epoch, or fraction=1.0 to prune after the last step"
             )
         if self.fraction and not length.known:
             raise ValueError(f"OneShot(fraction={self.fraction}) {UNKNOWN}, or use step or epoch")

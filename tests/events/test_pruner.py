@@ -73,6 +73,7 @@ def test_what_fails_on_another_model_leaves_the_masks_of_the_first():
         ({"pattern": "2:4"}, "sparsity=0.4 is below the 0.5 that pattern='2:4' prunes"),
         ({"calibration_batches": 0}, "calibration_batches=0 must be a whole number"),
         ({"monitor": "yes"}, "monitor='yes' must be True or False"),
+        ({"seed": "a"}, "seed='a' must be a whole number"),
     ],
 )
 def test_arguments_are_checked_at_once(options, text):

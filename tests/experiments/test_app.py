@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from helpers import zeros
-from scenarios.commands import application
+from scenarios.commands import application, application_afresh
 
 from reflow_lightning import Masks, __version__
 from reflow_lightning.experiments.classifier import Classifier
@@ -25,15 +22,6 @@ def run(folder, *arguments, expect=0):
     return done.text
 
 
-def run_afresh(folder, *arguments):
-    """The same, in an interpreter that starts from nothing."""
-    environment = os.environ | {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "reflow_lightning", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def only(paths):
     [path] = list(paths)
     return path
@@ -42,8 +30,9 @@ def only(paths):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    text = run_afresh(folder, *SMALL)
-    return only(folder.glob("outputs/*/*")), text
+    done = application_afresh(folder, *SMALL)
+    assert done.status == 0, done.text
+    return only(folder.glob("outputs/*/*")), done.text
 
 
 def test_everything_is_written_into_the_output_folder(small):

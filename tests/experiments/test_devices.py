@@ -1,12 +1,10 @@
 """Runs of the application on two devices, which are two processes on the CPU here."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from experiments.test_resume import SMALL, STOP, configuration, outcome, same
+from scenarios.commands import application
 
 from reflow_lightning.experiments.checkpoints import load_weights
 from reflow_lightning.experiments.experiment import run
@@ -14,21 +12,17 @@ from reflow_lightning.experiments.models.resnet import ResNet
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-
-
 SPREAD = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
 def command(folder, *arguments, how=TWO):
-    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    line = [sys.executable, "-m", "reflow_lightning", *SMALL, *how, *arguments]
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return application(folder, *SMALL, *how, *arguments)
 
 
 @pytest.mark.parametrize("how", [TWO, SPREAD])
 def test_a_run_trains_prunes_tests_and_reports_once(how, tmp_path):
     done = command(tmp_path, "epochs=2", "hydra.run.dir=out", how=how)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.status == 0, done.text
     assert done.stdout.count("results go to") == 1
     assert done.stdout.count("repaired") == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -38,13 +32,13 @@ def test_a_run_trains_prunes_tests_and_reports_once(how, tmp_path):
 
 @pytest.mark.parametrize("how", [TWO, SPREAD])
 def test_stopped_and_resumed_it_ends_like_one_that_never_stopped(how, tmp_path):
-    assert command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=alone", how=how).returncode == 0
+    assert command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=alone", how=how).status == 0
     (tmp_path / "stopping.py").write_text(STOP)
     stop = ("+callbacks.stop._target_=stopping.Stop", "+callbacks.stop.seed=1", "+callbacks.stop.signal=SIGTERM")
     first = command(tmp_path, "epochs=3", "seed=1", "hydra.run.dir=out", *stop, how=how)
-    assert first.returncode == 143, first.stdout + first.stderr
+    assert first.status == 143, first.text
     second = command(tmp_path, "epochs=3", "seed=1", "resume=true", "hydra.run.dir=out", how=how)
-    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.status == 0, second.text
     assert same(outcome(tmp_path / "out"), outcome(tmp_path / "alone"))
 
 
@@ -57,7 +51,7 @@ def test_without_training_calibration_and_tests_are_shared_out(tmp_path):
         "trainer.limit_test_batches=1.0",
     )
     done = command(tmp_path, *arguments, "hydra.run.dir=out")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.status == 0, done.text
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["calibration"]["batches"] == 2  # of both together
     (tmp_path / "alone").mkdir()
@@ -77,7 +71,7 @@ def test_spread_over_devices_a_network_comes_to_the_same_and_its_file_is_an_ordi
     )
     for name, how in (("ddp", TWO), ("fsdp", SPREAD)):
         done = command(tmp_path, *ways, "+pretrain.total_epochs=1", f"hydra.run.dir={name}", how=how)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.status == 0, done.text
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("ddp", "fsdp")]
     for stage in ("dense", "pruned", "repaired", "final"):
         spread, whole = (report["stages"][stage] for report in reports)

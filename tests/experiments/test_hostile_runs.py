@@ -4,14 +4,13 @@ import ctypes
 import json
 import os
 import resource
-import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from scenarios.commands import application
+from scenarios.commands import application, application_afresh
 
 from reflow_lightning import Masks
 from reflow_lightning.experiments.experiment import run
@@ -31,12 +30,8 @@ def launch(folder, *arguments, before=None):
 
 def launch_afresh(folder, *arguments, before):
     """The same, in an interpreter that starts from nothing, which takes away what `before` takes away."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
-    environment.pop("HYDRA_FULL_ERROR", None)
-    command = [sys.executable, "-m", "reflow_lightning", *arguments, *SMALL, *LIMITED]
-    options = {"capture_output": True, "text": True, "timeout": 300, "env": environment}
-    done = subprocess.run(command, cwd=folder, preexec_fn=before, **options)
-    return done.returncode, done.stdout + done.stderr
+    done = application_afresh(folder, *arguments, *SMALL, *LIMITED, before=before)
+    return done.status, done.text
 
 
 def files(folder):

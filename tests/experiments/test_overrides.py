@@ -60,6 +60,13 @@ def test_keys_of_the_chosen_group_count():
     assert complaints(["schedule=gradual", "schedule.begin=0.1"]) == []
 
 
+def test_an_addition_that_looks_like_a_mistyped_key_is_named():
+    [complaint] = complaints(["+sparcity=0.5"])
+    assert complaint.startswith("'sparcity' is no key; nearest: sparsity")
+    for fine in ("++sparcity=0.5", "+entirely_new=1", "+sparsity=0.5", "+callbacks.stop._target_=mine.Stop"):
+        assert complaints([fine]) == []
+
+
 def test_the_groups_are_those_of_the_folder():
     assert set(config_groups()) == {
         *("callbacks", "data", "debug", "experiment", "launcher", "logger", "model", "module", "optimizer", "paths"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from scenarios.datasets import make_cifar10, make_har, make_imagenet, make_sst2, make_trec
 
 from reflow_lightning.experiments.experiment import run
@@ -15,7 +16,10 @@ from reflow_lightning.experiments.models.resnet import ResNet
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-QUICK = ("cifar10_resnet20", "cifar10_resnet32_2to4", "globalmp_fastgrnn_9_8", "globalmp_resnet32_90")
+QUICK = ("cifar10_resnet20", "cifar10_resnet32_2to4", "globalmp_fastgrnn_9_8", "globalmp_resnet32_95")
+SPARSITY = r"_(\d\d(_\d+)?|\d_\d)(?=_mt$|$)"
+FAMILIES = {re.sub(SPARSITY, "", name): name for name in EXPERIMENTS}
+"""The sparsest of the experiments that differ in numbers alone, by the name that they share."""
 PUBLISHED = {  # every row of the tables of arXiv 2209.14624
     "globalmp_wrn28_8_90": 0.9630,
     "globalmp_wrn28_8_95": 0.9616,
@@ -89,7 +93,8 @@ def no_download(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "experiment", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
+    "experiment",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES.values()],
 )
 @pytest.mark.filterwarnings("ignore:.*leaves no weight in", "ignore:.*batches instead of", "ignore:.*schedule.*")
 def test_it_runs_from_end_to_end(experiment, data, tmp_path, no_download):
@@ -102,6 +107,23 @@ def test_it_runs_from_end_to_end(experiment, data, tmp_path, no_download):
     assert ("final" in report["stages"]) == (bool(cfg.train and cfg.finetune_epochs) or gradual)
     assert report["paper"] == cfg.paper
     assert report["cost"]["effective"] < report["cost"]["multiply_adds"]
+
+
+@pytest.mark.parametrize("experiment", sorted(set(EXPERIMENTS) - set(FAMILIES.values())))
+def test_it_differs_in_numbers_alone_from_the_one_of_its_family_that_is_run(experiment):
+    both = [experiment, FAMILIES[re.sub(SPARSITY, "", experiment)]]
+    here, there = (settings(OmegaConf.to_container(composed(name), resolve=False)) for name in both)
+    assert here.keys() == there.keys()
+    differing = [key for key in here if here[key] != there[key]]
+    assert ".sparsity" in differing
+    assert all(type(value[key]) in (int, float) for value in (here, there) for key in differing)
+
+
+def settings(config, above=""):
+    """The values of a configuration, by their whole names."""
+    if not isinstance(config, dict):
+        return {above: config}
+    return {key: value for name, inner in config.items() for key, value in settings(inner, f"{above}.{name}").items()}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -230,7 +230,7 @@ def test_a_public_resnet_goes_sparser_for_a_larger_drop(real_data):
     data.setup()
     net = ResNet(3)
     load_weights(net, real_data / "weights" / "resnet20-12fca82f.th")
-    images, classes = zip(*(data.splits["test"][i] for i in range(1000)), strict=True)
+    images, classes = zip(*(data.splits["test"][i] for i in range(400)), strict=True)
     images, classes = torch.stack(images), torch.tensor(classes)
 
     @torch.no_grad()
@@ -239,7 +239,7 @@ def test_a_public_resnet_goes_sparser_for_a_larger_drop(real_data):
 
     found = []
     for max_drop in (0.01, 0.05):
-        result = find_sparsity(net, data.calibration_dataloader(), accuracy, max_drop=max_drop, max_batches=5)
+        result = find_sparsity(net, data.calibration_dataloader(), accuracy, max_drop=max_drop, max_batches=2)
         assert result.score >= result.dense_score - max_drop - 1e-6
         found.append(result.sparsity)
         result.undo()

@@ -1,13 +1,10 @@
 """Jobs of a sweep that differ only after the first pruning share what comes before, and end as without that."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from experiments.test_resume import PRETRAIN, SMALL, configuration, outcome, same
-from scenarios.commands import application
+from scenarios.commands import application, application_afresh
 
 from reflow_lightning.experiments.experiment import run
 from reflow_lightning.experiments.sharing import dense_key
@@ -72,10 +69,8 @@ def test_a_dense_training_of_its_own_is_shared_too(tmp_path):
 @pytest.mark.slow
 def test_jobs_that_run_at_once_do_not_disturb_each_other(tmp_path):
     line = ("-m", *SMALL, "epochs=2", "sparsity=0.5,0.7", "launcher=joblib", "hydra.launcher.n_jobs=2")
-    command = [sys.executable, "-m", "reflow_lightning", *line, "hydra.sweep.dir=sweep"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = application_afresh(tmp_path, *line, "hydra.sweep.dir=sweep")
+    assert done.status == 0, done.text
     assert len(list((tmp_path / "sweep" / "dense").iterdir())) == 1
 
 

@@ -128,6 +128,14 @@ def test_seeds_are_one_line_with_mean_and_deviation(seeds):
     assert {text.get_text() for text in axes.texts} == {"dense", "pruned", "repaired"}
 
 
+def test_a_seed_that_was_run_twice_counts_once(seeds):
+    rows = collect(seeds)
+    again = [dict(row, job=f"again/{row['job']}", repaired=0.5) for row in rows if row["seed"] == "0"]
+    for row in over_seeds([*rows, *again]):
+        assert row["seeds"] == 2
+        assert "again" in row["job"]  # the last counts
+
+
 def test_the_page_needs_no_other_file_and_holds_means_jobs_and_the_last_lines_of_a_failure(seeds):
     job(seeds, 4, ["sparsity=2", "seed=0"])
     (seeds / "4" / "error.txt").write_text("ValueError: <2> is outside\n\nTraceback\n  the very line\n")

@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from scenarios.commands import application, application_afresh, start_application
 
 from reflow_lightning.experiments.overrides import complaints, config_groups
 from reflow_lightning.experiments.results import fingerprint, note_error, read_finished, write_report
@@ -26,18 +23,10 @@ PLUGINS = {
 }
 
 
-def start(folder, *arguments):
-    environment = os.environ | {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "reflow_lightning", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
-
-
-def run(folder, *arguments, expect=0):
-    process = start(folder, *arguments)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == expect, text
-    return text
+def run(folder, *arguments, expect=0, how=application):
+    done = how(folder, *arguments)
+    assert done.status == expect, done.text
+    return done.text
 
 
 def summary(folder):
@@ -127,12 +116,12 @@ def test_a_sweep_started_again_skips_what_is_finished_and_tries_again_what_faile
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     command = ("sweep=grid", "model=resnet20", "sparsity=0.5,0.9", *SMALL)
     folder = tmp_path / "multirun" / "grid"
-    process = start(tmp_path, *command)
+    running = start_application(tmp_path, *command)
     while not (folder / "1" / "report.json").exists():
-        assert process.poll() is None, process.communicate()
+        assert running.process.is_alive(), running.finish()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    running.process.kill()
+    running.finish()
     assert not (folder / "3" / "report.json").exists()
     text = run(tmp_path, *command)
     assert [f"{folder / str(job)} holds the result" in text for job in range(4)] == [True, True, False, False]
@@ -143,7 +132,8 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 def test_joblib_runs_jobs_at_the_same_time_and_goes_on_after_a_failed_one(tmp_path):
     pytest.importorskip(PLUGINS["joblib"])
-    text = run(tmp_path, "-m", "sparsity=1.5,0.5,0.9", "launcher=joblib", "hydra.launcher.n_jobs=2", *SMALL, expect=1)
+    command = ("-m", "sparsity=1.5,0.5,0.9", "launcher=joblib", "hydra.launcher.n_jobs=2", *SMALL)
+    text = run(tmp_path, *command, expect=1, how=application_afresh)
     assert "3 jobs, 1 failed: 0" in text
     [folder] = tmp_path.glob("multirun/*/*")
     assert [row["status"] for row in summary(folder)] == ["failed", "done", "done"]
@@ -153,7 +143,8 @@ def test_joblib_runs_jobs_at_the_same_time_and_goes_on_after_a_failed_one(tmp_pa
 def test_submitit_keeps_the_results_beside_a_job_that_was_killed(tmp_path):
     pytest.importorskip(PLUGINS["submitit_local"])
     ends = "+callbacks.end._target_=lightning.pytorch.Callback,os.abort"
-    text = run(tmp_path, "sweep=sparsity", "sparsity=0.5", ends, "launcher=submitit_local", *SMALL, expect=1)
+    command = ("sweep=sparsity", "sparsity=0.5", ends, "launcher=submitit_local", *SMALL)
+    text = run(tmp_path, *command, expect=1, how=application_afresh)
     assert "2 jobs, 1 failed: 1" in text
     done, killed = summary(tmp_path / "multirun" / "sparsity")
     assert (done["status"], killed["status"]) == ("done", "failed")

@@ -53,6 +53,11 @@ def test_an_include_pattern_without_match_is_an_error_that_names_the_nearest():
         select(small_net(), include="9.wieght")
 
 
+def test_a_pattern_that_is_like_no_name_is_answered_with_what_there_is():
+    with pytest.raises(ValueError, match=r"matches no prunable parameter; there are 0.weight, 4.weight, 9.weight"):
+        select(small_net(), include="*.convolution")
+
+
 def test_an_exclude_pattern_without_match_is_a_warning():
     with pytest.warns(UserWarning, match="'head.*' matches no prunable"):
         select(small_net(), exclude="head.*")

@@ -3,7 +3,8 @@
 A fresh interpreter spends most of its time importing torch and Lightning. Here one process imports them, does nothing
 else, and every command is run in a copy of it: with its own folder, environment, output and exit status.
 
-What is about the start itself (an import that prints, a capability that a new process lacks) needs a fresh interpreter.
+What is about the start itself (an import that prints, a capability that a new process lacks) needs a fresh interpreter,
+and so do the workers of joblib, which live until an interpreter ends.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from scenarios.processes import IMPORTED
 
@@ -35,14 +39,49 @@ class Done:
         return self.stdout + self.stderr
 
 
+@dataclass(frozen=True)
+class Running:
+    """A command that has been started."""
+
+    process: BaseProcess
+    outputs: TemporaryDirectory[str]
+
+    def finish(self) -> Done:
+        """Wait for its end.
+
+        Raises:
+            TimeoutError: If it takes too long; it is killed then.
+        """
+        with self.outputs as folder:
+            self.process.join(_SECONDS)
+            if self.process.exitcode is None:
+                self.process.kill()
+                raise TimeoutError(f"a command did not end in {_SECONDS} seconds")
+            texts = [(Path(folder) / name).read_text() for name in ("1", "2")]
+            return Done(self.process.exitcode, *texts)
+
+
 def application(folder: Path, *arguments: str, before: Callable[[], object] | None = None) -> Done:
     """Run ``python -m reflow_lightning`` in a folder; `before` is called first, and can be pickled."""
-    return _run(_module, ("reflow_lightning", *arguments), folder, before)
+    return _start(_module, ("reflow_lightning", *arguments), folder, before).finish()
+
+
+def start_application(folder: Path, *arguments: str) -> Running:
+    """The same, without waiting for its end."""
+    return _start(_module, ("reflow_lightning", *arguments), folder)
+
+
+def application_afresh(folder: Path, *arguments: str, before: Callable[[], object] | None = None) -> Done:
+    """The same as `application`, in an interpreter that starts from nothing."""
+    command = [sys.executable, "-m", "reflow_lightning", *arguments]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": _SECONDS, "env": _variables()}
+    done = subprocess.run(command, cwd=folder, preexec_fn=before, **options)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def program(text: str, folder: Path) -> Done:
     """Run a program, given as its text, in a folder."""
-    return _run(_text, (text,), folder, None)
+    return _start(_text, (text,), folder).finish()
 
 
 def _module(name: str, *arguments: str) -> None:
@@ -55,21 +94,22 @@ def _text(text: str) -> None:
     exec(compile(text, "<program>", "exec"), {"__name__": "__main__"})
 
 
-def _run(main: Callable[..., None], given: Sequence[str], folder: Path, before: Callable[[], object] | None) -> Done:
+def _start(
+    main: Callable[..., None],
+    given: Sequence[str],
+    folder: Path,
+    before: Callable[[], object] | None = None,
+) -> Running:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
-    with TemporaryDirectory() as outputs:
-        process = context.Process(target=_begin, args=(main, given, folder, _environment(), Path(outputs), before))
-        process.start()
-        process.join(_SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"{given} did not end in {_SECONDS} seconds")
-        texts = [(Path(outputs) / name).read_text() for name in ("1", "2")]
-        return Done(process.exitcode, *texts)
+    outputs = TemporaryDirectory()
+    arguments = (main, given, folder, _variables(), Path(outputs.name), before)
+    process = context.Process(target=_begin, args=arguments)
+    process.start()
+    return Running(process, outputs)
 
 
-def _environment() -> dict[str, str]:
+def _variables() -> dict[str, str]:
     environment = os.environ | {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("HYDRA_FULL_ERROR", None)
     return environment
@@ -89,6 +129,7 @@ def _begin(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as with `python -m` and `python -c`
     if before is not None:
         before()
     main(*given)

@@ -60,6 +60,10 @@ class _Tracer(fx.Tracer):
         run.__annotations__.clear()  # texts, due to the import above: as the type of an output, torch can't save one
         return run, [self.root, *inputs]
 
+    def create_arg(self, a: Any) -> Any:
+        """A number of NumPy as one of Python: the code of a graph knows no NumPy."""
+        return super().create_arg(a.item() if type(a).__module__ == "numpy" and not getattr(a, "ndim", 1) else a)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.opaque or is_known(m):
             return True

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from scenarios.wrecked import build, inputs_for, same
@@ -145,3 +146,18 @@ def test_masks_and_parametrizations_are_carried_out_in_the_copy_only():
     assert torch.equal(model(X), expected)
     assert prune.is_pruned(model)
     assert nn.utils.parametrize.is_parametrized(model[1])
+
+
+class Scaled(nn.Module):
+    """Divides by a number of NumPy, as an annealed temperature is."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = np.float64(0.5)
+
+    def forward(self, x):
+        return x / self.temperature
+
+
+def test_a_number_of_numpy_is_one_of_python_in_the_graph():
+    assert torch.equal(trace(Scaled())(X), X / 0.5)
