@@ -26,12 +26,13 @@ than the running averages follow.
 """
 
 _COMPARED = 2  # batches whose outputs are compared
+_FEW = 10  # batches in training, after which a running average still holds a third of its initial values
 
 
 def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, done: str) -> None:
     """Warn that layers will be fitted to outputs that the dense network gives with stale statistics only.
 
-    A network that has seen no batch yet has nothing to follow, stale or not.
+    A network that has seen hardly a batch has nothing to follow, stale or not.
 
     Args:
         dense: The dense network, in eval mode; it is left unchanged.
@@ -39,9 +40,7 @@ def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, do
         forward: Runs a network on a batch.
         done: What is done to the layers, in words.
     """
-    if not any(layer.get_buffer("running_mean").any() for layer in batchnorm_layers(dense).values()):
-        return
-    moved = staleness(dense, batches, forward)
+    moved = staleness(dense, batches, forward) if _has_learnt(dense) else 0.0
     if moved > STALE:
         warn(
             f"fresh BatchNorm statistics would move the dense network's outputs by {moved:.0%} of their spread: its "
@@ -80,6 +79,13 @@ def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> flo
     spread = sum(float((values - values.mean(0)).square().sum()) for values in fresh)
     moved, spread = (sum(parts) for parts in zip(*gather((moved, spread)), strict=True))
     return (moved / spread) ** 0.5 if spread else 0.0
+
+
+def _has_learnt(model: nn.Module) -> bool:
+    """Whether the statistics are of more than a few batches; some weights do not say of how many."""
+    layers = batchnorm_layers(model).values()
+    seen = max((int(n) for layer in layers if (n := layer.num_batches_tracked) is not None), default=0)
+    return seen >= _FEW if seen else any(bool(layer.get_buffer("running_mean").any()) for layer in layers)
 
 
 def _values(output: Any) -> Tensor:

@@ -133,7 +133,7 @@ class Batches:
 
     Raises:
         ValueError: If ``max_batches`` is less than 1, or when an iterator is asked for a second pass.
-        TypeError: If ``batches`` is a single tensor.
+        TypeError: If ``batches`` is a single tensor, or can't be iterated over.
 
     Example:
         >>> list(Batches([torch.ones(1), torch.ones(1)], 1, torch.device("cpu"), task="looking"))
@@ -146,6 +146,8 @@ class Batches:
         check_limit("max_batches", max_batches, least=1 if world_size() == 1 else 0)
         if isinstance(batches, Tensor):
             raise TypeError(f"batches is a tensor of shape {tuple(batches.shape)}: pass a loader or a list, [tensor]")
+        if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+            raise TypeError(f"batches is a {type(batches).__name__}: pass a loader or a list of batches")
         self.batches, self.device, self.task, self.progress = batches, device, task, progress
         self.auto = max_batches == "auto"
         self.max_batches = share(MOST_BATCHES) if max_batches == "auto" else max_batches

@@ -61,6 +61,11 @@ def test_a_single_tensor_is_an_error():
         Batches(torch.ones(3, 2), 1, CPU, task="")
 
 
+def test_what_gives_no_batches_is_an_error():
+    with pytest.raises(TypeError, match="batches is a NoneType: pass a loader or a list of batches"):
+        Batches(None, 1, CPU, task="")
+
+
 def test_an_empty_loader_is_an_error():
     batches = Batches([], 5, CPU, task="calibration")
     assert list(batches) == []
