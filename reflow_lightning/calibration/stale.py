@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration.batchnorm import population_statistics, write_statistics
+from reflow_lightning.calibration.drift.check import is_trained
 from reflow_lightning.layers.statistics import batchnorm_layers
 from reflow_lightning.running.arguments import tensors_of
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.outputs import logits_of
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import is_spread
@@ -25,8 +27,8 @@ Well-trained networks are at a tenth and below. Early in a training, and with a 
 than the running averages follow.
 """
 
-_COMPARED = 2  # batches whose outputs are compared
-_FEW = 10  # batches in training, after which a running average still holds a third of its initial values
+_READ, _COMPARED = 10, 2  # calibration batches for the fresh statistics, and those whose outputs are compared
+_BEGUN = 10  # batches seen in training; before, running averages mostly hold their initial values
 
 
 def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, done: str) -> None:
@@ -40,7 +42,7 @@ def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, do
         forward: Runs a network on a batch.
         done: What is done to the layers, in words.
     """
-    moved = staleness(dense, batches, forward) if _has_learnt(dense) else 0.0
+    moved = staleness(dense, batches, forward) if is_trained(dense, _BEGUN) else 0.0
     if moved > STALE:
         warn(
             f"fresh BatchNorm statistics would move the dense network's outputs by {moved:.0%} of their spread: its "
@@ -54,7 +56,8 @@ def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, do
 def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> float:
     """How far fresh BatchNorm statistics move the outputs of a network, over the spread of these outputs.
 
-    Zero without BatchNorm, of outputs without a spread, and of networks that are spread over processes.
+    It takes a forward pass of each of the first ten batches. The result is zero without BatchNorm, where the outputs
+    have no spread, and for networks whose parameters are spread over processes.
 
     Example:
         >>> from reflow_lightning.running.forward import default_forward
@@ -65,12 +68,18 @@ def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> flo
     layers = batchnorm_layers(dense)
     if not layers or is_spread(dense):
         return 0.0
-    compared = list(islice(batches, _COMPARED))
-    stored = [_values(forward(dense, batch)) for batch in compared]
+    first = list(islice(batches, _READ))
     before = Snapshot.of_buffers(layers.values())
+
+    def outputs() -> list[Tensor]:
+        with isolated_rng():  # so that a forward pass that draws numbers draws the same ones again
+            return [_values(forward(dense, batch)) for batch in first[:_COMPARED]]
+
     try:
-        write_statistics(dense, population_statistics(dense, batches, forward, layers), layers)
-        fresh = [_values(forward(dense, batch)) for batch in compared]
+        stored = outputs()
+        with isolated_rng():
+            write_statistics(dense, population_statistics(dense, first, forward, layers), layers)
+        fresh = outputs()
     except ValueError:  # of batches that allow no statistics, which the repair itself says
         return 0.0
     finally:
@@ -81,14 +90,7 @@ def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> flo
     return (moved / spread) ** 0.5 if spread else 0.0
 
 
-def _has_learnt(model: nn.Module) -> bool:
-    """Whether the statistics are of more than a few batches; some weights do not say of how many."""
-    layers = batchnorm_layers(model).values()
-    seen = max((int(n) for layer in layers if (n := layer.num_batches_tracked) is not None), default=0)
-    return seen >= _FEW if seen else any(bool(layer.get_buffer("running_mean").any()) for layer in layers)
-
-
 def _values(output: Any) -> Tensor:
-    """The numbers of an output, with a row for each sample where all its parts have as many."""
+    """The first tensor of numbers in an output; a single zero if there is none."""
     found = [tensor.float() for tensor in tensors_of(logits_of(output)) if tensor.is_floating_point() and tensor.ndim]
     return found[0] if found else torch.zeros(1)

@@ -141,8 +141,8 @@ def plot_heatmap(columns: Sequence[Column], title: str | None = None) -> Figure:
     to be seen: so a collapse is a dark bar, and its repair is the end of it.
 
     Args:
-        columns: At least one. The picture shows the layers that moments have; without moments, those of the prune
-            events. A layer that a column lacks stays white in it.
+        columns: One or more. The rows of the picture are the layers that were measured between prune events. If there
+            are prune events alone, the rows are their layers. A layer is white where a column did not measure it.
         title: Heading.
 
     Returns:

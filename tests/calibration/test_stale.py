@@ -14,7 +14,7 @@ def young():
     """A network after one epoch at a high learning rate, and its loader."""
     blocks = [layer for inputs in (16, 64) for layer in (nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.ReLU())]
     model = nn.Sequential(*blocks, nn.Linear(64, 1))
-    inputs = 3 + 2 * torch.randn(512, 16)
+    inputs = 3 + 2 * torch.randn(320, 16)
     loader = list(zip(inputs.split(32), (inputs[:, :1] * inputs[:, 1:2] / 5).split(32), strict=True))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for batch, target in loader:
@@ -42,6 +42,14 @@ def test_a_repair_that_follows_stale_statistics_says_so(young, repair):
     model, loader = young
     with pytest.warns(UserWarning, match=r"its running averages lag behind its weights.*repair='auto'"):
         Pruner(0.5, repair=repair).apply(copy.deepcopy(model), loader)
+
+
+def test_a_forward_pass_that_draws_numbers_draws_the_same_ones_again(young):
+    model, loader = young
+    calibrate(model.eval(), loader, repair="batchnorm")
+    state = torch.get_rng_state()
+    assert staleness(model, loader, lambda net, batch: net(batch[0]) + 9 * torch.randn(1)) < 0.05
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("repair", ["auto", "moments", "batchnorm"])

@@ -150,11 +150,15 @@ def population_drift(model: nn.Module, population: Population) -> DriftReport:
     return DriftReport(judged(rows, explained=False, skewed=False), (), population.batches)
 
 
-def is_trained(model: nn.Module) -> bool:
+def is_trained(model: nn.Module, least: int = SEEN) -> bool:
     """Whether the stored statistics tell of training data.
 
     Those of a network that has seen few batches are still near where they began, or lag behind its weights. Some
     published weights do not say how many it has seen.
+
+    Args:
+        model: Any module.
+        least: The number of batches that it must have seen, where it says how many.
 
     Example:
         >>> is_trained(nn.BatchNorm1d(4))
@@ -163,7 +167,7 @@ def is_trained(model: nn.Module) -> bool:
     layers = [layer for layer in batchnorm_layers(model).values() if not is_lazy(layer.get_buffer("running_mean"))]
     seen = max((int(n) for layer in layers if (n := layer.num_batches_tracked) is not None), default=0)
     if seen:
-        return seen >= SEEN
+        return seen >= least
     return any(bool(layer.get_buffer("running_mean").any()) for layer in layers)
 
 
