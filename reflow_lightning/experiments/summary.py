@@ -64,6 +64,40 @@ def _results(report: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
+def with_defaults(rows: Sequence[Mapping[str, Any]], jobs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of jobs that got different overrides, each with its own value of every key that one of them overrides.
+
+    Args:
+        rows: See `collect`.
+        jobs: The folder of each.
+    """
+    overridden = {
+        key: None for row in rows for key in row if key not in ("job", "status", "sparsity", "seconds", *RESULTS)
+    }
+    found = []
+    for row, job in zip(rows, jobs, strict=True):
+        lacking = [key for key in overridden if key not in row]
+        found.append(dict(row) | (_configured(job, lacking) if lacking else {}))
+    return found
+
+
+def _configured(job: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """What a job's configuration has for some keys, written as an override would be."""
+    config, of_hydra = (job / ".hydra" / f"{name}.yaml" for name in ("config", "hydra"))
+    if not (config.exists() and of_hydra.exists()):
+        return {}
+    choices = OmegaConf.load(of_hydra).hydra.runtime.choices
+    values = OmegaConf.load(config)
+    found = {}
+    for key in keys:
+        name = key.lstrip("+~")
+        value = choices[name] if name in choices else OmegaConf.select(values, name, throw_on_missing=False)
+        if value is not None:
+            plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            found[key] = plain if isinstance(plain, str) else json.dumps(plain).replace('"', "").replace(", ", ",")
+    return found
+
+
 def summarise(*folders: Path, into: Path | None = None) -> list[str]:
     """Write ``summary.csv``, ``summary.png`` and ``summary.html`` of sweeps or runs, and print how their jobs ended.
 
@@ -83,6 +117,7 @@ def summarise(*folders: Path, into: Path | None = None) -> list[str]:
             row["job"] = f"{job.parent.name}/{job.name}"
     if not rows:
         return []
+    rows = with_defaults(rows, jobs)
     keys = list({key: None for row in rows for key in row if key not in RESULTS})
     with (into / "summary.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=[*keys, *(k for k in RESULTS if any(k in row for row in rows))])

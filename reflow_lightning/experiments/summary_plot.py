@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from reflow_lightning.experiments.grouping import RESULTS, STATES, Row, over_seeds
@@ -78,8 +79,12 @@ def _plot_lines(rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> Fig
             if points:
                 sparsities, means, spreads = zip(*points, strict=True)
                 draw_line(axes, sparsities, means, spreads, state, **STATE_STYLES[state])
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
+    for place in range(len(panels), grid.size):
+        grid.flat[place].set_visible(False)
+        grid.flat[place - columns].tick_params(labelbottom=True)
+    if ticks := ticks_at([row["sparsity"] for row in rows]):
+        grid[0, 0].set_xticks(ticks)
+        grid[0, 0].xaxis.set_major_formatter("{x:g}")
     if len(panels) == 1:
         label_ends(grid[0, 0])
     else:
@@ -89,6 +94,18 @@ def _plot_lines(rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> Fig
     figure.supxlabel(f"sparsity{note}", fontsize=12)
     figure.supylabel(_metric(rows), fontsize=12)
     return figure
+
+
+def ticks_at(sparsities: Sequence[float]) -> list[float]:
+    """The sparsities of a sweep as ticks; none if they are many, or so close that their labels would touch.
+
+    Example:
+        >>> ticks_at([0.9001, 0.5, 0.9, 0.95]), ticks_at([0.5, 0.98, 0.99])
+        ([0.5, 0.9, 0.95], [])
+    """
+    found = sorted({round(sparsity, 3) for sparsity in sparsities})
+    gaps = [after - before for before, after in pairwise(found)]
+    return found if 1 < len(found) <= 8 and min(gaps) > 0.08 * (found[-1] - found[0]) else []
 
 
 def _plot_jobs(rows: Sequence[Row]) -> Figure:

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reflow_lightning.experiments.grouping import over_seeds
-from reflow_lightning.experiments.summary import SweepSummary, collect, plot, report, summarise
+from reflow_lightning.experiments.summary import SweepSummary, collect, jobs_in, plot, report, summarise, with_defaults
 
 
 def job(folder, number, overrides, **report):
@@ -126,6 +126,24 @@ def test_seeds_are_one_line_with_mean_and_deviation(seeds):
     (axes,) = plot(collect(seeds)).axes
     assert len(axes.collections) == 1  # one band, of the state that differs
     assert {text.get_text() for text in axes.texts} == {"dense", "pruned", "repaired"}
+
+
+def test_a_job_that_took_a_default_is_listed_with_it(tmp_path):
+    """As are others that were told the same: both are one, with two seeds."""
+    told = {"sparsity": 0.5, "dense": 0.9, "pruned": 0.2}
+    job(tmp_path, 0, ["repair=auto", "model=vit", "exclude=[fc,conv1]", "seed=1"], repaired=0.8, **told)
+    job(tmp_path, 1, [], repaired=0.7, **told)
+    config = {"repair": "auto", "seed": 0, "model": {"depth": 4}, "exclude": ["fc", "conv1"], "total": "${nothing}"}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "1" / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": {"runtime": {"choices": {"model": "vit"}}}}, tmp_path / "1" / ".hydra" / "hydra.yaml")
+    rows = with_defaults(collect(tmp_path), jobs_in(tmp_path))
+    assert {key: rows[1][key] for key in ("repair", "seed", "model", "exclude")} == {
+        "repair": "auto",
+        "seed": "0",
+        "model": "vit",
+        "exclude": "[fc,conv1]",
+    }
+    assert [row["seeds"] for row in over_seeds(rows)] == [2]
 
 
 def test_a_seed_that_was_run_twice_counts_once(seeds):
