@@ -18,7 +18,7 @@ from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.names import few
+from reflow_lightning.running.names import few_reasons
 from reflow_lightning.running.processes import gather, warn
 
 
@@ -43,8 +43,8 @@ class Change:
         """The record of what was done with the layers that were wanted; a warning names those left alone."""
         unreached = {name: self.unchanged for name in wanted if name not in self.repaired}
         left = dict(skipped) | unreached
-        if told := [f"'{name}': {left[name]}" for name in left]:
-            warn(f"calibrate left alone {few(told, '; ')}")
+        if left:
+            warn(f"calibrate left alone {few_reasons(left)}")
         count = sum(gather(batches.count if isinstance(batches, (Batches, First)) else sum(1 for _ in batches)))
         seconds = time.perf_counter() - self._start
         how = dict.fromkeys(self.repaired, self._how) | self.otherwise

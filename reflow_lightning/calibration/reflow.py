@@ -15,7 +15,7 @@ from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import norms_to_repair
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.names import few
+from reflow_lightning.running.names import few, few_reasons
 from reflow_lightning.running.processes import warn
 from reflow_lightning.running.snapshot import Snapshot
 
@@ -46,8 +46,8 @@ def restore_statistics(
     """Give BatchNorm layers of a model, found already, their population statistics."""
     start = time.perf_counter()
     skipped = not_calibrated(model)
-    if told := [f"'{name}': {skipped[name]}" for name in skipped]:
-        warn(f"calibrate left alone {few(told, '; ')}")
+    if skipped:
+        warn(f"calibrate left alone {few_reasons(skipped)}")
     if not layers:
         warn(
             f"{type(model).__name__} has no BatchNorm layer with running statistics: nothing was repaired; "

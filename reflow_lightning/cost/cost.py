@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from reflow_lightning.cost.counting import Count, ProductCounter
 from reflow_lightning.cost.sparse_layers import SparseLayer
 from reflow_lightning.layers import Computed, layer_of
-from reflow_lightning.running.arguments import Example, called, example_arguments
+from reflow_lightning.running.arguments import Example, as_arguments, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.compat.torch import own_parameters
+from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
@@ -105,7 +106,7 @@ class Cost:
 
 
 @outside_inference()
-def measure_cost(model: nn.Module, example_input: Example) -> Cost:
+def measure_cost(model: nn.Module, example_input: Example, *, forward: Forward | None = None) -> Cost:
     """Count weights and multiply-adds by running the model once, in eval mode.
 
     A layer's multiply-adds are those with its weights, however they are used and whatever is made of them before. The
@@ -119,6 +120,7 @@ def measure_cost(model: nn.Module, example_input: Example) -> Cost:
         model: Any module.
         example_input: One sample, as a batch of one, a tuple of all positional arguments, or a mapping such as a
             tokenizer gives, on which the model is run by the default forward; moved to the model's device.
+        forward: ``(model, example_input) -> anything``, for a model that is called in another way.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 10))
@@ -130,11 +132,18 @@ def measure_cost(model: nn.Module, example_input: Example) -> Cost:
             "the layers that sparse_linear has changed are not counted as layers: count the dense network, which has "
             "the same weights; sparse_report(model) has the times"
         )
-    model, arguments = ordinary(model), example_arguments(model, example_input, device_of(model))
+    model = ordinary(model)
+    if forward is None:
+        arguments = example_arguments(model, example_input, device_of(model))
+    else:
+        arguments = as_arguments((example_input,), device_of(model))
     counter = ProductCounter(model, arguments)
     with isolated_rng(), only_training(model, ()):
         with _plain_kernels(), counter.counting():
-            called(model, arguments)
+            if forward is None:
+                called(model, arguments)
+            else:
+                forward(model, *arguments)
         counts, named = counter.layers, counter.parameters
         rows = [_layer(name, module, counts[name], named) for name, module in model.named_modules()]
     layers = tuple(row for row in rows if row is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -69,3 +69,19 @@ def few(texts: Iterable[str], separator: str = ", ", what: str = "") -> str:
     listed = list(texts)
     more = f" and {len(listed) - _FEW} more {what}".rstrip() if len(listed) > _FEW else ""
     return separator.join(listed[:_FEW]) + more
+
+
+def few_reasons(reasons: Mapping[str, str]) -> str:
+    """The first three names for each of the first three reasons.
+
+    Args:
+        reasons: A reason for each name.
+
+    Example:
+        >>> few_reasons({"a": "is odd", "b": "is odd", "c": "is even"})
+        "'a', 'b': is odd; 'c': is even"
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(f"'{name}'")
+    return few((f"{few(named)}: {reason}" for reason, named in names.items()), "; ", "reasons")

@@ -27,6 +27,25 @@ def test_published_multiply_adds():
     assert measure_cost(resnet50(), torch.zeros(1, 3, 224, 224)).multiply_adds == pytest.approx(4.09e9, rel=1e-3)
 
 
+class Wanting(nn.Module):
+    """Takes what it needs out of ``**inputs``, so that no one can tell its names from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 2)
+
+    def forward(self, **inputs):
+        return self.inner(inputs["values"])
+
+
+def test_a_network_that_is_called_in_another_way_is_counted_with_a_forward():
+    def run(model, batch):
+        return model(values=batch["values"])
+
+    cost = measure_cost(Wanting(), {"values": torch.zeros(1, 4), "labels": torch.zeros(1)}, forward=run)
+    assert (cost.multiply_adds, [layer.name for layer in cost.layers]) == (8, ["inner"])
+
+
 def products(model, x):
     """Products with a weight that is not zero, output by output, and all products."""
     counts = []
