@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from reflow_lightning.calibration.blending import blended, is_blended
 from reflow_lightning.calibration.changing import changing, check_reference
 from reflow_lightning.calibration.collecting import moments_of
 from reflow_lightning.calibration.descent import Descent, survivors
@@ -48,6 +49,9 @@ class Align:
     is changed. A loader that draws other batches in each pass shows the descent some of what was held out, too. Blocks
     whose rows the data choose, such as experts, are compared where both networks choose alike.
 
+    In every other step the inputs are blended in pairs, as in mixup (arXiv 1710.09412): without labels any input will
+    do, and few samples become many. Inputs that are no tensor of floating point, such as tokens, stay as they are.
+
     In memory it takes a copy of the network, with gradients, two moments and the best weights so far: six times the
     weights; the held-out batches; and what a training step on a batch takes.
 
@@ -55,6 +59,7 @@ class Align:
         steps: At most so many steps, of a batch each.
         lr: Learning rate of the first step, relative to the root mean square of what is left of each tensor.
         logits: Weight of the divergence. 0 suits a network whose outputs are no logits of classes.
+        blend: Share of the steps whose inputs are blended. 0 suits inputs with nothing between two of them.
 
     Example:
         >>> import copy
@@ -76,6 +81,7 @@ class Align:
     steps: int = 300
     lr: float = 0.02
     logits: float = 0.1
+    blend: float = 0.5
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
@@ -85,6 +91,8 @@ class Align:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < math.inf:
                 wanted = "positive, such as 0.02" if name == "lr" else "at least 0, such as 0.1"
                 raise ValueError(f"{name}={value!r} must be a number, {wanted}")
+        if isinstance(self.blend, bool) or not isinstance(self.blend, (int, float)) or not 0 <= self.blend <= 1:
+            raise ValueError(f"blend={self.blend!r} must be a share of the steps, from 0 to 1, such as 0.5")
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether the dense network is needed: always, since the states are aligned with its own."""
@@ -147,7 +155,7 @@ def align(
         descent = Descent(survivors(layers), how.lr, how.steps)
         compared = Compared(moving, dense, forward, how.logits)
         with _differentiable(moving), _without_cached_casts():
-            if not _descend(compared, descent, batches, how.steps, progress):
+            if not _descend(compared, descent, batches, how, progress):
                 return ()
     changed = []
     for name in names:
@@ -160,9 +168,9 @@ def align(
     return tuple(changed)
 
 
-def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], steps: int, progress: bool) -> bool:
+def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: Align, progress: bool) -> bool:
     """Go down, and back to the best place; whether there was a better one than the first."""
-    count, held = 0, []
+    count, held, steps = 0, [], how.steps
     for count, batch in enumerate(batches, start=1):
         if count % _HELD_OUT == 1:
             held.append(own(batch))  # a copy, for which the same is drawn at any time
@@ -174,7 +182,8 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], steps
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
         for step, batch in zip(range(1, steps + 1), trained, strict=False):
-            loss = None if batch is None else compared.loss(batch, step)
+            given = blended(batch, step) if is_blended(step, how.blend) else batch
+            loss = None if batch is None else compared.loss(given, step)
             if not descent.step(loss):
                 if any(gather(count)):
                     warn(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,10 +91,38 @@ def test_the_first_of_ten_batches_is_held_out_and_the_network_that_fits_it_best_
 
     monkeypatch.setattr(Compared, "loss", note)
     monkeypatch.setattr(Compared, "mean_loss", lambda self, held: looked.append(mean_loss(self, held)) or looked[-1])
-    aligned(model, dense, batches)
+    aligned(model, dense, batches, replace(SHORT, blend=0))
     assert set(trained) == set(range(12)) - {0, 10}
     monkeypatch.undo()
     assert apart(model, dense, [batches[0], batches[10]]) == pytest.approx(min(looked), rel=1e-5)
+
+
+@pytest.mark.parametrize(("blend", "others"), [(0, 0), (0.5, 20), (1, 40)])
+def test_in_a_share_of_the_steps_the_inputs_are_blended_and_never_those_held_out(blend, others, monkeypatch):
+    model, dense, batches = make("mlp", 12, size=8)
+    unknown, held_out = [], []
+    loss = Compared.loss
+
+    def note(self, batch, seed):
+        known = any(torch.equal(known, batch) for known in batches)
+        (unknown if torch.is_grad_enabled() else held_out).append(not known)
+        return loss(self, batch, seed)
+
+    monkeypatch.setattr(Compared, "loss", note)
+    aligned(model, dense, batches, replace(SHORT, blend=blend))
+    assert (len(unknown), sum(unknown)) == (40, others)
+    assert held_out
+    assert not any(held_out)
+
+
+def test_blended_inputs_help_where_images_are_few():
+    """On others, the network is closer to the dense one than after as many steps on the few as they are."""
+    apart_after = {}
+    for blend in (0, 0.5):
+        model, dense, batches = make("mlp", 20, size=32)
+        aligned(model, dense, batches[:2], Align(steps=200, lr=0.05, blend=blend))
+        apart_after[blend] = apart(model, dense, batches[2:])
+    assert apart_after[0.5] < apart_after[0]
 
 
 def test_where_nothing_gets_better_nothing_is_changed_and_it_ends_early(monkeypatch):
@@ -288,6 +317,8 @@ def test_a_pruner_takes_it_by_name():
         ({"lr": math.nan}, "lr=nan"),
         ({"logits": -1}, "logits=-1 must be a number, at least 0"),
         ({"logits": True}, "logits=True"),
+        ({"blend": 1.5}, "blend=1.5 must be a share of the steps, from 0 to 1"),
+        ({"blend": "half"}, "blend='half'"),
     ],
 )
 def test_arguments_are_checked(arguments, text):

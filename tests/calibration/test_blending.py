@@ -1,0 +1,90 @@
+"""Batches whose samples are blended in pairs."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflow_lightning.calibration.blending import blended, is_blended
+
+
+class Sample(NamedTuple):
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+@given(st.integers(2, 9), st.integers(0, 99))
+def test_each_sample_lies_between_itself_and_one_other(count, seed):
+    inputs = torch.randn(count, 3, 2)
+    found = blended(inputs, seed)
+    for place, sample in enumerate(found):
+        moved = sample - inputs[place]
+        shares = [
+            (moved * (other - inputs[place])).sum() / (other - inputs[place]).square().sum()
+            for number, other in enumerate(inputs)
+            if number != place
+        ]
+        others = [other for number, other in enumerate(inputs) if number != place]
+        fits = [
+            0 <= share <= 1 and torch.allclose(moved, share * (other - inputs[place]), atol=1e-5)
+            for share, other in zip(shares, others, strict=True)
+        ]
+        assert sum(fits) == 1
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.arange(6).view(3, 2),
+        torch.zeros(3),
+        torch.zeros(1, 2),
+        (),
+        [[torch.arange(3)], "name"],
+        {"other": torch.zeros(3, 2)},
+        {"input_ids": torch.arange(6).view(3, 2), "attention_mask": torch.ones(3, 2)},
+        torch.eye(3).to_sparse(),
+        "text",
+        None,
+    ],
+    ids=str,
+)
+def test_what_has_nothing_between_stays_as_it_is(batch):
+    assert blended(batch, 0) is batch or (isinstance(batch, dict) and list(blended(batch, 0)) == list(batch))
+    for key, value in (blended(batch, 0) if isinstance(batch, dict) else {}).items():
+        assert value is batch[key]
+
+
+@pytest.mark.parametrize(
+    ("make", "image"),
+    [
+        (lambda x, y: (x, y), lambda b: b[0]),
+        (lambda x, y: [x, y], lambda b: b[0]),
+        (Sample, lambda b: b.image),
+        (lambda x, y: {"pixel_values": x, "labels": y}, lambda b: b["pixel_values"]),
+        (lambda x, y: ({"image": x}, y), lambda b: b[0]["image"]),
+    ],
+    ids=["tuple", "list", "namedtuple", "mapping", "mapping first"],
+)
+def test_the_input_alone_is_blended_in_batches_of_any_form_which_stay_as_they_were(make, image):
+    x, y = torch.randn(4, 3), torch.arange(4)
+    batch = make(x, y)
+    found = blended(batch, 1)
+    assert type(found) is type(batch)
+    assert torch.equal(image(found), blended(x, 1))
+    assert torch.equal(image(batch), x)
+    assert not torch.equal(image(found), x)
+    assert (found["labels"] if isinstance(found, dict) else found[1]) is y
+
+
+def test_a_seed_gives_the_same_and_another_one_others_and_no_random_state_is_touched():
+    x, before = torch.randn(8, 3), torch.get_rng_state()
+    assert torch.equal(blended(x, 1), blended(x, 1))
+    assert not torch.equal(blended(x, 1), blended(x, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_the_share_of_all_steps_is_kept(steps, share):
+    assert sum(is_blended(step, share) for step in range(1, steps + 1)) == int(steps * share)
