@@ -86,6 +86,23 @@ class KeepsState(ComesHome):
         curves = {} if monitor is None else {"signal": monitor.history.state_dict()}
         return {"format": FORMAT, "masks": masks, "arguments": self._arguments(), **self._course.state_dict(), **curves}
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say so if the checkpoint has masks that no callback takes over, since all select other parameters."""
+        here = [each for each in trainer.callbacks if isinstance(each, KeepsState)]  # type: ignore[attr-defined]
+        known = {each.state_key for each in here}
+        saved = {key: state for key, state in checkpoint.get("callbacks", {}).items() if key not in known}
+        before = [state["arguments"] for state in saved.values() if _has_masks(state)]
+        spec = self.pruner.spec
+        if before and here[0] is self and trainer.state.fn == "fit":
+            warn(
+                f"the checkpoint has masks of a Reflow with include={before[0].get('include')}, "
+                f"exclude={before[0].get('exclude')}, which are not taken over, since this one has "
+                f"include={spec.include}, exclude={spec.exclude}: it prunes anew, by its own schedule; pass the same "
+                "to go on with the masks"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was: what was pruned stays so, and no prune event happens twice.
 
@@ -134,3 +151,8 @@ class KeepsState(ComesHome):
 def _same(one: PruneSpec, other: PruneSpec) -> bool:
     """Whether both select the same parameters."""
     return (one.include, one.exclude) == (other.include, other.exclude)
+
+
+def _has_masks(state: object) -> bool:
+    """Whether a state in a checkpoint is that of a `Reflow` that has pruned."""
+    return isinstance(state, dict) and state.get("masks") is not None and isinstance(state.get("arguments"), dict)

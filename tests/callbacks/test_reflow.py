@@ -637,6 +637,18 @@ def test_a_completed_schedule_says_that_another_sparsity_has_no_effect(tmp_path)
         trainer(reflow(0.9), max_epochs=2).fit(module, loader(), ckpt_path=tmp_path / "a.ckpt")
 
 
+def test_a_checkpoint_whose_masks_are_of_other_weights_is_told_of_once(tmp_path):
+    _, runner = fit(reflow(0.5), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    other = reflow(0.5, exclude=["net.4.weight"])
+    with pytest.warns(
+        UserWarning, match=r"which are not taken over, since this one has include=.*it prunes anew"
+    ) as told:
+        trainer(other, max_epochs=2).fit(Module(), loader(), ckpt_path=tmp_path / "a.ckpt")
+    assert len([each for each in told if "not taken over" in str(each.message)]) == 1
+    assert len(other.events) == 1
+
+
 def test_a_gradual_schedule_never_releases_weights_though_the_training_gets_longer(tmp_path):
     schedule = Gradual(every_n_steps=1, end=1.0)
     first = reflow(schedule=schedule)
