@@ -32,6 +32,7 @@ from reflow_lightning.running.processes import gather, together, warn
 DONE = "alignment"
 _HELD_OUT = 10  # one batch in so many
 _LOOKS = 20  # so often the held-out batches are looked at
+_FRESH = 10  # so many passes over the batches before inputs are blended: until then they are new enough
 _PATIENCE = 10  # so many looks without a better network are enough: the first, large steps may cost something
 
 
@@ -49,8 +50,9 @@ class Align:
     is changed. A loader that draws other batches in each pass shows the descent some of what was held out, too. Blocks
     whose rows the data choose, such as experts, are compared where both networks choose alike.
 
-    In every other step the inputs are blended in pairs, as in mixup (arXiv 1710.09412): without labels any input will
-    do, and few samples become many. Inputs that are no tensor of floating point, such as tokens, stay as they are.
+    After ten passes over the batches the inputs of every other step are blended in pairs, as in mixup
+    (arXiv 1710.09412): without labels any input will do, and few samples become many. Inputs that are no tensor of
+    floating point, such as tokens, stay as they are.
 
     In memory it takes a copy of the network, with gradients, two moments and the best weights so far: six times the
     weights; the held-out batches; and what a training step on a batch takes.
@@ -59,7 +61,7 @@ class Align:
         steps: At most so many steps, of a batch each.
         lr: Learning rate of the first step, relative to the root mean square of what is left of each tensor.
         logits: Weight of the divergence. 0 suits a network whose outputs are no logits of classes.
-        blend: Share of the steps whose inputs are blended. 0 suits inputs with nothing between two of them.
+        blend: Share of these steps. 0 suits inputs with nothing between two of them.
 
     Example:
         >>> import copy
@@ -175,6 +177,7 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: 
         if count % _HELD_OUT == 1:
             held.append(own(batch))  # a copy, for which the same is drawn at any time
     several = any(gather(count > 1))
+    known = _FRESH * (count - len(held) if several else count)  # so many steps are ten passes
     best, kept, since = compared.mean_loss(held), None, 0
     if not math.isfinite(best):
         raise ValueError("the loss of alignment is NaN or infinite: look at the pruned weights and at the batches")
@@ -182,7 +185,7 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: 
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
         for step, batch in zip(range(1, steps + 1), trained, strict=False):
-            given = blended(batch, step) if is_blended(step, how.blend) else batch
+            given = blended(batch, step) if step > known and is_blended(step, how.blend) else batch
             loss = None if batch is None else compared.loss(given, step)
             if not descent.step(loss):
                 if any(gather(count)):
