@@ -8,11 +8,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from reflow_lightning.experiments.grouping import RESULTS, STATES, Row, over_seeds
+from reflow_lightning.signal.figures import SERIES, draw_line, label_ends, new_figure, styled
 from reflow_lightning.signal.figures import STATES as STATE_STYLES
-from reflow_lightning.signal.figures import draw_line, label_ends, new_figure, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_REPAIRS = [style for style in SERIES if style["color"] not in {STATE_STYLES[s]["color"] for s in ("dense", "pruned")}]
+"""How lines after several repairs are drawn."""
+_LONGEST = 36  # a name that stands beside a line
 
 
 def varied(rows: Sequence[Row]) -> list[str]:
@@ -48,7 +53,8 @@ def short(value: Any) -> str:
 def plot(rows: Sequence[Row]) -> Figure:
     """Metric against sparsity, a panel for each combination of the other overrides; or a row of points for each job.
 
-    Jobs that differ in their seed alone are one point, with a band of one standard deviation to each side.
+    Jobs that differ in their seed alone are one point, with a band of one standard deviation to each side. Where all
+    combinations prune the same networks to the same, as where only the repair differs, they share one panel.
 
     Args:
         rows: Of `collect`, those that are done. If no two of them differ in their sparsity alone, there are no lines
@@ -62,7 +68,9 @@ def plot(rows: Sequence[Row]) -> Figure:
     panels: dict[str, list[Row]] = {}
     for row in rows:
         panels.setdefault(describe(row, others), []).append(row)
-    return _plot_jobs(rows) if len(panels) == len(rows) else _plot_lines(rows, panels)
+    if len(panels) == len(rows):
+        return _plot_jobs(rows)
+    return _plot_repairs(rows, panels) if _differ_after_pruning(panels) else _plot_lines(rows, panels)
 
 
 def _plot_lines(rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> Figure:
@@ -73,27 +81,67 @@ def _plot_lines(rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> Fig
     for axes, (name, group) in zip(grid.flat, panels.items(), strict=False):
         axes.set_title(name.replace(", ", "\n"), fontsize=11)
         for state in STATES:
-            points = sorted(
-                (row["sparsity"], row[state], row.get(f"{state}_std", 0.0)) for row in group if state in row
-            )
-            if points:
-                sparsities, means, spreads = zip(*points, strict=True)
-                draw_line(axes, sparsities, means, spreads, state, **STATE_STYLES[state])
+            _draw_state(axes, group, state, state, **STATE_STYLES[state])
     for place in range(len(panels), grid.size):
         grid.flat[place].set_visible(False)
         grid.flat[place - columns].tick_params(labelbottom=True)
-    if ticks := ticks_at([row["sparsity"] for row in rows]):
-        grid[0, 0].set_xticks(ticks)
-        grid[0, 0].xaxis.set_major_formatter("{x:g}")
+    _mark_sparsities(grid[0, 0], rows)
     if len(panels) == 1:
         label_ends(grid[0, 0])
     else:
         _name_states(figure)
-    seeds = {int(row.get("seeds", 1)) for row in rows}
-    note = f", mean and standard deviation of {max(seeds)} seeds" if seeds == {max(seeds)} != {1} else ""
-    figure.supxlabel(f"sparsity{note}", fontsize=12)
+    figure.supxlabel(f"sparsity{_seeds_of(rows)}", fontsize=12)
     figure.supylabel(_metric(rows), fontsize=12)
     return figure
+
+
+def _differ_after_pruning(panels: Mapping[str, Sequence[Row]]) -> bool:
+    """Whether some panels, few enough for one, show the same dense and pruned networks, none of them trained on."""
+    groups = list(panels.values())
+    if not 1 < len(panels) <= len(_REPAIRS) or max(map(len, panels)) > _LONGEST:
+        return False
+    if any("final" in row or "pruned" not in row for group in groups for row in group):
+        return False
+    before = [
+        sorted((round(row["sparsity"], 4), round(row["pruned"], 6), round(row.get("dense", 0), 6)) for row in group)
+        for group in groups
+    ]
+    return all(each == before[0] for each in before)
+
+
+def _plot_repairs(rows: Sequence[Row], panels: Mapping[str, Sequence[Row]]) -> Figure:
+    figure = new_figure(6.8, 4.4)
+    axes = figure.add_subplot()
+    for state in ("dense", "pruned"):
+        _draw_state(axes, next(iter(panels.values())), state, state, **STATE_STYLES[state])
+    for (name, group), style in zip(panels.items(), _REPAIRS, strict=False):
+        _draw_state(axes, group, "repaired", name, **style)
+    _mark_sparsities(axes, rows)
+    label_ends(axes)
+    axes.set_xlabel(f"sparsity{_seeds_of(rows)}")
+    axes.set_ylabel(_metric(rows))
+    return figure
+
+
+def _draw_state(axes: Axes, group: Sequence[Row], state: str, label: str, **style: Any) -> None:
+    """Draw a state of some jobs against their sparsity."""
+    points = sorted((row["sparsity"], row[state], row.get(f"{state}_std", 0.0)) for row in group if state in row)
+    if points:
+        sparsities, means, spreads = zip(*points, strict=True)
+        draw_line(axes, sparsities, means, spreads, label, **style)
+
+
+def _mark_sparsities(axes: Axes, rows: Sequence[Row]) -> None:
+    """Put the ticks where the jobs are."""
+    if ticks := ticks_at([row["sparsity"] for row in rows]):
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _seeds_of(rows: Sequence[Row]) -> str:
+    """What a mean is of, if all points are means of as many seeds."""
+    seeds = {int(row.get("seeds", 1)) for row in rows}
+    return f", mean and standard deviation of {max(seeds)} seeds" if seeds == {max(seeds)} != {1} else ""
 
 
 def ticks_at(sparsities: Sequence[float]) -> list[float]:

@@ -86,6 +86,22 @@ def test_other_overrides_make_panels_of_their_own():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["repaired"]
 
 
+REPAIRS = [{"sparsity": s, "repair": r, "pruned": 1 - s, "dense": 0.9} for r in ("auto", "best") for s in (0.5, 0.9)]
+
+
+def test_repairs_of_the_same_networks_share_a_panel():
+    [axes] = plot(done(*REPAIRS)).axes
+    assert [line.get_label() for line in axes.lines] == ["dense", "pruned", "repair=auto", "repair=best"]
+    assert len({line.get_color() for line in axes.lines}) == 4
+    assert list(axes.get_xticks()) == [0.5, 0.9]
+
+
+@pytest.mark.parametrize("other", [{"pruned": 0.3}, {"final": 0.8}, {"repair": "x" * 40}], ids=str)
+def test_those_of_other_networks_or_trained_on_do_not(other):
+    figure = plot(done(*REPAIRS[:2], *(row | other for row in REPAIRS[2:])))
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == 2
+
+
 def test_jobs_that_differ_in_more_than_sparsity_have_a_row_each():
     rows = done({"sparsity": 0.5, "optimizer.lr": "0.0646642271741456"}, {"sparsity": 0.9, "optimizer.lr": "0.1"})
     [axes] = plot(rows).axes
