@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
+from tqdm import tqdm
 
 from reflow_lightning.calibration.batchnorm import not_calibrated
 from reflow_lightning.calibration.changing import changing, check_reference
@@ -22,7 +23,7 @@ from reflow_lightning.calibration.stale import warn_if_stale
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.order import forward_order
 from reflow_lightning.layers.padding import Padding
-from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.batches import BAR_DELAY, device_of, without_bar
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.free import free_bytes
 from reflow_lightning.running.live import LiveTensors
@@ -128,7 +129,10 @@ def fit(
     with changing(model, [*layers, *norms_to_repair(model)], dense, done) as change:
         enough = sufficient(batches, lambda batch: moments_of(dense, layers, batch, forward))
         warn_if_stale(dense, enough, forward, done)
-        solved = reconstruct(model, layers, enough, forward, dense, how.ridge, how.held_bytes, chooser(dense))
+        with without_bar(batches) as shown:
+            solved = reconstruct(
+                model, layers, enough, forward, dense, how.ridge, how.held_bytes, chooser(dense), done if shown else ""
+            )
         change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
         return change.calibration(batches, layers, skipped)
 
@@ -149,6 +153,7 @@ def reconstruct(
     strength: float,
     held_bytes: int | None = None,
     choose: Chooser = not_zero,
+    task: str = "",
 ) -> Solved:
     """Solve for layers in the order in which the forward pass reaches them; see `Reconstruct`.
 
@@ -161,6 +166,7 @@ def reconstruct(
         strength: Of the ridge.
         held_bytes: See `Reconstruct`.
         choose: Which weights stay.
+        task: What is being done, for a bar over the layers; empty for none.
 
     Returns:
         What was done.
@@ -179,7 +185,7 @@ def reconstruct(
     left: dict[str, str] = {}
     with under_way:
         under_way.normalise_by_batch(others.values())  # those that still have their old statistics
-        for name in calls:
+        for name in tqdm(calls, task, unit="layer", delay=BAR_DELAY, leave=False, disable=None if task else True):
             for number, stage in enumerate(layers[name].stages):
                 sums = equations(under_way, reference, name, layers[name], stage, anew=number > 0)
                 if isinstance(sums, str):

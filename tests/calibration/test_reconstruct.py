@@ -1,4 +1,6 @@
 import copy
+import functools
+import io
 import weakref
 
 import numpy as np
@@ -6,13 +8,14 @@ import pytest
 import torch
 from scenarios.thinned import bits, make, plain, thinned
 from torch import nn
+from tqdm import tqdm
 from zoo import networks
 from zoo.convolutional import convolutions
 from zoo.linear import Repeated, mlp
 from zoo.routed import Experts
 
 from reflow_lightning import calibrate, prune
-from reflow_lightning.calibration import Reconstruct
+from reflow_lightning.calibration import Reconstruct, reconstruct
 from reflow_lightning.calibration.layer_calls import calls_of
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.hooks import watching
@@ -297,3 +300,18 @@ def test_a_forward_that_runs_the_model_in_the_place_of_the_reference_is_an_error
     for repair in (Reconstruct(), "moments"):
         with pytest.raises(ValueError, match=r"let forward.model, batch. run the model that it is given"):
             calibrate(model, batches, repair=repair, reference=dense, forward=lambda _, x: model(x), max_batches=2)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_long_repair_shows_a_bar_over_the_layers_in_a_terminal(shown, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(reconstruct, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
+    monkeypatch.setattr(reconstruct, "BAR_DELAY", 0.0)
+    model, dense, batches = make("mlp", 4)
+    calibrate(model, batches, repair=Reconstruct(), reference=dense, max_batches=4, progress=shown)
+    assert ("least squares" in terminal.getvalue()) == shown
+    assert ("layer/s" in terminal.getvalue() or "s/layer" in terminal.getvalue()) == shown
