@@ -32,7 +32,7 @@ from reflow_lightning.running.processes import gather, together, warn
 DONE = "alignment"
 _HELD_OUT = 10  # one batch in so many
 _LOOKS = 20  # so often the held-out batches are looked at
-_FRESH = 10  # so many passes over the batches before inputs are blended: until then they are new enough
+_FRESH = 10  # passes over the batches before inputs are blended: a few passes need no further samples
 _PATIENCE = 10  # so many looks without a better network are enough: the first, large steps may cost something
 
 
@@ -61,7 +61,8 @@ class Align:
         steps: At most so many steps, of a batch each.
         lr: Learning rate of the first step, relative to the root mean square of what is left of each tensor.
         logits: Weight of the divergence. 0 suits a network whose outputs are no logits of classes.
-        blend: Share of these steps. 0 suits inputs with nothing between two of them.
+        blend: Share of the steps after ten passes whose inputs are blended. 0 suits inputs with nothing between two of
+            them, and those whose first dimension is not the samples.
 
     Example:
         >>> import copy

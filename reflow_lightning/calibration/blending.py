@@ -7,15 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
-from reflow_lightning.running.forward import INPUT_KEYS
+from reflow_lightning.running.forward import batch_input
+from reflow_lightning.running.nested import mapped
 
 
 def blended(batch: Any, seed: int) -> Any:
     """A batch whose inputs are blended in pairs, as in mixup (arXiv 1710.09412), each with a share of its own.
 
-    What is blended is the `batch_input`. It stays as it is unless it is a tensor of floating point with several
-    samples, since there is nothing between two tokens. So do all other parts of the batch, such as labels.
+    What is blended is the `batch_input`, whose first dimension is taken to be the samples. A batch stays as it is
+    unless that is a plain tensor of finite numbers in floating point, with several samples: there is nothing between
+    two tokens. All other parts of the batch, such as labels, stay as they are.
 
     Args:
         batch: From a loader; it is not changed.
@@ -29,28 +32,13 @@ def blended(batch: Any, seed: int) -> Any:
         [tensor([[1, 2],
                 [3, 4]])]
     """
-    if isinstance(batch, Tensor):
-        return _blended(batch, seed)
-    if isinstance(batch, (tuple, list)) and batch:
-        first = blended(batch[0], seed)
-        changed = [first, *batch[1:]]
-        if first is batch[0]:
-            return batch
-        return type(batch)(*changed) if hasattr(batch, "_fields") else type(batch)(changed)
-    if isinstance(batch, Mapping):
-        key = next((key for key in INPUT_KEYS if key in batch), None)
-        return batch if key is None else {**batch, key: blended(batch[key], seed)}
-    return batch
-
-
-def _blended(inputs: Tensor, seed: int) -> Tensor:
-    plain = inputs.layout is torch.strided and not inputs.is_nested
-    if not plain or not inputs.is_floating_point() or inputs.ndim < 2 or len(inputs) < 2:
-        return inputs
-    generator = torch.Generator().manual_seed(seed)
-    distance = int(torch.randint(1, len(inputs), (), generator=generator))  # no sample is blended with itself
-    share = torch.rand([len(inputs)] + [1] * (inputs.ndim - 1), generator=generator).to(inputs)
-    return inputs + share * (inputs.roll(distance, 0) - inputs)
+    inputs = batch_input(batch)
+    if isinstance(inputs, Mapping):  # before labels
+        inputs = batch_input(inputs)
+    if isinstance(batch, PackedSequence) or not _can_be_blended(inputs):
+        return batch
+    found = _blended(inputs, seed)
+    return mapped(lambda _: found, batch, is_leaf=lambda value: value is inputs)
 
 
 def is_blended(step: int, share: float) -> bool:
@@ -61,3 +49,18 @@ def is_blended(step: int, share: float) -> bool:
         ([False, True, False, True], False, True)
     """
     return int(step * share) > int((step - 1) * share)
+
+
+def _can_be_blended(inputs: Any) -> bool:
+    if not isinstance(inputs, Tensor) or inputs.layout is not torch.strided or inputs.is_nested:
+        return False
+    several = inputs.ndim > 1 and len(inputs) > 1
+    return several and inputs.is_floating_point() and bool(inputs.isfinite().all())
+
+
+def _blended(inputs: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    distance = int(torch.randint(1, len(inputs), (), generator=generator, device="cpu"))  # none with itself
+    sizes = [len(inputs)] + [1] * (inputs.ndim - 1)
+    share = torch.rand(sizes, generator=generator, device="cpu").to(inputs)
+    return inputs + share * (inputs.roll(distance, 0) - inputs)

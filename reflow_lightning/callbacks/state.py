@@ -90,17 +90,15 @@ class KeepsState(ComesHome):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say so if the checkpoint has masks that no callback takes over, since all select other parameters."""
-        here = [each for each in trainer.callbacks if isinstance(each, KeepsState)]  # type: ignore[attr-defined]
-        known = {each.state_key for each in here}
-        saved = {key: state for key, state in checkpoint.get("callbacks", {}).items() if key not in known}
-        before = [state["arguments"] for state in saved.values() if _has_masks(state)]
-        spec = self.pruner.spec
-        if before and here[0] is self and trainer.state.fn == "fit":
+        here = {each.state_key: each for each in trainer.callbacks if isinstance(each, KeepsState)}  # type: ignore[attr-defined]
+        saved = checkpoint.get("callbacks", {})
+        dropped = [key for key, state in saved.items() if key not in here and _has_masks(state)]
+        if dropped and next(iter(here.values())) is self and trainer.state.fn == "fit":
+            new = [key for key in here if key not in saved]
+            begins = f", and {', '.join(new)} begins anew" if new else ""
             warn(
-                f"the checkpoint has masks of a Reflow with include={before[0].get('include')}, "
-                f"exclude={before[0].get('exclude')}, which are not taken over, since this one has "
-                f"include={spec.include}, exclude={spec.exclude}: it prunes anew, by its own schedule; pass the same "
-                "to go on with the masks"
+                f"the checkpoint has masks of {', '.join(dropped)}, which no callback here takes over{begins}: pass "
+                "the same class, include and exclude to go on with the masks"
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.nested import tensors
 from reflow_lightning.running.processes import warn
 from reflow_lightning.signal.report import format_table
 
@@ -120,7 +121,8 @@ def measure_cost(model: nn.Module, example_input: Example, *, forward: Forward |
         model: Any module.
         example_input: One sample, as a batch of one, a tuple of all positional arguments, or a mapping such as a
             tokenizer gives, on which the model is run by the default forward; moved to the model's device.
-        forward: ``(model, example_input) -> anything``, for a model that is called in another way.
+        forward: ``(model, example_input) -> anything``, for a model that is called in another way; it is given all of
+            the example, a tuple or a mapping as well.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 10))
@@ -137,7 +139,7 @@ def measure_cost(model: nn.Module, example_input: Example, *, forward: Forward |
         arguments = example_arguments(model, example_input, device_of(model))
     else:
         arguments = as_arguments((example_input,), device_of(model))
-    counter = ProductCounter(model, arguments)
+    counter = ProductCounter(model, tuple(tensors(arguments)))
     with isolated_rng(), only_training(model, ()):
         with _plain_kernels(), counter.counting():
             if forward is None:

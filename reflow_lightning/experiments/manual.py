@@ -18,7 +18,7 @@ from omegaconf import OmegaConf, open_dict
 from reflow_lightning.experiments.overrides import CONF, config_groups
 
 _ASKS = ("--help", "-h")
-_COMMENTED = re.compile(r"^( *)(\w+):.*?(?:  *# *(.+))?$")
+_COMMENTED = re.compile(r"^( *)([\w-]+):.*?(?:  *# *(.+))?$")
 _COLUMN = 34  # where the words begin, if the value leaves room
 
 

@@ -6,7 +6,7 @@ import atexit
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def row_of(job: Path, name: str) -> dict[str, Any]:
     overrides = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
     assert isinstance(overrides, list)
     row: dict[str, Any] = {"job": name, "status": "failed"}
-    row |= {key: value for key, _, value in (str(override).partition("=") for override in overrides)}
+    row |= {key.lstrip("+"): value for key, _, value in (str(override).partition("=") for override in overrides)}
     if (job / "report.json").exists():
         row |= {"status": "done"} | _results(json.loads((job / "report.json").read_text()))
     elif (job / "error.txt").exists():
@@ -65,36 +65,37 @@ def _results(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_defaults(rows: Sequence[Mapping[str, Any]], jobs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of jobs that got different overrides, each with its own value of every key that one of them overrides.
+    """The rows of jobs, each with a value for every key that one of them overrides.
+
+    Where jobs override different keys, all values come from the jobs' configurations, so that they are written alike.
+    Rows of jobs that left no configuration stay as they are.
 
     Args:
         rows: See `collect`.
         jobs: The folder of each.
     """
-    overridden = {
-        key: None for row in rows for key in row if key not in ("job", "status", "sparsity", "seconds", *RESULTS)
-    }
-    found = []
-    for row, job in zip(rows, jobs, strict=True):
-        lacking = [key for key in overridden if key not in row]
-        found.append(dict(row) | (_configured(job, lacking) if lacking else {}))
-    return found
+    of_job = {"job", "status", "sparsity", *RESULTS}
+    keys = [{key for key in row if key not in of_job and not key.startswith("~")} for row in rows]
+    overridden = {key: None for row in rows for key in row if any(key in of_row for of_row in keys)}
+    if all(of_row == keys[0] for of_row in keys):
+        return [dict(row) for row in rows]
+    return [dict(row) | _configured(job, overridden) for row, job in zip(rows, jobs, strict=True)]
 
 
-def _configured(job: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """What a job's configuration has for some keys, written as an override would be."""
+def _configured(job: Path, keys: Iterable[str]) -> dict[str, str]:
+    """What a job's configuration has for those of some keys that it knows, written as an override would be."""
     config, of_hydra = (job / ".hydra" / f"{name}.yaml" for name in ("config", "hydra"))
     if not (config.exists() and of_hydra.exists()):
         return {}
-    choices = OmegaConf.load(of_hydra).hydra.runtime.choices
-    values = OmegaConf.load(config)
+    values = OmegaConf.to_container(OmegaConf.load(config))  # what refers to other keys stays a reference
+    choices: Any = OmegaConf.to_container(OmegaConf.load(of_hydra).hydra.runtime.choices)
     found = {}
     for key in keys:
-        name = key.lstrip("+~")
-        value = choices[name] if name in choices else OmegaConf.select(values, name, throw_on_missing=False)
-        if value is not None:
-            plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-            found[key] = plain if isinstance(plain, str) else json.dumps(plain).replace('"', "").replace(", ", ",")
+        node: Any = choices if key in choices else values
+        for part in [key] if key in choices else key.split("."):
+            node = node.get(part, ...) if isinstance(node, dict) else ...
+        if node is not ...:
+            found[key] = node if isinstance(node, str) else json.dumps(node, ensure_ascii=False).replace('"', "")
     return found
 
 

@@ -100,12 +100,10 @@ def _differ_after_pruning(panels: Mapping[str, Sequence[Row]]) -> bool:
     groups = list(panels.values())
     if not 1 < len(panels) <= len(_REPAIRS) or max(map(len, panels)) > _LONGEST:
         return False
-    if any("final" in row or "pruned" not in row for group in groups for row in group):
+    if any("final" in row or not {"pruned", "repaired"} <= row.keys() for group in groups for row in group):
         return False
-    before = [
-        sorted((round(row["sparsity"], 4), round(row["pruned"], 6), round(row.get("dense", 0), 6)) for row in group)
-        for group in groups
-    ]
+    keys = ("sparsity", "dense", "dense_std", "pruned", "pruned_std")
+    before = [sorted([round(row.get(key, 0.0), 4) for key in keys] for row in group) for group in groups]
     return all(each == before[0] for each in before)
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 Forward = Callable[[nn.Module, Any], Any]
 """``(model, batch) -> anything``: runs the model on a batch."""
 
-INPUT_KEYS = ("x", "image", "input", "pixel_values", "input_ids")
-"""The keys under which a mapping holds the one input of a model, the likeliest first."""
+_INPUT_KEYS = ("x", "image", "input", "pixel_values", "input_ids")
 _TOKENIZER_KEYS = (
     "input_ids",
     "attention_mask",
@@ -36,7 +35,7 @@ def batch_input(batch: Any) -> Any:
     if isinstance(batch, (tuple, list)) and batch:
         return batch[0]
     if isinstance(batch, Mapping):
-        return next((batch[key] for key in INPUT_KEYS if key in batch), batch)
+        return next((batch[key] for key in _INPUT_KEYS if key in batch), batch)
     return batch
 
 

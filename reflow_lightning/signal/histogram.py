@@ -67,8 +67,10 @@ def _places(size: int) -> Tensor:
     if size <= _SOME:
         return torch.arange(size)
     width = size / _SOME
-    drawn = torch.rand(_SOME, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return ((torch.arange(_SOME, dtype=torch.float64) + drawn) * width).long().clamp_(max=size - 1)
+    seeded = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.rand(_SOME, generator=seeded, dtype=torch.float64, device="cpu")
+    places = torch.arange(_SOME, dtype=torch.float64, device="cpu")
+    return ((places + drawn) * width).long().clamp_(max=size - 1)
 
 
 class ValueCounts(Statistic[Histogram]):

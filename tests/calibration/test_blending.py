@@ -1,5 +1,9 @@
 """Batches whose samples are blended in pairs."""
 
+import math
+from collections import UserDict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -31,7 +35,7 @@ def test_each_sample_lies_between_itself_and_one_other(count, seed):
             0 <= share <= 1 and torch.allclose(moved, share * (other - inputs[place]), atol=1e-5)
             for share, other in zip(shares, others, strict=True)
         ]
-        assert sum(fits) == 1
+        assert any(fits)
 
 
 @pytest.mark.parametrize(
@@ -40,20 +44,21 @@ def test_each_sample_lies_between_itself_and_one_other(count, seed):
         torch.arange(6).view(3, 2),
         torch.zeros(3),
         torch.zeros(1, 2),
+        torch.tensor([[0.0, math.inf], [1.0, 2.0]]),
         (),
-        [[torch.arange(3)], "name"],
+        [[torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)], "boxes"],
+        [[torch.zeros(3, 4), torch.zeros(3, 4)], torch.zeros(3)],
         {"other": torch.zeros(3, 2)},
-        {"input_ids": torch.arange(6).view(3, 2), "attention_mask": torch.ones(3, 2)},
+        UserDict(input_ids=torch.arange(6).view(3, 2), attention_mask=torch.ones(3, 2)),
         torch.eye(3).to_sparse(),
+        torch.nn.utils.rnn.pack_sequence([torch.zeros(3, 2), torch.zeros(2, 2)]),
         "text",
         None,
     ],
     ids=str,
 )
 def test_what_has_nothing_between_stays_as_it_is(batch):
-    assert blended(batch, 0) is batch or (isinstance(batch, dict) and list(blended(batch, 0)) == list(batch))
-    for key, value in (blended(batch, 0) if isinstance(batch, dict) else {}).items():
-        assert value is batch[key]
+    assert blended(batch, 0) is batch
 
 
 @pytest.mark.parametrize(
@@ -63,9 +68,11 @@ def test_what_has_nothing_between_stays_as_it_is(batch):
         (lambda x, y: [x, y], lambda b: b[0]),
         (Sample, lambda b: b.image),
         (lambda x, y: {"pixel_values": x, "labels": y}, lambda b: b["pixel_values"]),
+        (lambda x, y: UserDict(x=x, labels=y), lambda b: b["x"]),
+        (lambda x, y: MappingProxyType({"x": x, "labels": y}), lambda b: b["x"]),
         (lambda x, y: ({"image": x}, y), lambda b: b[0]["image"]),
     ],
-    ids=["tuple", "list", "namedtuple", "mapping", "mapping first"],
+    ids=["tuple", "list", "namedtuple", "mapping", "own mapping", "immutable mapping", "mapping first"],
 )
 def test_the_input_alone_is_blended_in_batches_of_any_form_which_stay_as_they_were(make, image):
     x, y = torch.randn(4, 3), torch.arange(4)
@@ -75,7 +82,7 @@ def test_the_input_alone_is_blended_in_batches_of_any_form_which_stay_as_they_we
     assert torch.equal(image(found), blended(x, 1))
     assert torch.equal(image(batch), x)
     assert not torch.equal(image(found), x)
-    assert (found["labels"] if isinstance(found, dict) else found[1]) is y
+    assert (found["labels"] if isinstance(found, Mapping) else found[1]) is y
 
 
 def test_a_seed_gives_the_same_and_another_one_others_and_no_random_state_is_touched():

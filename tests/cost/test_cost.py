@@ -1,4 +1,5 @@
 import copy
+from collections import UserDict
 
 import pytest
 import torch
@@ -44,6 +45,24 @@ def test_a_network_that_is_called_in_another_way_is_counted_with_a_forward():
 
     cost = measure_cost(Wanting(), {"values": torch.zeros(1, 4), "labels": torch.zeros(1)}, forward=run)
     assert (cost.multiply_adds, [layer.name for layer in cost.layers]) == (8, ["inner"])
+
+
+def test_products_between_activations_belong_to_no_layer_whatever_holds_the_batch():
+    """As with a tokenizer's batch, which is a mapping that torch's own tree functions do not look into."""
+
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 4)
+
+        def forward(self, ids):
+            x = self.embedding(ids)
+            return x @ x.mT
+
+    batch = UserDict(ids=torch.zeros(1, 3, dtype=torch.long))
+    cost = measure_cost(Attends(), batch, forward=lambda model, given: model(given["ids"]))
+    assert cost.multiply_adds == 3 * 3 * 4
+    assert [layer.multiply_adds for layer in cost.layers] == [0] * len(cost.layers)
 
 
 def products(model, x):

@@ -144,22 +144,46 @@ def test_seeds_are_one_line_with_mean_and_deviation(seeds):
     assert {text.get_text() for text in axes.texts} == {"dense", "pruned", "repaired"}
 
 
+def configured(folder, number, overrides, config, choices=None, **report):
+    job(folder, number, overrides, sparsity=0.5, dense=0.9, pruned=0.2, **report)
+    OmegaConf.save(OmegaConf.create(config), folder / str(number) / ".hydra" / "config.yaml")
+    of_hydra = {"hydra": {"runtime": {"choices": choices or {}}}}
+    OmegaConf.save(OmegaConf.create(of_hydra), folder / str(number) / ".hydra" / "hydra.yaml")
+
+
 def test_a_job_that_took_a_default_is_listed_with_it(tmp_path):
-    """As are others that were told the same: both are one, with two seeds."""
-    told = {"sparsity": 0.5, "dense": 0.9, "pruned": 0.2}
-    job(tmp_path, 0, ["repair=auto", "model=vit", "exclude=[fc,conv1]", "seed=1"], repaired=0.8, **told)
-    job(tmp_path, 1, [], repaired=0.7, **told)
-    config = {"repair": "auto", "seed": 0, "model": {"depth": 4}, "exclude": ["fc", "conv1"], "total": "${nothing}"}
-    OmegaConf.save(OmegaConf.create(config), tmp_path / "1" / ".hydra" / "config.yaml")
-    OmegaConf.save({"hydra": {"runtime": {"choices": {"model": "vit"}}}}, tmp_path / "1" / ".hydra" / "hydra.yaml")
+    """As are others that were told the same, whatever they wrote: both are one, with two seeds."""
+    told = ["repair=auto", "model=vit", "exclude=[fc, conv1]", "seed=1", "++lr=1e-3", "pattern=null", "~logger"]
+    common = {"repair": "auto", "model": {"depth": 4}, "exclude": ["fc", "conv1"], "lr": 0.001, "pattern": None}
+    configured(tmp_path, 0, told, common | {"seed": 1, "title": "${nothing}"}, {"model": "vit"}, repaired=0.8)
+    configured(
+        tmp_path, 1, ["title=${nothing}"], common | {"seed": 0, "title": "${nothing}"}, {"model": "vit"}, repaired=0.7
+    )
     rows = with_defaults(collect(tmp_path), jobs_in(tmp_path))
-    assert {key: rows[1][key] for key in ("repair", "seed", "model", "exclude")} == {
-        "repair": "auto",
-        "seed": "0",
-        "model": "vit",
-        "exclude": "[fc,conv1]",
-    }
-    assert [row["seeds"] for row in over_seeds(rows)] == [2]
+    assert (
+        rows[1]
+        | {
+            "repair": "auto",
+            "seed": "0",
+            "model": "vit",
+            "exclude": "[fc, conv1]",
+            "lr": "0.001",
+            "pattern": "null",
+            "title": "${nothing}",
+        }
+        == rows[1]
+    )
+    assert "~logger" not in rows[1]
+    assert "++lr" not in rows[0]
+    assert [row["seeds"] for row in over_seeds([{k: v for k, v in row.items() if k != "~logger"} for row in rows])] == [
+        2
+    ]
+
+
+def test_jobs_that_override_the_same_keys_are_listed_as_they_were_told(tmp_path):
+    for number, lr in enumerate(("1e-3", "0.01")):
+        configured(tmp_path, number, [f"lr={lr}"], {"lr": float(lr)}, repaired=0.8)
+    assert [row["lr"] for row in with_defaults(collect(tmp_path), jobs_in(tmp_path))] == ["1e-3", "0.01"]
 
 
 def test_a_seed_that_was_run_twice_counts_once(seeds):
