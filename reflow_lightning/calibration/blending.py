@@ -16,9 +16,10 @@ from reflow_lightning.running.nested import mapped
 def blended(batch: Any, seed: int) -> Any:
     """A batch whose inputs are blended in pairs, as in mixup (arXiv 1710.09412), each with a share of its own.
 
-    What is blended is the `batch_input`, whose first dimension is taken to be the samples. A batch stays as it is
-    unless that is a plain tensor of finite numbers in floating point, with several samples: there is nothing between
-    two tokens. All other parts of the batch, such as labels, stay as they are.
+    What is blended is the `batch_input`, or of a mapping with other keys the one tensor of more than one dimension. The
+    first dimension is taken to be the samples. A batch stays as it is unless this is a plain tensor of finite numbers
+    in floating point, with several samples: there is nothing between two tokens. All other parts of the batch, such as
+    labels, stay as they are.
 
     Args:
         batch: From a loader; it is not changed.
@@ -32,9 +33,7 @@ def blended(batch: Any, seed: int) -> Any:
         [tensor([[1, 2],
                 [3, 4]])]
     """
-    inputs = batch_input(batch)
-    if isinstance(inputs, Mapping):  # before labels
-        inputs = batch_input(inputs)
+    inputs = _inputs(batch)
     if isinstance(batch, PackedSequence) or not _can_be_blended(inputs):
         return batch
     found = _blended(inputs, seed)
@@ -49,6 +48,16 @@ def is_blended(step: int, share: float) -> bool:
         ([False, True, False, True], False, True)
     """
     return int(step * share) > int((step - 1) * share)
+
+
+def _inputs(batch: Any) -> Any:
+    found = batch_input(batch)
+    if isinstance(found, Mapping):  # before labels
+        found = batch_input(found)
+    if isinstance(found, Mapping):
+        wide = [value for value in found.values() if isinstance(value, Tensor) and value.ndim > 1]
+        return wide[0] if len(wide) == 1 else None
+    return found
 
 
 def _can_be_blended(inputs: Any) -> bool:

@@ -48,7 +48,8 @@ def test_each_sample_lies_between_itself_and_one_other(count, seed):
         (),
         [[torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)], "boxes"],
         [[torch.zeros(3, 4), torch.zeros(3, 4)], torch.zeros(3)],
-        {"other": torch.zeros(3, 2)},
+        {"one": torch.zeros(3, 2), "other": torch.zeros(3, 2)},
+        {"tokens": torch.arange(6).view(3, 2), "mask": torch.ones(3, 2)},
         UserDict(input_ids=torch.arange(6).view(3, 2), attention_mask=torch.ones(3, 2)),
         torch.eye(3).to_sparse(),
         torch.nn.utils.rnn.pack_sequence([torch.zeros(3, 2), torch.zeros(2, 2)]),
@@ -70,9 +71,10 @@ def test_what_has_nothing_between_stays_as_it_is(batch):
         (lambda x, y: {"pixel_values": x, "labels": y}, lambda b: b["pixel_values"]),
         (lambda x, y: UserDict(x=x, labels=y), lambda b: b["x"]),
         (lambda x, y: MappingProxyType({"x": x, "labels": y}), lambda b: b["x"]),
+        (lambda x, y: {"pixels": x, "labels": y, "name": "a"}, lambda b: b["pixels"]),
         (lambda x, y: ({"image": x}, y), lambda b: b[0]["image"]),
     ],
-    ids=["tuple", "list", "namedtuple", "mapping", "own mapping", "immutable mapping", "mapping first"],
+    ids=["tuple", "list", "namedtuple", "mapping", "own mapping", "immutable mapping", "other key", "mapping first"],
 )
 def test_the_input_alone_is_blended_in_batches_of_any_form_which_stay_as_they_were(make, image):
     x, y = torch.randn(4, 3), torch.arange(4)
