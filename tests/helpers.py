@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import warnings
 from typing import Any
@@ -100,3 +101,10 @@ def everything(model: nn.Module) -> dict[str, Any]:
         "attributes": [sorted(vars(module)) for module in modules],
         "random": (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())),
     }
+
+
+class Terminal(io.StringIO):
+    """A text that passes for a terminal, in which bars are shown."""
+
+    def isatty(self):
+        return True

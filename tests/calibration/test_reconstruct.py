@@ -1,11 +1,11 @@
 import copy
 import functools
-import io
 import weakref
 
 import numpy as np
 import pytest
 import torch
+from helpers import Terminal
 from scenarios.thinned import bits, make, plain, thinned
 from torch import nn
 from tqdm import tqdm
@@ -304,10 +304,6 @@ def test_a_forward_that_runs_the_model_in_the_place_of_the_reference_is_an_error
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_long_repair_shows_a_bar_over_the_layers_in_a_terminal(shown, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     terminal = Terminal()
     monkeypatch.setattr(reconstruct, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
     monkeypatch.setattr(reconstruct, "BAR_DELAY", 0.0)

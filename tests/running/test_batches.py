@@ -1,10 +1,10 @@
 import functools
-import io
 import warnings
 from collections import namedtuple
 
 import pytest
 import torch
+from helpers import Terminal
 from tqdm import tqdm
 
 import reflow_lightning.running.batches as batches_module
@@ -119,10 +119,6 @@ def test_auto_reads_no_more_than_200_and_asks_for_no_number():
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_long_pass_shows_a_bar_in_a_terminal(shown, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     terminal = Terminal()
     monkeypatch.setattr(batches_module, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
     monkeypatch.setattr(batches_module, "BAR_DELAY", 0.0)
