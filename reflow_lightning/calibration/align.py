@@ -178,7 +178,7 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: 
         if count % _HELD_OUT == 1:
             held.append(own(batch))  # a copy, for which the same is drawn at any time
     several = any(gather(count > 1))
-    known = _FRESH * (count - len(held) if several else count)  # so many steps are ten passes
+    unblended = _FRESH * (count - len(held) if several else count)  # steps
     best, kept, since = compared.mean_loss(held), None, 0
     if not math.isfinite(best):
         raise ValueError("the loss of alignment is NaN or infinite: look at the pruned weights and at the batches")
@@ -186,7 +186,7 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: 
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
         for step, batch in zip(range(1, steps + 1), trained, strict=False):
-            given = blended(batch, step) if step > known and is_blended(step, how.blend) else batch
+            given = blended(batch, step) if step > unblended and is_blended(step, how.blend) else batch
             loss = None if batch is None else compared.loss(given, step)
             if not descent.step(loss):
                 if any(gather(count)):

@@ -16,10 +16,10 @@ from reflow_lightning.running.nested import mapped
 def blended(batch: Any, seed: int) -> Any:
     """A batch whose inputs are blended in pairs, as in mixup (arXiv 1710.09412), each with a share of its own.
 
-    What is blended is the `batch_input`, or of a mapping with other keys the one tensor of more than one dimension. The
-    first dimension is taken to be the samples. A batch stays as it is unless this is a plain tensor of finite numbers
-    in floating point, with several samples: there is nothing between two tokens. All other parts of the batch, such as
-    labels, stay as they are.
+    It blends the `batch_input`. In a mapping with other keys it blends the only tensor of more than one dimension. The
+    first dimension is taken to be the samples. If the input is not a dense tensor of finite floating-point numbers with
+    several samples, the batch stays as it is: there is nothing between two tokens. All other parts of the batch, such
+    as labels, never change.
 
     Args:
         batch: From a loader; it is not changed.

@@ -152,5 +152,5 @@ def _same(one: PruneSpec, other: PruneSpec) -> bool:
 
 
 def _has_masks(state: object) -> bool:
-    """Whether a state in a checkpoint is that of a `Reflow` that has pruned."""
+    """Whether a callback's state in a checkpoint holds the masks of a `Reflow`."""
     return isinstance(state, dict) and state.get("masks") is not None and isinstance(state.get("arguments"), dict)

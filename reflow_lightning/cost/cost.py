@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from reflow_lightning.cost.counting import Count, ProductCounter
 from reflow_lightning.cost.sparse_layers import SparseLayer
 from reflow_lightning.layers import Computed, layer_of
-from reflow_lightning.running.arguments import Example, as_arguments, called, example_arguments
+from reflow_lightning.running.arguments import Arguments, Example, as_arguments, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.compat.torch import own_parameters
 from reflow_lightning.running.forward import Forward
@@ -135,17 +136,17 @@ def measure_cost(model: nn.Module, example_input: Example, *, forward: Forward |
             "the same weights; sparse_report(model) has the times"
         )
     model = ordinary(model)
+    arguments: Arguments
     if forward is None:
         arguments = example_arguments(model, example_input, device_of(model))
+        run = partial(called, model, arguments)
     else:
         arguments = as_arguments((example_input,), device_of(model))
+        run = partial(forward, model, *arguments)
     counter = ProductCounter(model, tuple(tensors(arguments)))
     with isolated_rng(), only_training(model, ()):
         with _plain_kernels(), counter.counting():
-            if forward is None:
-                called(model, arguments)
-            else:
-                forward(model, *arguments)
+            run()
         counts, named = counter.layers, counter.parameters
         rows = [_layer(name, module, counts[name], named) for name, module in model.named_modules()]
     layers = tuple(row for row in rows if row is not None)

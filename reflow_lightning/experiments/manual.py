@@ -86,7 +86,7 @@ def print_help(arguments: Sequence[str], config: str = "config") -> bool:
     with open_dict(cfg):
         del cfg["hydra"]
     groups = "".join(f"{group}: {', '.join(options)}\n" for group, options in sorted(config_groups().items()))
-    names = ("config", config) if config != "config" else ("config",)
-    words = {key: told for name in names for key, told in comments((files(CONF) / f"{name}.yaml").read_text()).items()}
+    texts = [(files(CONF) / f"{name}.yaml").read_text() for name in dict.fromkeys(("config", config))]
+    words = {key: told for text in texts for key, told in comments(text).items()}
     print(template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=commented(OmegaConf.to_yaml(cfg), words)))
     return True

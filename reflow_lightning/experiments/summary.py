@@ -7,6 +7,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,15 @@ def with_defaults(rows: Sequence[Mapping[str, Any]], jobs: Sequence[Path]) -> li
         jobs: The folder of each.
     """
     of_job = {"job", "status", "sparsity", *RESULTS}
-    keys = [{key for key in row if key not in of_job and not key.startswith("~")} for row in rows]
-    overridden = {key: None for row in rows for key in row if any(key in of_row for of_row in keys)}
-    if all(of_row == keys[0] for of_row in keys):
+    by_job = [[key for key in row if key not in of_job and not key.startswith("~")] for row in rows]
+    overridden = dict.fromkeys(chain.from_iterable(by_job))
+    if all(overridden.keys() == set(keys) for keys in by_job):
         return [dict(row) for row in rows]
     return [dict(row) | _configured(job, overridden) for row, job in zip(rows, jobs, strict=True)]
 
 
 def _configured(job: Path, keys: Iterable[str]) -> dict[str, str]:
-    """What a job's configuration has for those of some keys that it knows, written as an override would be."""
+    """The values of some keys in a job's configuration, as text. Keys that it lacks are left out."""
     config, of_hydra = (job / ".hydra" / f"{name}.yaml" for name in ("config", "hydra"))
     if not (config.exists() and of_hydra.exists()):
         return {}
