@@ -38,7 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "reselect": {"repair": "reselect"},
     "12 steps": {"repair": "reconstruct", "steps": 12},
     "align": {"repair": ["reconstruct", "align"]},
-    "best": {"repair": "best", "budget": "10min"},
+    "best": {"repair": "best", "budget": "20min"},
 }
 
 
