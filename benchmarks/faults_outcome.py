@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 FORK = ForkServerContext()  # a child begins with all of this imported, and inherits nothing else
-FORK.set_forkserver_preload(["lightning.pytorch", "reflow_lightning"])
+FORK.set_forkserver_preload(["reflow_lightning.experiments.experiment", "sklearn.datasets"])
 
 
 @dataclass

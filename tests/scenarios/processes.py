@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-IMPORTED = ["reflow_lightning.experiments.experiment"]
+IMPORTED = ["reflow_lightning.experiments.experiment", "sklearn.datasets", "torch.utils.tensorboard"]
 """What a process of a test finds imported when it starts."""
 
 Scenario = Callable[[Path], Any]
