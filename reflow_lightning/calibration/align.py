@@ -147,7 +147,7 @@ def align(
     Returns:
         Names of the layers that were changed; none if nothing better was found.
     """
-    with torch.inference_mode(mode=False), torch.enable_grad(), together("alignment"):
+    with torch.inference_mode(mode=False), torch.enable_grad(), together(DONE):
         moving = dense_copy(model)  # so that no gradient, flag or hook of the model itself is touched
         moving.requires_grad_(False)
         forget_backward_hooks(moving)

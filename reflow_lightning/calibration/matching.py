@@ -20,7 +20,7 @@ from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
-from reflow_lightning.signal.statistics import ChannelMoments
+from reflow_lightning.signal.statistics import ChannelMoments, is_constant
 
 _STEP = 0.25  # of layers that feed back
 
@@ -55,9 +55,8 @@ def correction(found: ChannelMoments, target: Target, can_shift: bool) -> tuple[
     spread, wanted = found.variance, target.std.square()
     if not can_shift:
         spread, wanted = spread + found.mean.square(), wanted + target.mean.square()
-    constant = spread <= (1e-6 * found.mean) ** 2 + 1e-24
     gain = (wanted / spread.clamp(min=1e-300)).sqrt().clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
-    gain = torch.where(constant | (found.values == 0), 1.0, gain)
+    gain = torch.where(is_constant(spread, found.mean) | (found.values == 0), 1.0, gain)
     shift = torch.where(found.values == 0, 0.0, target.mean - gain * found.mean)
     return gain, shift if can_shift else torch.zeros_like(shift)
 

@@ -16,6 +16,7 @@ from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.equations import OTHER_ROWS, equations
 from reflow_lightning.calibration.lockstep import LockStep
 from reflow_lightning.calibration.matching import match_moments
+from reflow_lightning.calibration.moments import DONE as MATCHED
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair
 from reflow_lightning.calibration.solving import Chooser, not_zero, renormalise, solve
@@ -27,10 +28,10 @@ from reflow_lightning.running.batches import BAR_DELAY, device_of, without_bar
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.free import free_bytes
 from reflow_lightning.running.live import LiveTensors
+from reflow_lightning.running.names import few_reasons
 from reflow_lightning.running.processes import warn
 
 DONE = "least squares"
-MATCHED = "moments"
 _MOST = 128  # batches under way; each has two threads
 
 
@@ -181,7 +182,7 @@ def reconstruct(
     allowed = free_bytes(device_of(model)) // 2 if held_bytes is None else held_bytes
     padding = Padding(model, told=order.padded)
     under_way = LockStep(model, reference, layers, calls, batches, forward, padding, watched.batches_within(allowed))
-    few: dict[str, str] = {}
+    scarce: dict[str, str] = {}
     left: dict[str, str] = {}
     with under_way:
         under_way.normalise_by_batch(others.values())  # those that still have their old statistics
@@ -195,7 +196,7 @@ def reconstruct(
                     solve(layers[name].maps[index], normals, strength, name in norms, choose)
                     if int(normals.sums[0, 0, 0]) < normals.inputs:
                         samples = int(normals.sums[0, 0, 0])
-                        few[layers[name].maps[index].name] = f"{samples} for {normals.inputs} inputs"
+                        scarce[layers[name].maps[index].name] = f"{samples} for {normals.inputs} inputs"
                 if name in norms:
                     renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
             if name in left:
@@ -209,9 +210,8 @@ def reconstruct(
             f"{under_way.beyond} of the batches did not fit into held_bytes={allowed} and ran anew for each layer: "
             "give more memory, or fewer or smaller batches"
         )
-    if few:
-        named = "; ".join(f"'{name}': {numbers}" for name, numbers in list(few.items())[:3])
-        warn(f"fewer samples than inputs in {len(few)} layers ({named}): give more batches, or a stronger ridge")
+    if scarce:
+        warn(f"fewer samples than inputs ({few_reasons(scarce)}): give more batches, or a stronger ridge")
     if matched := [name for name, what in left.items() if what == MATCHED]:
         warn(f"{', '.join(map(repr, matched))} got {OTHER_ROWS}: {MATCHED}, since no row can be fitted to another")
     solved = [name for name in calls if name not in left or name in matched]

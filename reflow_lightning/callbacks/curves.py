@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reflow_lightning.running.names import Patterns, as_patterns, matches
+from reflow_lightning.running.names import Patterns, as_patterns, matches_any
 
 Curves = int | Patterns
 """So many layers, evenly spaced from input to output; or those whose names match: ``"*"`` for all of them."""
@@ -50,7 +50,7 @@ def with_curves(layers: Sequence[str], curves: int | tuple[str, ...]) -> list[st
         (['conv1', 'conv3', 'fc'], ['fc'])
     """
     if not isinstance(curves, int):
-        return [layer for layer in layers if any(matches([layer], pattern) for pattern in curves)]
+        return [layer for layer in layers if matches_any(layer, curves)]
     if curves >= len(layers):
         return list(layers)
     last = len(layers) - 1

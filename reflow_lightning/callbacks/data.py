@@ -71,11 +71,15 @@ def calibration_batches(trainer: pl.Trainer, data: Source, seed: int) -> Generat
         yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
+def loader_of(data: Any) -> Any:
+    """The loader that a data module is calibrated on: ``calibration_dataloader`` if it has one, else the training's."""
+    return getattr(data, "calibration_dataloader", data.train_dataloader)()
+
+
 def _source(trainer: pl.Trainer, data: CalibrationData, seed: int) -> Iterable[Any]:
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     if is_one(data, "LightningDataModule"):
-        loader = getattr(data, "calibration_dataloader", data.train_dataloader)
-        return _training_batches(loader(), seed, ranks)
+        return _training_batches(loader_of(data), seed, ranks)
     if isinstance(data, DataLoader):
         return fresh(data, shuffle=False, seed=seed, **ranks)
     if callable(data):

@@ -11,7 +11,7 @@ from reflow_lightning.pruning import Masks
 from reflow_lightning.pruning.probing import Probe
 from reflow_lightning.pruning.ties import nearest_source, single_copies
 from reflow_lightning.running.copies import copies_in, is_matrix
-from reflow_lightning.running.names import matches
+from reflow_lightning.running.names import matches_any
 from reflow_lightning.running.snapshot import named_tensors
 
 _TOWARDS = 0.5
@@ -77,7 +77,7 @@ def candidates_in(module: nn.Module, trained: set[int]) -> list[Candidate]:
 def tie(module: nn.Module, candidate: Candidate, exclude: Sequence[str]) -> dict[str, str]:
     """The names of what is followed, by the names of what follows and is not excluded."""
     names = nearest_source(module, candidate.sources)
-    return {n: source for n, source in names.items() if not any(matches([n], pattern) for pattern in exclude)}
+    return {n: source for n, source in names.items() if not matches_any(n, exclude)}
 
 
 def _values(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Probe:

@@ -14,11 +14,6 @@ from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.running.compat.lightning import is_one, logged_step
 
 
-def logger_step(trainer: pl.Trainer) -> int:
-    """The step that Lightning itself logs with, so that all curves share their x-axis."""
-    return logged_step(trainer)
-
-
 def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float], step: int, hidden: Collection[str] = ()) -> None:
     """Log to every logger, with the group separator that it prefers.
 
@@ -70,9 +65,9 @@ def log_event(
         "sparsity", {name.removesuffix(".weight"): share for name, share in event.sparsities.items()}, curves
     )
     trainer.callback_metrics["sparsity/global"] = torch.tensor(event.sparsity)  # for other callbacks to monitor
-    log_metrics(trainer, metrics | layers, logger_step(trainer), hidden)
+    log_metrics(trainer, metrics | layers, logged_step(trainer), hidden)
     if trainer.is_global_zero:
-        log_profile(trainer.loggers, event, logger_step(trainer), curves, with_pictures)
+        log_profile(trainer.loggers, event, logged_step(trainer), curves, with_pictures)
 
 
 def announce(event: PruneEvent, what: str = "Reflow") -> None:

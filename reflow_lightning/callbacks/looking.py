@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 from torch import optim
 
+from reflow_lightning.callbacks.trainer import callbacks_of
 from reflow_lightning.running.compat.hooks import has_step_hooks
+from reflow_lightning.running.compat.lightning import is_lightning
 
 _BY_ELEMENT = frozenset(
     {
@@ -51,7 +51,6 @@ def are_looked_at(trainer: pl.Trainer, module: pl.LightningModule, optimizer: op
         module: What it trains.
         optimizer: What is about to step.
     """
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return bool(
         not module.automatic_optimization
         or trainer.gradient_clip_val
@@ -59,18 +58,15 @@ def are_looked_at(trainer: pl.Trainer, module: pl.LightningModule, optimizer: op
         or getattr(trainer.precision_plugin, "scaler", None) is not None
         or type(optimizer) not in _BY_ELEMENT
         or has_step_hooks(optimizer)
-        or _has_own(module, pl.LightningModule)
-        or any(_has_own(callback, pl.Callback) for callback in callbacks if not _is_known(callback))
+        or any(map(_has_own, (module, *callbacks_of(trainer))))
     )
 
 
-def _is_known(callback: pl.Callback) -> bool:
-    """Whether a callback comes with Lightning or with this package: none of them reads a gradient."""
-    return type(callback).__module__.partition(".")[0] in ("lightning", "reflow_lightning")
+def _has_own(given: object) -> bool:
+    """Whether a module or callback has a hook that runs in a step and comes neither with Lightning nor from here."""
+    hooks = (vars(given).get(name, getattr(type(given), name, None)) for name in _IN_A_STEP)
+    return any(hook is not None and not _reads_no_gradient(hook) for hook in hooks)
 
 
-def _has_own(given: Any, base: type) -> bool:
-    """Whether a module or callback has a hook of its own that runs in a step."""
-    return any(
-        name in vars(given) or getattr(type(given), name, None) is not getattr(base, name, None) for name in _IN_A_STEP
-    )
+def _reads_no_gradient(hook: object) -> bool:
+    return is_lightning(hook) or getattr(hook, "__module__", "").partition(".")[0] == "reflow_lightning"

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 
 from reflow_lightning.callbacks.curves import FEW, Curves, check_curves
-from reflow_lightning.callbacks.logs import log_metrics, logger_step, of_layers
+from reflow_lightning.callbacks.logs import log_metrics, of_layers
 from reflow_lightning.callbacks.pictures import log_picture
 from reflow_lightning.callbacks.steps import Steps
 from reflow_lightning.callbacks.strategies import enter_world
@@ -18,7 +18,7 @@ from reflow_lightning.callbacks.trainer import forward_in_precision
 from reflow_lightning.callbacks.trying import forward_that_works
 from reflow_lightning.layers import Order
 from reflow_lightning.running.as_forward import AnyForward, as_forward
-from reflow_lightning.running.compat.lightning import callbacks_checked, state_key
+from reflow_lightning.running.compat.lightning import callbacks_checked, logged_step, state_key
 from reflow_lightning.running.describing import as_call
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
@@ -199,7 +199,7 @@ class SignalMonitor(pl.Callback):
             values, without = of_layers(metric, values_of(report, metric), self.curves)
             found |= values
             hidden |= without
-        log_metrics(trainer, found, logger_step(trainer), hidden)
+        log_metrics(trainer, found, logged_step(trainer), hidden)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End with the heat map of the whole training."""
@@ -214,7 +214,7 @@ class SignalMonitor(pl.Callback):
                 trainer.loggers,
                 HEATMAP,
                 lambda: plot_heatmap(columns, f"the training until step {columns[-1].step}"),
-                logger_step(trainer),
+                logged_step(trainer),
                 columns[-1].step,
             )
 

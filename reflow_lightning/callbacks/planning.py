@@ -8,7 +8,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 
 from reflow_lightning.callbacks.averages import averages_in
-from reflow_lightning.callbacks.data import Source, batch_limit, calibration_batches
+from reflow_lightning.callbacks.data import batch_limit, calibration_batches
 from reflow_lightning.callbacks.once import OncePerFit
 from reflow_lightning.callbacks.recent import Recent
 from reflow_lightning.callbacks.scope import Scope
@@ -23,7 +23,7 @@ from reflow_lightning.running.world import share
 def plan_event(
     pruner: Pruner, scope: Scope, once: OncePerFit, trainer: pl.Trainer, module: pl.LightningModule, step: int
 ) -> Plan:
-    """The plan of an event that is about to happen in a training.
+    """The plan of an event in a training: its batches, within its limits, under its precision, for its averages too.
 
     Args:
         pruner: Whose arguments are followed.
@@ -34,29 +34,19 @@ def plan_event(
         step: Optimizer steps done.
     """
     once.set_up_data(trainer, module)
-    spec = scope.of(trainer, module, pruner.spec, pruner.masks)
-    forward, untouched = as_forward(once.forward), scope.untouched
-    plan = replace(pruner.plan(), spec=spec, forward=forward, step=step, untouched=untouched)
-    return in_training(plan, trainer, once.source)
-
-
-def in_training(plan: Plan, trainer: pl.Trainer, data: Source) -> Plan:
-    """A plan with the batches of a training, within its limits, under its precision, for its averaged weights too.
-
-    Args:
-        plan: With the step and the limit that are wanted.
-        trainer: The running trainer.
-        data: See `Reflow`.
-    """
+    plan, data = pruner.plan(), once.source
     limit = batch_limit(trainer, data, plan.limit)
     measured = plan.profile is not None and not is_barebones(trainer)
     return replace(
         plan,
-        batches=functools.partial(calibration_batches, trainer, data, seed=plan.seed + plan.step),
-        forward=forward_in_precision(trainer, plan.forward),
+        spec=scope.of(trainer, module, pruner.spec, pruner.masks),
+        step=step,
+        batches=functools.partial(calibration_batches, trainer, data, seed=plan.seed + step),
+        forward=forward_in_precision(trainer, as_forward(once.forward)),
         limit=limit,
         profile=at_most(limit, share(PROFILE_BATCHES)) if measured else None,
         averages=averages_in(trainer),
+        untouched=scope.untouched,
         foreign=not isinstance(data, Recent) and data not in ("train", getattr(trainer, "datamodule", None)),
         progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import lightning.pytorch as pl
@@ -15,7 +15,7 @@ from reflow_lightning.pruning import Masks
 from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.copies import is_matrix, untrained_modules
-from reflow_lightning.running.names import as_patterns, few, matches
+from reflow_lightning.running.names import as_patterns, few, matches, matches_any
 from reflow_lightning.running.processes import gather, warn
 
 
@@ -65,7 +65,7 @@ def left_out(
             found[name] = why
     out = {name: why for name, why in found.items() if not _is_named(name, model, spec, masks or ())}
     excluded = [f"{name}.*" for name in out]
-    return out if any(not _matches_any(name, excluded) for name in _selected(model, spec)) else {}
+    return out if any(not matches_any(name, excluded) for name in _selected(model, spec)) else {}
 
 
 class Scope:
@@ -159,14 +159,10 @@ def _selected(model: nn.Module, spec: PruneSpec) -> Iterator[str]:
     """The parameters that would be pruned, were nothing left out but what the user excludes."""
     prunable, named = Inventory.of(model).prunable, [pattern for pattern in as_patterns(spec.include) if pattern != "*"]
     for name, parameter in model.named_parameters():
-        wanted = (id(parameter) in prunable and "*" in as_patterns(spec.include)) or _matches_any(name, named)
+        wanted = (id(parameter) in prunable and "*" in as_patterns(spec.include)) or matches_any(name, named)
         has_values = nn.parameter.is_lazy(parameter) or parameter.numel() > 0
-        if wanted and has_values and not _matches_any(name, as_patterns(spec.exclude)):
+        if wanted and has_values and not matches_any(name, as_patterns(spec.exclude)):
             yield name
-
-
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(matches([name], pattern) for pattern in patterns)
 
 
 def _is_named(name: str, model: nn.Module, spec: PruneSpec, masked: Collection[str]) -> bool:

@@ -10,6 +10,7 @@ import torch
 from reflow_lightning.callbacks.course import Course
 from reflow_lightning.callbacks.home import ComesHome
 from reflow_lightning.callbacks.monitor import SignalMonitor
+from reflow_lightning.callbacks.trainer import callbacks_of
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.events.record import PruneEvent
 from reflow_lightning.pruning import Masks, PruneSpec
@@ -90,7 +91,7 @@ class KeepsState(ComesHome):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say so if the checkpoint has masks that no callback takes over, since all select other parameters."""
-        here = {each.state_key: each for each in trainer.callbacks if isinstance(each, KeepsState)}  # type: ignore[attr-defined]
+        here = {each.state_key: each for each in callbacks_of(trainer) if isinstance(each, KeepsState)}
         saved = checkpoint.get("callbacks", {})
         dropped = [key for key, state in saved.items() if key not in here and _has_masks(state)]
         if dropped and next(iter(here.values())) is self and trainer.state.fn == "fit":

@@ -91,16 +91,16 @@ class KeepsZeros(pl.Callback):
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In manual optimization gradients may be used without a step that Lightning knows of."""
         if not pl_module.automatic_optimization:
-            self.pruner.bound.mask_gradients()
+            self.pruner.bound.keeper.mask_gradients()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Before Lightning clips gradients, or somebody else looks at them: pruned weights have none."""
         if are_looked_at(trainer, pl_module, optimizer):
-            self.pruner.bound.mask_gradients()
+            self.pruner.bound.keeper.mask_gradients()
         else:
-            self.pruner.bound.let_moments(optimizer)
+            self.pruner.bound.keeper.let_moments(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -132,7 +132,7 @@ class KeepsZeros(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A checkpoint holds no moments of pruned weights; the optimizers' state is taken after this."""
-        self.pruner.bound.forget_let_moments()
+        self.pruner.bound.keeper.forget_let_moments()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave exact zeros, whatever the module did when the training ended."""
@@ -162,7 +162,7 @@ class KeepsZeros(pl.Callback):
     def _put_back(self, trainer: pl.Trainer, module: pl.LightningModule, hooks: Sequence[str]) -> None:
         """Set the zeros again that something may have moved, in one of these hooks."""
         self.pruner.bound.follow(module)
-        self._tell(trainer, self.pruner.bound.put_back(), hooks)
+        self._tell(trainer, self.pruner.bound.keeper.put_back(), hooks)
         if world_size() == 1:  # of several, all must ask together, which would take time at each batch
             self._extend(trainer, module)
 
@@ -179,7 +179,7 @@ class KeepsZeros(pl.Callback):
     def _put_all_back(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":  # what is only validated stays as it is
             self.pruner.bound.follow(module)
-            self._tell(trainer, self.pruner.bound.put_all_back(), AFTER_BATCH)
+            self._tell(trainer, self.pruner.bound.keeper.put_all_back(), AFTER_BATCH)
             self._extend(trainer, module)
 
     def _tell(self, trainer: pl.Trainer, moved: Sequence[str], hooks: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from reflow_lightning.cost.latency import Latency, measure_latency
 from reflow_lightning.cost.memory import measure_memory
 from reflow_lightning.running.arguments import Arguments, Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
+from reflow_lightning.running.describing import aligned
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
@@ -68,12 +69,9 @@ class Comparison:
             [title, _shown(key, before[key]), _shown(key, after[key]), _saved(before[key], after[key])]
             for key, title in _TITLES.items()
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
-        return "\n".join([*lines, f"latency: {self.latency}", f"largest difference: {self.largest_difference:.1e}"])
+        return "\n".join(
+            [aligned(rows), f"latency: {self.latency}", f"largest difference: {self.largest_difference:.1e}"]
+        )
 
 
 _TITLES = {

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from reflow_lightning.running.bits import pack, unpack
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integers that hold the bits of a number, by the number of bytes."""
-
 _FEW = 2**31
 """Positions below need four bytes each."""
 

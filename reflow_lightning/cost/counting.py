@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from reflow_lightning.running.compat.torch import (
 )
 from reflow_lightning.running.hooks import watching, watching_inputs
 from reflow_lightning.running.live import storages
+from reflow_lightning.running.names import owner_of
 
 
 class Source(NamedTuple):
@@ -162,13 +162,3 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is not None:
             for memory in new:
                 self._sources[memory] = [found._replace(start=0, stop=memory.nbytes(), itself=False)]
-
-
-def owner_of(parameter: str) -> str:
-    """The name of the module that a parameter belongs to, though a parametrization of that module holds it.
-
-    Example:
-        >>> owner_of("0.weight"), owner_of("0.parametrizations.weight.original"), owner_of("weight")
-        ('0', '0', '')
-    """
-    return re.sub(r"(^|\.)parametrizations\..*", "", parameter.rpartition(".")[0])

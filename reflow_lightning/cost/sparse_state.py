@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.cost.compressed import INTEGERS, compress, expand
+from reflow_lightning.cost.compressed import compress, expand
+from reflow_lightning.running.bits import INTEGERS
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 from reflow_lightning.running.formats import KEY, FormatError, check_format
 from reflow_lightning.running.live import extent

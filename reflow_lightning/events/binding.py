@@ -21,6 +21,7 @@ class BoundMasks:
 
     Attributes:
         masks: The masks, once there are any.
+        keeper: Keeps the zeros of the model that is trained.
 
     Example:
         >>> import torch
@@ -32,7 +33,7 @@ class BoundMasks:
 
     def __init__(self) -> None:
         self.masks: Masks | None = None
-        self._keeper = ZeroKeeper()
+        self.keeper = ZeroKeeper()
         self._model: weakref.ref[nn.Module] | None = None
         self._saving: RemovableHandle | None = None
         self._is_from_elsewhere = False
@@ -84,19 +85,19 @@ class BoundMasks:
         """Keep the model's zeros from now on, wherever it has been moved."""
         if self.masks is not None:
             self.masks = self.masks.spread_over(model)
-            self._keeper.bind(model, self.masks)
+            self.keeper.bind(model, self.masks)
 
     def prepare(self, model: nn.Module, masks: Masks, optimizers: Iterable[optim.Optimizer]) -> None:
         """Keep the zeros of new masks, and have the optimizers forget what moved the weights that they prune."""
-        self._keeper.bind(model, masks)
+        self.keeper.bind(model, masks)
         for optimizer in optimizers:
-            self._keeper.forget_moments(optimizer)
+            self.keeper.forget_moments(optimizer)
 
     def follow(self, model: nn.Module) -> None:
         """Keep to the masks where a parameter was replaced since, as by a new layer under the old name."""
-        if self.masks is not None and self._keeper.is_holding:
+        if self.masks is not None and self.keeper.is_holding:
             reshard(model)
-            if not self._keeper.is_bound(model, self.masks):
+            if not self.keeper.is_bound(model, self.masks):
                 warn("parameters that Reflow has pruned were replaced: the new ones get the same zeros")
                 self.masks.apply(model)
                 self.bind(model)
@@ -105,38 +106,18 @@ class BoundMasks:
         """Set the zeros again after every step of any optimizer, and before each ``state_dict()`` of the model."""
         self._stop_watching()
         self._saving = before_saving(model, self._before_saving)
-        self._keeper.watch()
-
-    def put_back(self) -> list[str]:
-        """Set the zeros again where something else may have moved them; see `ZeroKeeper.put_back`."""
-        return self._keeper.put_back()
-
-    def put_all_back(self) -> list[str]:
-        """Set all zeros again; see `ZeroKeeper.put_all_back`."""
-        return self._keeper.put_all_back()
-
-    def mask_gradients(self) -> None:
-        """Set the gradients of pruned weights to zero."""
-        self._keeper.mask_gradients()
-
-    def let_moments(self, optimizer: optim.Optimizer) -> None:
-        """Leave the gradients of a step as they are; see `ZeroKeeper.let_moments`."""
-        self._keeper.let_moments(optimizer)
-
-    def forget_let_moments(self) -> None:
-        """Set to zero what came of that in the optimizers' states."""
-        self._keeper.forget_let_moments()
+        self.keeper.watch()
 
     def release(self) -> None:
         """Let go of the optimizers and of the model's parameters."""
         self._stop_watching()
-        self._keeper.forget_let_moments()
-        self._keeper.release()
+        self.keeper.forget_let_moments()
+        self.keeper.release()
 
     def _before_saving(self) -> None:
         model = self._model() if self._model is not None else None
-        if model is not None and self.masks is not None and self._keeper.is_bound(model, self.masks):
-            self._keeper.set_zeros()
+        if model is not None and self.masks is not None and self.keeper.is_bound(model, self.masks):
+            self.keeper.set_zeros()
 
     def _stop_watching(self) -> None:
         if self._saving is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reflow_lightning.experiments.spreading import load_state
 from reflow_lightning.running.compat.torch import COMPILED
 from reflow_lightning.running.files import read_tensors
+from reflow_lightning.running.names import few
 
 _WRAPPERS = ("module.", "model.", "net.", f"{COMPILED}.")  # of DataParallel, of a LightningModule, of torch.compile
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net")
@@ -69,7 +70,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     unexpected = sorted(weights.keys() - wanted.keys())
     odd = [n for n in weights.keys() & wanted.keys() if weights[n].shape != wanted[n].shape]
     found = [
-        f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        f"{what} {few(names)}"
         for what, names in (("it lacks", missing), ("it also has", unexpected), ("of another shape are", sorted(odd)))
         if names
     ]

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from reflow_lightning.collapse import collapse, collapse_report
 from reflow_lightning.cost.comparison import compare
 from reflow_lightning.cost.export import check_onnx, export_onnx, save_program
+from reflow_lightning.experiments.inputs import calibration_loader, first_test_input
 from reflow_lightning.experiments.metrics import tested
 from reflow_lightning.experiments.results import describe_error
-from reflow_lightning.running.batches import move
-from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.samples import map_samples
@@ -44,15 +42,12 @@ def collapse_network(
     Returns:
         What goes into ``report.json``, and tables to print; on all processes but the first, nothing to print.
     """
-    data.setup("fit")
-    data.setup("test")
     device = tester.strategy.root_device
     net: nn.Module = getattr(module, "net", module).to(device)
     try:
-        (example,) = map_samples(lambda tensor: tensor[:SAMPLES], (_first_input(data, device),))
+        (example,) = map_samples(lambda tensor: tensor[:SAMPLES], (first_test_input(data, device),))
         with together("collapse"):
-            loader = getattr(data, "calibration_dataloader", data.train_dataloader)()
-            batches = fresh(loader, shuffle=True, seed=int(cfg.seed))  # the same in all processes
+            batches = fresh(calibration_loader(data), shuffle=True, seed=int(cfg.seed))  # the same in all processes
             collapsed = collapse(net, example, batches=batches)
         metric = _test(cfg, tester, module, collapsed, data)
         net.to(device), collapsed.to(device)  # the test leaves what it tested on the CPU
@@ -71,10 +66,6 @@ def collapse_network(
     }
     tested = "" if metric is None else f"{cfg.metric} of the collapsed network: {metric:.4f}"
     return section, "\n\n".join(filter(None, (str(report), str(comparison), "\n".join([tested, *notes]).strip())))
-
-
-def _first_input(data: pl.LightningDataModule, device: torch.device) -> Any:
-    return move(batch_input(next(iter(data.test_dataloader()))), device)
 
 
 def _test(

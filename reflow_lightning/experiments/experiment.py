@@ -22,6 +22,7 @@ from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.event_records import EventRecords, signal_of
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import git_state, print_config
+from reflow_lightning.experiments.inputs import calibration_loader, first_test_input
 from reflow_lightning.experiments.interval import interval, share_tested
 from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, tested, validated
@@ -32,9 +33,8 @@ from reflow_lightning.experiments.spreading import check_spread, copy_state, loa
 from reflow_lightning.experiments.stages import Stages
 from reflow_lightning.experiments.training import fit_and_prune, load_or_pretrain, make_trainer, trains
 from reflow_lightning.pruning import select
-from reflow_lightning.running.batches import device_of, move
+from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.files import write_tensors
-from reflow_lightning.running.forward import batch_input
 from reflow_lightning.running.fresh import fresh
 from reflow_lightning.running.processes import warn
 from reflow_lightning.running.samples import first_sample
@@ -203,19 +203,10 @@ def held_whole(cfg: DictConfig, module: pl.LightningModule) -> pl.LightningModul
     return copy
 
 
-def calibration_loader(data: pl.LightningDataModule) -> Any:
-    """What pruning and repair read, of data that the evaluation before may have torn down."""
-    data.setup("fit")
-    return getattr(data, "calibration_dataloader", data.train_dataloader)()
-
-
 def cost_of(module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, Any] | None:
     """What the network costs on one test sample; nothing, and a warning, if its input can't be made of a batch."""
     try:
-        data.setup("test")
-        loader = data.test_dataloader()
-        batch = next(iter(loader[0] if isinstance(loader, (list, tuple)) else loader))
-        (example,) = first_sample((move(batch_input(batch), device_of(module)),))
+        (example,) = first_sample((first_test_input(data, device_of(module)),))
         return measure_cost(getattr(module, "net", module), example).to_dict()
     except Exception as error:  # of anybody's data and network
         warn(f"the cost of the network is not counted, since its input could not be made: {describe_error(error)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from reflow_lightning.callbacks.profiles import as_csv
 from reflow_lightning.running.extras import missing
 from reflow_lightning.running.files import write_whole
 from reflow_lightning.signal import SignalReport, plot_profiles
@@ -104,10 +104,7 @@ def write_signal(folder: Path, signal: Mapping[str, SignalReport], title: str) -
     rows = profile_rows(signal)
     if not rows:
         return
-    with (folder / "signal.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    (folder / "signal.csv").write_text(as_csv(rows), newline="")
     plot_profiles(signal, title).savefig(folder / "variance_profile.png")
 
 

@@ -17,7 +17,6 @@ from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
 from reflow_lightning.experiments.experiment import (
-    calibration_loader,
     cost_of,
     describe_environment,
     measure_stages,
@@ -26,6 +25,7 @@ from reflow_lightning.experiments.experiment import (
 )
 from reflow_lightning.experiments.extensions import load_extensions
 from reflow_lightning.experiments.extras import print_config
+from reflow_lightning.experiments.inputs import calibration_loader
 from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, validated
 from reflow_lightning.experiments.rehearsal import rehearse

@@ -11,9 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from reflow_lightning.experiments.overrides import CONF
 from reflow_lightning.experiments.resume import differences, saved_settings, settings
-
-CONF = "reflow_lightning.conf"
 
 
 def taken_up(arguments: Sequence[str], config: str = "config") -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from reflow_lightning.layers.layer import Layer
-from reflow_lightning.running.attention_mask import Around, attention_mask
+from reflow_lightning.running.attention_mask import LEAST, Around, attention_mask
 from reflow_lightning.running.compat.torch import tree_leaves, tree_map_only
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching_inputs
@@ -169,7 +169,7 @@ def told(module: nn.Module, call: Call) -> list[_Told]:
 
 def unmasked(mask: Tensor) -> Tensor:
     """What a padding mask of attention leaves: where it is false, or adds nothing that amounts to minus infinity."""
-    return ~mask if mask.dtype == torch.bool else mask > -1e4
+    return ~mask if mask.dtype == torch.bool else mask > LEAST
 
 
 def held(packed: PackedSequence) -> Tensor:

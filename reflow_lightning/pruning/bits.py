@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.bits import pack, unpack
+from reflow_lightning.running.bits import INTEGERS, pack, unpack
 from reflow_lightning.running.compat.torch import multiply_each
 from reflow_lightning.running.processes import gather
 from reflow_lightning.running.shards import part_of
@@ -29,8 +29,6 @@ _PIECE = 1 << 19
 """So many values are multiplied at once on the CPU, where torch first copies a mask of bools to the type of the values:
 the copy stays in the processor's cache, and takes memory that is at hand instead of some from the system."""
 
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 @torch.no_grad()
 def zero_where_pruned(values: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -50,7 +48,7 @@ def zero_where_pruned(values: Sequence[Tensor], masks: Sequence[Tensor]) -> None
         >>> values
         tensor([0., 0., 3.])
     """
-    numbers = [piece for v in values for piece in _pieces(v.view(_INTEGERS[v.element_size()]))]
+    numbers = [piece for v in values for piece in _pieces(v.view(INTEGERS[v.element_size()]))]
     if numbers:
         multiply_each(numbers, [piece for mask in masks for piece in _pieces(mask)])
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers import Inventory, Owned
 from reflow_lightning.pruning.unprunable import sources
+from reflow_lightning.running.names import few
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class Coverage:
             '0.2250 with the embeddings, which are dense and 75 % of all'
         """
         named = [f"{kind} x {count}" for kind, count in self.left.items()]
-        more = f" and {len(named) - 6} more types" if len(named) > 6 else ""
-        parts = [f"{self.share:.4f} of all matrices; left: {', '.join(named[:6])}{more}"] if named else []
+        parts = [f"{self.share:.4f} of all matrices; left: {few(named, what='types', most=6)}"] if named else []
         if self.tables:
             of_all = self.tables / (self.matrices + self.tables)
             parts.append(f"{self.share_with_tables:.4f} with the embeddings, which are dense and {of_all:.0%} of all")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.pruning.masks import Masks
+from reflow_lightning.running.names import few
 from reflow_lightning.running.processes import gather, summed, warn
 from reflow_lightning.running.shards import part_like, part_of
 from reflow_lightning.running.world import world_size
@@ -71,9 +72,8 @@ def zero_again(model: nn.Module, masks: Masks, repair: object) -> None:
     if names:
         masks.apply(model)
         warn(
-            f"repair {repair} filled weights that are pruned, in '{names[0]}'"
-            f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: they were set to zero again, so that the "
-            "network is not as the repair left it; have the repair write to the other weights alone"
+            f"repair {repair} filled weights that are pruned, in {few(map(repr, names))}: they were set to zero again, "
+            "so that the network is not as the repair left it; have the repair write to the other weights alone"
         )
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from reflow_lightning.layers import Inventory
 from reflow_lightning.pruning.storage import check_storage
-from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, listed, sources, unknown_weights, unprunable_weights
+from reflow_lightning.pruning.unprunable import UNKNOWN_REMEDY, sources, unknown_weights, unprunable_weights
 from reflow_lightning.running.compat.torch import COMPILED
-from reflow_lightning.running.names import Patterns, as_patterns, few, instead, matches
+from reflow_lightning.running.names import Patterns, as_patterns, few, few_reasons, instead, matches, matches_any
 from reflow_lightning.running.processes import warn
 
 
@@ -84,8 +84,7 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         if any(pattern in aliases[id(parameters[name])] for name in found):
             return found
         matrices = [name for name in found if name in of_known or (name in of_unknown and pattern != "*")]
-        computed = any(matches([name], pattern) for name in unprunable)
-        return matrices if matrices or computed or pattern == "*" else found
+        return matrices if matrices or matches(unprunable, pattern) or pattern == "*" else found
 
     by_pattern = {pattern: included_by(pattern) for pattern in include}
     excluding = {pattern: named(pattern) for pattern in exclude}
@@ -93,10 +92,10 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     for pattern in include:
         if not by_pattern[pattern] and pattern != "*":
             found = {name: why for name, why in unprunable.items() if matches([name], pattern)}
-            reason = f": {listed(found)}" if found else _instead(pattern, names, of_known)
+            reason = f": {few_reasons(found)}" if found else _instead(pattern, names, of_known)
             raise ValueError(f"include pattern '{pattern}' matches no prunable parameter{reason}")
     for pattern in exclude:
-        if not excluding[pattern] and not any(matches([name], pattern) for name in unprunable):
+        if not excluding[pattern] and not matches(unprunable, pattern):
             warn(f"exclude pattern '{pattern}' matches no prunable parameter{_instead(pattern, names, of_known)}")
     included = {name for pattern in include for name in by_pattern[pattern]}
     excluded = {name for pattern in exclude for name in excluding[pattern]}
@@ -105,20 +104,20 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
         name: why
         for name, why in (unprunable | of_unknown).items()
         if name not in selected
-        and any(matches([name], pattern) for pattern in include)
-        and not any(matches([name], pattern) for pattern in exclude)
+        and matches_any(name, include)
+        and not matches_any(name, exclude)
         and not (name in unprunable and any(other.startswith(sources(name)) for other in selected))
     }
     if not sum(p.numel() for p in _sized(selected)):
         raise ValueError(
             f"nothing to prune in {type(model).__name__} with include={list(include)}, exclude={list(exclude)}: "
             "candidates are the weights of linear, convolution, recurrent and attention layers, and of types that are "
-            f"registered with layer_of; name any other parameter in include{f'; {listed(left)}' if left else ''}"
+            f"registered with layer_of; name any other parameter in include{f'; {few_reasons(left)}' if left else ''}"
         )
     check_storage(selected)
     if left:
         remedy = "" if left.keys().isdisjoint(of_unknown) else UNKNOWN_REMEDY
-        warn(f"left dense: {listed(left)}{remedy}; or say so with exclude")
+        warn(f"left dense: {few_reasons(left)}{remedy}; or say so with exclude")
     return selected
 
 

@@ -33,14 +33,14 @@ def unprunable_weights(known: Inventory, candidates: Mapping[str, Tensor]) -> di
         ['0.weight']
     """
     reasons = {
-        name: f"is {candidate.dtype}, {_remedy(candidate.dtype)}"
+        name: f"{candidate.dtype}, {_remedy(candidate.dtype)}"
         for name, candidate in candidates.items()
         if not candidate.is_floating_point()
     }
     for name, owned in known.weights.items():
         kinds = _computed_by(owned.holder, name.rpartition(".")[2]) if owned.parameter is None else []
         if kinds:
-            reasons[name] = f"is computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
+            reasons[name] = f"computed by {', '.join(kinds)} in each forward pass: {_REMEDY}"
     return reasons
 
 
@@ -55,7 +55,7 @@ def _remedy(dtype: torch.dtype) -> str:
 
 def unknown_weights(known: Inventory) -> dict[str, str]:
     """Matrices that are left out because the type of their layer is unknown: why, by name."""
-    return {name: f"belongs to a {kind}, an unknown type of layer" for name, kind in known.unknown.items()}
+    return {name: f"of {kind}, an unknown type of layer" for name, kind in known.unknown.items()}
 
 
 def sources(name: str) -> tuple[str, ...]:
@@ -67,17 +67,6 @@ def sources(name: str) -> tuple[str, ...]:
     """
     module, dot, weight = name.rpartition(".")
     return (f"{module}{dot}parametrizations.{weight}.", f"{name}_")
-
-
-def listed(reasons: Mapping[str, str]) -> str:
-    """The first three, as a text.
-
-    Example:
-        >>> listed({name: "is odd" for name in "abcd"})
-        "'a' is odd; 'b' is odd; 'c' is odd; and 1 more"
-    """
-    shown = [f"'{name}' {why}" for name, why in list(reasons.items())[:3]]
-    return "; ".join(shown) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
 
 
 def _computed_by(module: nn.Module, weight: str) -> list[str]:

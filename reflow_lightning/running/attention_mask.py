@@ -12,7 +12,8 @@ from reflow_lightning.running.forward import Forward, named_part
 from reflow_lightning.running.processes import warn
 
 _KEY = "attention_mask"
-_LEAST = -1e4  # what a mask adds to scores where nothing shall be seen is at most this
+LEAST = -1e4
+"""What a mask adds to the scores of attention where nothing shall be seen is at most this."""
 
 
 class WithAttentionMask:
@@ -130,5 +131,5 @@ def _in_mapping(batch: Mapping[str, Any]) -> Tensor | None:
 def _is_data(mask: Tensor) -> Tensor:
     """A mask of truth values, from one of ones, or from what is added to the scores of attention."""
     if mask.is_floating_point() and bool((mask <= 0).all()):
-        return mask > _LEAST
+        return mask > LEAST
     return mask.bool()

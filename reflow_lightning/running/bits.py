@@ -1,9 +1,13 @@
-"""Bools as bits, eight a byte."""
+"""Bools as bits, eight a byte, and the bits of numbers."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integers that hold the bits of a number, by the number of bytes."""
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -19,12 +23,7 @@ def pack(mask: Tensor) -> Tensor:
         >>> pack(torch.tensor([True, False, False, False, False, False, False, True, True])).tolist()
         [129, 128]
     """
-    flat = mask.flatten().cpu()
-    packed = torch.zeros(-(-flat.numel() // 8), dtype=torch.uint8)
-    for bit in range(8):
-        part = flat[bit::8]
-        packed[: part.numel()] |= part.to(torch.uint8) << (7 - bit)
-    return packed
+    return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
 
 
 def unpack(packed: Tensor, size: int) -> Tensor:
@@ -43,8 +42,4 @@ def unpack(packed: Tensor, size: int) -> Tensor:
     """
     if packed.dtype != torch.uint8 or packed.shape != (-(-size // 8),):
         raise ValueError(f"{size} bits need {-(-size // 8)} bytes, not {packed.dtype} {tuple(packed.shape)}")
-    flat = torch.empty(size, dtype=torch.bool)
-    for bit in range(8):
-        part = flat[bit::8]
-        part.copy_((packed[: part.numel()] >> (7 - bit)) & 1)
-    return flat
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=size)).view(torch.bool)

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from reflow_lightning.running.compat.torch import inner_of_compiled, plain_attributes, run_uncompiled
 
-_LARGEST = 2**24
+LARGEST = 2**24
 """An array of more bytes is taken for data."""
 
-_LONGEST = 10_000
+LONGEST = 10_000
 """So is a container of more items, unless it holds modules."""
 
 _WALKED = 100_000
@@ -77,7 +77,7 @@ def _bound_anew(value: Any, memo: Mapping[int, Any], depth: int = _NESTED) -> An
     """
     if isinstance(value, types.FunctionType):
         return _function_anew(value, memo)
-    if not depth or (type(value) in (list, tuple, dict) and len(value) > _LONGEST):
+    if not depth or (type(value) in (list, tuple, dict) and len(value) > LONGEST):
         return value
     if type(value) in (list, tuple):
         items = [_bound_anew(item, memo, depth - 1) for item in value]
@@ -147,8 +147,8 @@ def _is_data(value: Any) -> bool:
     if isinstance(value, (Dataset, DataLoader)):
         return True
     if isinstance(value, (list, tuple, dict, set)):
-        return len(value) > _LONGEST and not any(map(_is_module, _items(value)))
-    return (isinstance(value, Tensor) or hasattr(value, "__array_interface__")) and value.nbytes > _LARGEST
+        return len(value) > LONGEST and not any(map(_is_module, _items(value)))
+    return (isinstance(value, Tensor) or hasattr(value, "__array_interface__")) and value.nbytes > LARGEST
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -28,6 +28,21 @@ def as_call(of: type, arguments: Mapping[str, Any]) -> str:
             word = "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"{name}="
             written.append(f"{word}{shown(value)}")
     return f"{of.__name__}({', '.join(written)})"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text: the first column begins, the others end at one place.
+
+    Example:
+        >>> print(aligned([["layer", "mean"], ["fc", "0.5"]]))
+        layer  mean
+        fc      0.5
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
 
 
 def shown(value: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from reflow_lightning.running.compat.torch import forget_iterator, plain_attributes
+from reflow_lightning.running.compat.torch import forget_iterator, own_attributes
 from reflow_lightning.running.generators import generator_types
 
 _BYTES = 2**26
@@ -30,7 +30,6 @@ _DEEPEST = 50
 
 _LIVE = frozenset(("threading", "queue", "multiprocessing", "concurrent", "socket", "asyncio"))
 _AS_THEY_ARE = frozenset(("lightning", "pytorch_lightning", "lightning_fabric", "logging", "weakref"))
-_OF_MODULES = frozenset(vars(nn.Module()))
 _ATOMS = (str, bytes, int, float, complex, range, slice, type(None), type, types.ModuleType, Enum, PurePath)
 
 
@@ -138,7 +137,7 @@ class Detaching:
             return value
         self._made[id(value)] = copied
         held = dict(_held_by(value))
-        own = plain_attributes(value).keys() - _OF_MODULES if isinstance(value, nn.Module) else held.keys()
+        own = own_attributes(value).keys() if isinstance(value, nn.Module) else held.keys()
         for name, item in held.items():
             object.__setattr__(copied, name, self.of(item, depth) if name in own else item)
         if isinstance(value, DataLoader):

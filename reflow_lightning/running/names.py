@@ -1,14 +1,13 @@
-"""Glob patterns on the names of parameters and modules, so that YAML and the command line can write them."""
+"""Names of parameters and modules, and glob patterns on them, which YAML and the command line can write."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 Patterns = str | Iterable[str]
-
-_FEW = 3
 
 
 def as_patterns(patterns: Patterns) -> tuple[str, ...]:
@@ -29,6 +28,26 @@ def matches(names: Iterable[str], pattern: str) -> bool:
         True
     """
     return any(fnmatchcase(name, pattern) for name in names)
+
+
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns matches a name.
+
+    Example:
+        >>> matches_any("conv1.weight", ["fc.*", "conv?.*"])
+        True
+    """
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def owner_of(parameter: str) -> str:
+    """The name of the module that a parameter belongs to, though a parametrization of that module holds it.
+
+    Example:
+        >>> owner_of("0.weight"), owner_of("0.parametrizations.weight.original"), owner_of("weight")
+        ('0', '0', '')
+    """
+    return re.sub(r"(^|\.)parametrizations\..*", "", parameter.rpartition(".")[0])
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -54,21 +73,22 @@ def instead(pattern: str, names: Iterable[str]) -> str:
     return f"; all in module '{pattern}' are '{pattern}.*'" if inside else nearest(pattern, names)
 
 
-def few(texts: Iterable[str], separator: str = ", ", what: str = "") -> str:
-    """The first three of many texts, and how many there are besides.
+def few(texts: Iterable[str], separator: str = ", ", what: str = "", most: int = 3) -> str:
+    """The first of many texts, and how many there are besides.
 
     Args:
         texts: The texts.
         separator: Between them.
         what: What they are, if that needs to be said.
+        most: So many at most.
 
     Example:
         >>> few("abcde"), few("abcde", what="letters"), few("ab", separator="; ")
         ('a, b, c and 2 more', 'a, b, c and 2 more letters', 'a; b')
     """
     listed = list(texts)
-    more = f" and {len(listed) - _FEW} more {what}".rstrip() if len(listed) > _FEW else ""
-    return separator.join(listed[:_FEW]) + more
+    more = f" and {len(listed) - most} more {what}".rstrip() if len(listed) > most else ""
+    return separator.join(listed[:most]) + more
 
 
 def few_reasons(reasons: Mapping[str, str]) -> str:

@@ -16,19 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from reflow_lightning.running.compat.torch import own_buffers, own_children, plain_attributes
+from reflow_lightning.running.compat.torch import own_attributes, own_buffers, own_children
 from reflow_lightning.running.copies import copies_in
+from reflow_lightning.running.copying import LARGEST, LONGEST
 from reflow_lightning.running.inference import writing
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import can_be_written
 from reflow_lightning.running.walks import check_no_walk
 from reflow_lightning.running.written import Written
-
-_LARGEST = 2**24
-"""A plain tensor or array of more bytes is taken for data, and not copied."""
-
-_LONGEST = 10_000
-"""So is a container of more items."""
 
 _SMALL = 4096
 """A parameter of so few elements may be a state, such as the scale of a quantizer that learns it by itself."""
@@ -38,8 +33,6 @@ _COMPARED = 2**20
 
 _DEEP = 3
 """Containers within containers are looked into so deep."""
-
-_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 class Traces:
@@ -78,7 +71,7 @@ class Traces:
             self._held.append((own_children(module), dict(own_children(module))))
             if id(module) not in passed_over:
                 self._held.append((own_buffers(module), dict(own_buffers(module))))
-        self._attributes = [(module, _own_attributes(module)) for module in modules]
+        self._attributes = [(module, own_attributes(module)) for module in modules]
         tensors, self._containers, self._arrays = _states([a for _, a in self._attributes], _storages(model))
         buffers = (b for module in modules if id(module) not in passed_over for b in own_buffers(module).values())
         copies = _parameters_of_copies(model)
@@ -91,7 +84,7 @@ class Traces:
         """Whether something differs now, as far as one can tell without the values of tensors and arrays."""
         return (
             any(not _has_same(held, before) for held, before in self._held)
-            or any(not _has_same(_own_attributes(module), before) for module, before in self._attributes)
+            or any(not _has_same(own_attributes(module), before) for module, before in self._attributes)
             or any(not _is_as_before(value, content) for value, content in self._containers)
             or bool(self._written.since())
         )
@@ -105,7 +98,7 @@ class Traces:
                 held.update(before)
         for module, attributes in self._attributes:
             now = vars(module)
-            for name in [name for name in _own_attributes(module) if name not in attributes]:
+            for name in [name for name in own_attributes(module) if name not in attributes]:
                 del now[name]
             now.update({name: value for name, value in attributes.items() if now.get(name) is not value})
         for value, content in self._containers:
@@ -159,13 +152,13 @@ def _states(
             continue
         seen.add(id(value))
         if isinstance(value, Tensor):
-            if can_be_written(value) and value.nbytes <= _LARGEST and _storage(value) not in own:
+            if can_be_written(value) and value.nbytes <= LARGEST and _storage(value) not in own:
                 tensors.append(value)
         elif isinstance(value, (list, dict, set, deque)):
-            if depth and len(value) <= _LONGEST:
+            if depth and len(value) <= LONGEST:
                 containers.append((value, copy.copy(value)))
                 waiting += [(item, depth - 1) for item in _items(value)]
-        elif hasattr(value, "__array_interface__") and getattr(value, "ndim", 0) > 0 and value.nbytes <= _LARGEST:
+        elif hasattr(value, "__array_interface__") and getattr(value, "ndim", 0) > 0 and value.nbytes <= LARGEST:
             arrays.append((value, value.copy()))
     return tensors, containers, arrays
 
@@ -209,11 +202,6 @@ def _are_equal(tensor: Tensor, copied: Tensor) -> bool:
 
 def _is_waiting(module: nn.Module) -> bool:
     return any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False))))
-
-
-def _own_attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module holds beside what every module does."""
-    return {name: value for name, value in plain_attributes(module).items() if name not in _OF_MODULES}
 
 
 def _has_same(held: dict[str, Any], before: dict[str, Any]) -> bool:

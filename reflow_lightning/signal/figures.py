@@ -5,7 +5,7 @@ Every figure is drawn within `styled`, on a `new_figure`; Matplotlib is loaded t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -106,28 +106,10 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def draw_mean(axes: Axes, samples: Mapping[float, Sequence[float]], label: str, **style: Any) -> None:
-    """Draw the mean of several samples at each place as a line, and a standard deviation to each side as a band.
-
-    Args:
-        axes: Where.
-        samples: The samples by their place on the x-axis; one alone has no band.
-        label: The name of the line.
-        style: Colour, mark and line; see `SERIES`.
-    """
-    from statistics import fmean, stdev
-
-    places = sorted(samples)
-    means = [fmean(samples[place]) for place in places]
-    draw_line(
-        axes, places, means, [stdev(found) if len(found := samples[at]) > 1 else 0.0 for at in places], label, **style
-    )
-
-
 def draw_line(
     axes: Axes, places: Sequence[float], means: Sequence[float], spreads: Sequence[float], label: str, **style: Any
 ) -> None:
-    """Draw a line through means, with a band of their spreads; a place alone gets a bar. See `draw_mean`."""
+    """Draw a line through means, with a band of their spreads; a place alone gets a bar. `SERIES` has styles."""
     axes.plot(places, means, label=label, **style)
     if any(spreads) and len(places) > 1:
         low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
@@ -136,7 +118,7 @@ def draw_line(
         axes.errorbar(places, means, spreads, fmt="none", ecolor=style["color"], capsize=4)
 
 
-def label_ends(axes: Axes, names: Mapping[str, str] | None = None) -> None:
+def label_ends(axes: Axes) -> None:
     """Write the name of each line at its right end in the line's colour, in the place of a legend.
 
     Call it when everything is drawn and the limits of the axes are set. Names that would cover each other are shifted
@@ -144,7 +126,6 @@ def label_ends(axes: Axes, names: Mapping[str, str] | None = None) -> None:
 
     Args:
         axes: The axes, whose lines have labels.
-        names: What to write instead of a label.
     """
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = {}
@@ -157,9 +138,8 @@ def label_ends(axes: Axes, names: Mapping[str, str] | None = None) -> None:
     apart = 14 / 72 / (figure.get_size_inches()[1] * axes.get_position().height)
     ordered = sorted(ends, key=lambda line: ends[line])
     for line, place in zip(ordered, _apart([ends[line] for line in ordered], apart), strict=True):
-        label = str(line.get_label())
         axes.annotate(
-            (names or {}).get(label, label),
+            str(line.get_label()),
             (1, place),
             xycoords="axes fraction",
             xytext=(6, 0),

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from reflow_lightning.layers import Layer, Order, layer_of
 from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.hooks import Call, watching
-from reflow_lightning.running.names import Patterns, as_patterns, matches, nearest
+from reflow_lightning.running.names import Patterns, as_patterns, matches, matches_any, nearest
 from reflow_lightning.signal.leaving import NothingToMeasureError
 
 Listener = Callable[[str, Tensor], None]
@@ -85,7 +85,7 @@ def matching_modules(model: nn.Module, patterns: Patterns) -> list[str]:
     for pattern in wanted:
         if not matches(modules, pattern):
             raise ValueError(f"layers pattern '{pattern}' matches no module{nearest(pattern, modules)}")
-    return [name for name in modules if any(matches([name], pattern) for pattern in wanted)]
+    return [name for name in modules if matches_any(name, wanted)]
 
 
 @contextmanager

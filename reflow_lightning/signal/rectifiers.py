@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from reflow_lightning.layers.rows import tensors_in
 from reflow_lightning.running.compat.torch import FunctionMode
 from reflow_lightning.running.hooks import Call, plain, watching, watching_inputs
+from reflow_lightning.running.names import owner_of
 from reflow_lightning.signal.by_hand import rectifiers_by_hand
 from reflow_lightning.signal.origins import Origin, joined, moved_dim
 
@@ -101,7 +102,7 @@ class _Watch(FunctionMode):
         self._inside = 0  # so many of these modules are running
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                self.weights[parameter] = owning_layer(name)
+                self.weights[parameter] = owner_of(name)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -204,17 +205,6 @@ class _Watch(FunctionMode):
         if name in _PRODUCTS:
             return origin.mixed(moved_dim(origin.dim, origin.shape, shape), shape)
         return origin.moved(shape)
-
-
-def owning_layer(parameter: str) -> str:
-    """Name of the module that a parameter belongs to, though a parametrization may hold it.
-
-    Example:
-        >>> owning_layer("layer1.conv.weight"), owning_layer("fc.parametrizations.weight.original1")
-        ('layer1.conv', 'fc')
-    """
-    within = parameter.split("parametrizations.")[0]
-    return within.rstrip(".") if within != parameter else parameter.rpartition(".")[0]
 
 
 def _bounds(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> tuple[float, float]:  # noqa: A002

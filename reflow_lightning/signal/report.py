@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from reflow_lightning.running.describing import aligned
 from reflow_lightning.signal.histogram import Histogram
 from reflow_lightning.signal.layer_entropy import LayerEntropy
 from reflow_lightning.signal.metrics import OF_RECTIFIERS
@@ -167,11 +168,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as aligned text, first the layer's name, without the columns that are empty throughout."""
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     cells = [["layer", *columns[1:]], *([_cell(column, row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in cells
-    )
+    return aligned(cells)
 
 
 def _cell(column: str, value: Any) -> str:

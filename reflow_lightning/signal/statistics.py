@@ -217,4 +217,9 @@ def dead_channels(channels: ChannelMoments) -> Tensor:
         >>> dead_channels(ChannelMoments(torch.ones(2), torch.ones(2), torch.tensor([0.0, 0.1]))).item()
         0.5
     """
-    return (channels.variance <= (1e-6 * channels.mean) ** 2 + 1e-24).double().mean()
+    return is_constant(channels.variance, channels.mean).double().mean()
+
+
+def is_constant(variance: Tensor, mean: Tensor) -> Tensor:
+    """Whether values with these moments are all the same, up to float32 rounding."""
+    return variance <= (1e-6 * mean) ** 2 + 1e-24

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflow_lightning.cost.compressed import INTEGERS, compress, expand
+from reflow_lightning.cost.compressed import compress, expand
+from reflow_lightning.running.bits import INTEGERS
 
 
 def numbers_of(width):

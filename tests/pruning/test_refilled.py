@@ -32,7 +32,7 @@ def all_zero(model, masks):
 @pytest.mark.parametrize("repair", [Fills(), ["batchnorm", Fills()]], ids=["alone", "in a list"])
 def test_in_an_event(repair):
     model, pruner = small_net(), Pruner(0.5, repair=repair, calibration_batches=2)
-    with pytest.warns(UserWarning, match=r"repair .*Fills.* filled weights that are pruned, in '0.weight' and 2 more"):
+    with pytest.warns(UserWarning, match=r"repair .*Fills.* filled weights that are pruned, in '0.weight', "):
         event = pruner.apply(model, BATCHES)
     assert all_zero(model, pruner.masks)
     event.calibration.undo()

@@ -71,9 +71,6 @@ def test_kinds_of_modules():
         assert all(issubclass(kind, of_torch.Convolution) for kind in (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d))
         assert issubclass(nn.ConvTranspose2d, of_torch.TransposedConvolution)
         assert not issubclass(nn.Conv2d, of_torch.TransposedConvolution)
-    with relies_on("torch.nn.modules.dropout._DropoutNd"):
-        kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-        assert all(issubclass(kind, of_torch.Dropout) for kind in kinds)
 
 
 def test_trees_of_values():

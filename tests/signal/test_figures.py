@@ -1,6 +1,7 @@
 """One style for all figures."""
 
 import itertools
+from statistics import fmean, stdev
 
 import matplotlib
 import pytest
@@ -8,14 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflow_lightning.signal import SignalReport, plot_heatmap, plot_histograms, plot_profiles
-from reflow_lightning.signal.figures import SERIES, STATES, _apart, draw_mean, label_ends, new_figure, styled
+from reflow_lightning.signal.figures import SERIES, STATES, _apart, draw_line, label_ends, new_figure, styled
 from reflow_lightning.signal.heatmap import Column
 
 
 @styled
 def drawn(samples, **style):
     axes = new_figure(4, 3).add_subplot()
-    draw_mean(axes, samples, "name", **(SERIES[0] | style))
+    places = sorted(samples)
+    spreads = [stdev(samples[at]) if len(samples[at]) > 1 else 0.0 for at in places]
+    draw_line(axes, places, [fmean(samples[at]) for at in places], spreads, "name", **(SERIES[0] | style))
     label_ends(axes)
     return axes.get_figure()
 

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from reflow_lightning.calibration.batchnorm import Population
 from reflow_lightning.calibration.drift.causes import examine
-from reflow_lightning.calibration.drift.distance import SEEN, LayerDrift, batches_are_sorted, judged, layer_row
+from reflow_lightning.calibration.drift.distance import SEEN, LayerDrift, batches_are_sorted
 from reflow_lightning.calibration.drift.observing import both, observe
 from reflow_lightning.calibration.drift.trials import Trials
 from reflow_lightning.layers.statistics import batchnorm_layers
@@ -27,7 +25,7 @@ from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.plain import runnable
-from reflow_lightning.running.processes import gather, in_step, together, warn
+from reflow_lightning.running.processes import gather, together, warn
 from reflow_lightning.running.sharding import whole
 
 _TRIED = 2  # batches on which possible causes are tried
@@ -103,6 +101,7 @@ def check_drift(
         ValueError: If there is no batch.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.BatchNorm1d(4))  # remembers mean 0 and variance 1
         >>> check_drift(model, [torch.randn(128, 4) for _ in range(10)]).drifted
         False
@@ -123,31 +122,6 @@ def check_drift(
         moved.check()
         rows, causes = gather(examine(trials, seen))[0]  # running statistics of ranks differ: one judgement for all
     return DriftReport(rows, causes, seen.batches)
-
-
-def population_drift(model: nn.Module, population: Population) -> DriftReport:
-    """The same from statistics that were gathered already, by `population_statistics` of the dense network.
-
-    These are less telling: each layer normalises by the batch, so that a drift shows most in the first layer; nothing
-    is known of their noise, and no cause is named.
-
-    Example:
-        >>> from reflow_lightning.calibration.batchnorm import population_statistics
-        >>> from reflow_lightning.running.forward import default_forward
-        >>> model = nn.Sequential(nn.BatchNorm1d(4))
-        >>> population = population_statistics(model, [torch.randn(999, 4) + 9], default_forward)
-        >>> population_drift(model, population).drifted
-        True
-    """
-    rows = []
-    with in_step():
-        computed = {name: statistic.compute() for name, statistic in population.layers.items()}
-    for name, layer in batchnorm_layers(model).items():
-        found = computed[name]
-        if bool((found.values > 0).any()):
-            still = torch.zeros_like(found.mean).cpu()
-            rows.append(layer_row(name, layer, found.mean.cpu(), found.variance.cpu(), (still, still), 0.0))
-    return DriftReport(judged(rows, explained=False, skewed=False), (), population.batches)
 
 
 def is_trained(model: nn.Module, least: int = SEEN) -> bool:

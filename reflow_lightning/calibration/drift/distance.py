@@ -131,7 +131,12 @@ def batches_are_sorted(rows: Iterable[LayerDrift]) -> bool:
 
 
 def _layer_drift(name: str, layer: BatchNorm, found: list[Tensor], shift: Shift | None) -> LayerDrift:
-    """From the `sample_moments` of the batches."""
+    """What was found beside what is stored, from the `sample_moments` of the batches.
+
+    The stored statistics are compared without what they still hold of their initial values: the share that brings them
+    nearest. A drift of the data is hardly ever mistaken for one, as it would have to move all means towards 0 and all
+    variances towards 1 by the same share.
+    """
     (count, mean, _), (_, square, _) = merged(found)
     parts = torch.stack(found)
     samples = count[0].item()
@@ -139,37 +144,22 @@ def _layer_drift(name: str, layer: BatchNorm, found: list[Tensor], shift: Shift 
     noise = within * (1 / samples + len(found) / (samples * remembered(layer)))
     if shift is not None:
         mean, square, noise = mean + shift.mean, square + shift.square, noise + shift.noise
-    stored_mean = layer.get_buffer("running_mean").double().cpu()
-    variance = (square - (mean - stored_mean).square()).clamp(min=0)
-    return layer_row(
-        name, layer, mean, variance, (noise[0], noise[1] / _stable(variance, layer).square()), _between(parts)
-    )
-
-
-def layer_row(
-    name: str, layer: BatchNorm, mean: Tensor, variance: Tensor, noise: tuple[Tensor, Tensor], between: float
-) -> LayerDrift:
-    """Each of shape (C,): what was found, and the sampling variance of the mean and of the log variance.
-
-    The stored statistics are compared without what they still hold of their initial values: the share that brings them
-    nearest. A drift of the data is hardly ever mistaken for one, as it would have to move all means towards 0 and all
-    variances towards 1 by the same share.
-    """
     stored_mean, stored_variance = (layer.get_buffer(f"running_{what}").double().cpu() for what in ("mean", "var"))
+    variance = (square - (mean - stored_mean).square()).clamp(min=0)
     means, variances = settled(layer)
     scale = _stable(variances, layer)
     shifts = (mean - means).square() / scale
     stretches = (_stable(variance, layer) / scale).log().square()
     each = shifts + stretches / 2
     best = nearest(each.mean(1))
-    noises = noise[0] / scale[best], noise[1]
+    noises = noise[0] / scale[best], noise[1] / _stable(variance, layer).square()  # of the mean, of the log variance
     channel = int(each[best].nan_to_num(nan=math.inf).argmax())
     return LayerDrift(
         name=name,
         mean=_root(shifts[best].mean() - noises[0].mean()),
         variance=_root(stretches[best].mean() - noises[1].mean()),
         noise=_root(noises[0].mean() + noises[1].mean() / 2),
-        between=between,
+        between=_between(parts),
         channel=channel,
         stored=(stored_mean[channel].item(), stored_variance[channel].sqrt().item()),
         found=(mean[channel].item(), variance[channel].sqrt().item()),

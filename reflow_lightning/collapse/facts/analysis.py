@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, fx
 from reflow_lightning.collapse.facts.bounds import BoundsInterpreter
 from reflow_lightning.collapse.facts.channels import ChannelInterpreter
 from reflow_lightning.collapse.facts.groups import Channels
-from reflow_lightning.collapse.facts.intervals import Bounds
+from reflow_lightning.collapse.facts.intervals import Bounds, clean
 from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, in_order, undisturbed
@@ -167,9 +166,7 @@ def observe(traced: fx.GraphModule, inputs: Sequence[Arguments], dims: Mapping[f
         low, high = value.amin(others, keepdim=True).double().cpu(), value.amax(others, keepdim=True).double().cpu()
         if node in found:
             low, high = low.minimum(found[node].low), high.maximum(found[node].high)
-        found[node] = Bounds(
-            low.nan_to_num(-math.inf, math.inf, -math.inf), high.nan_to_num(math.inf, math.inf, -math.inf)
-        )
+        found[node] = clean(low, high)
 
     for given in inputs:
         with undisturbed(traced):

@@ -15,8 +15,6 @@ from reflow_lightning.collapse.facts.operator import Operator
 from reflow_lightning.collapse.facts.removal import Shrinking
 from reflow_lightning.collapse.facts.step import Step
 
-_CLASSES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
-
 
 def affine_of_batchnorm(module: Any) -> tuple[Tensor, Tensor]:
     """The factor and the shift that a BatchNorm layer in eval mode applies to each channel, in float64."""

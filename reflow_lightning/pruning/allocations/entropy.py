@@ -18,12 +18,12 @@ from reflow_lightning.pruning.allocations.registry import register_allocation
 from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.names import owner_of
 from reflow_lightning.running.processes import gather
 from reflow_lightning.running.shards import whole_of
 from reflow_lightning.signal.layer_entropy import RectifierStates
 from reflow_lightning.signal.leaving import warn_of_left_out
 from reflow_lightning.signal.neurons import Zeros, check_zeros, layer_entropy
-from reflow_lightning.signal.rectifiers import owning_layer
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class EntropyBudget:
             for layer, (_, counts) in states.counts().items()
         }
         warn_of_left_out(states.left_out)
-        entropies = {name: layers[layer] for name in weights if (layer := owning_layer(name)) in layers}
+        entropies = {name: layers[layer] for name in weights if (layer := owner_of(name)) in layers}
         unknown = [name for name, entropy in entropies.items() if math.isnan(entropy)]
         if unknown:
             raise ValueError(

@@ -104,11 +104,16 @@ def is_one(value: object, name: str) -> TypeGuard[Any]:
         >>> is_one(pl.LightningDataModule(), "LightningDataModule"), is_one(3, "LightningDataModule")
         (True, False)
     """
-    return any(kind.__name__ == name and _is_lightning(kind) for kind in type(value).__mro__)
+    return any(kind.__name__ == name and is_lightning(kind) for kind in type(value).__mro__)
 
 
-def _is_lightning(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_fabric")
+def is_lightning(made: object) -> bool:
+    """Whether a class or a function comes with Lightning, be it ``lightning`` or its twin ``pytorch_lightning``."""
+    return str(getattr(made, "__module__", "")).partition(".")[0] in (
+        "lightning",
+        "pytorch_lightning",
+        "lightning_fabric",
+    )
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn, overrides
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as OldWeightNorm
@@ -40,9 +39,6 @@ Convolution = _ConvNd
 TransposedConvolution = _ConvTransposeNd
 """Every transposed convolution."""
 
-Dropout = _DropoutNd
-"""Every dropout layer."""
-
 WeightNorm = _WeightNorm
 """The parametrization by `torch.nn.utils.parametrizations.weight_norm`."""
 
@@ -54,6 +50,8 @@ NATIVE_FUNCTIONS: Any = torch._C._nn
 
 Unwatched: Any = torch._C.DisableTorchFunction
 """A block whose functions no mode of torch sees, such as those that compute statistics of what a mode watches."""
+
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 COMPILED = "_orig_mod"
 """Under this name a module that `torch.compile` returned holds the one that it was given."""
@@ -170,6 +168,11 @@ def plain_attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds beside parameters, buffers, modules, and the trainer that Lightning puts there."""
     held = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
     return {name: value for name, value in vars(module).items() if name not in held}
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Of `plain_attributes`, those that not every module has."""
+    return {name: value for name, value in plain_attributes(module).items() if name not in _OF_MODULES}
 
 
 def iterate_power(norm: _SpectralNorm | OldSpectralNorm, module: nn.Module, weight: Tensor, times: int) -> None:

@@ -16,8 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from reflow_lightning import calibrate
-from reflow_lightning.calibration.batchnorm import population_statistics
-from reflow_lightning.calibration.drift.check import DriftReport, check_drift, population_drift, warn_of_drift
+from reflow_lightning.calibration.drift.check import DriftReport, check_drift, warn_of_drift
 from reflow_lightning.calibration.drift.observing import merged, sample_moments
 from reflow_lightning.running.forward import default_forward
 
@@ -209,16 +208,6 @@ def test_names_are_those_within_the_outer_module_and_dicts_have_labels(model, co
     report = check_drift(outer, batches, lambda module, batch: module.net(batch["image"]))
     assert report.worst.name.startswith("net.")
     assert "label 1" in report.causes[0]
-
-
-def test_statistics_gathered_already_tell_a_drift_too(model, coloured):
-    def drift(**arguments):
-        return population_drift(model, population_statistics(model, coloured(**arguments), default_forward))
-
-    assert not drift().drifted
-    assert drift(then=lambda x: x * 255).drifted
-    assert drift(then=lambda x: normalised(x).flip(1)).drifted
-    assert drift().batches == 10
 
 
 def test_a_warning_comes_only_if_there_is_something_to_say(model, coloured):
