@@ -20,7 +20,9 @@ standard deviation, and so the variance of all by less than half a millionth.
 
 
 def keep_the_batch_alone(layer: BatchNorm) -> None:
-    """Have a layer keep the statistics of each call alone, and make it ready for the first.
+    """Have a layer that is about to be called normalise by the batch, and keep the statistics of this call alone.
+
+    Its old statistics stay until then, since a model may read them without a call, as blocks do that fold BatchNorm.
 
     Example:
         >>> layer, values = torch.nn.BatchNorm1d(2), torch.randn(8, 2, 5)
@@ -29,7 +31,7 @@ def keep_the_batch_alone(layer: BatchNorm) -> None:
         >>> torch.allclose(batch_moments(layer, values), moments(values), rtol=1e-6, atol=1e-6)
         True
     """
-    layer.momentum = 1.0
+    layer.training, layer.momentum = True, 1.0
     layer.get_buffer("running_var").fill_(_NOT_WRITTEN)
 
 
@@ -40,7 +42,7 @@ def batch_moments(layer: BatchNorm, values: Tensor) -> Tensor:
     (`takes_exact_statistics`) or were not kept.
 
     Args:
-        layer: A layer in train mode, that was made to `keep_the_batch_alone`. It is ready for the next call then.
+        layer: A layer that was made to `keep_the_batch_alone` before that call.
         values: What it was called with.
 
     Returns:
@@ -52,7 +54,6 @@ def batch_moments(layer: BatchNorm, values: Tensor) -> Tensor:
     if mean.dtype != values.dtype or len(mean) != values.shape[1] or not takes_exact_statistics(values):
         return moments(values)
     kept = torch.stack([mean, variance]).double()
-    variance.fill_(_NOT_WRITTEN)
     sure = kept[0].square() <= _FAR**2 * kept[1]  # not of NaN
     count = values.numel() // len(mean)
     part = torch.cat([torch.full_like(kept[:1], count), kept])

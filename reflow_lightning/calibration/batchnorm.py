@@ -102,7 +102,7 @@ def population_statistics(
             stage(name, part)
             _remember(name, layers[name], part)
         else:
-            layers[name].training = True  # a forward pass may have called eval()
+            keep_the_batch_alone(layers[name])  # until `only_training` puts back what it keeps now
 
     def after(name: str, call: Call) -> None:
         values = call.argument(0, "input")
@@ -129,7 +129,6 @@ def population_statistics(
         stack.enter_context(only_training(model, torchs.values()))
         for layer in torchs.values():
             stack.enter_context(alone(layer))
-            keep_the_batch_alone(layer)  # until `only_training` puts back what it keeps now
         stack.enter_context(watching_inputs(model, layers, before))
         stack.enter_context(watching(model, torchs, after))
         stack.enter_context(together("calibration"))

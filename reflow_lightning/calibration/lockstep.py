@@ -40,7 +40,7 @@ class LockStep:
     Args:
         model: The pruned network.
         reference: The dense network.
-        layers: The layers that are waited at, in the order in which the first batch reaches them.
+        layers: The layers that are waited at, in the order in which the batches reach them.
         calls: How often a forward pass calls each.
         batches: The batches; to be read again where some run anew.
         forward: Runs a network on a batch.

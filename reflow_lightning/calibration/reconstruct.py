@@ -173,7 +173,7 @@ def reconstruct(
         What was done.
     """
     watched = _Measured(forward)
-    order = forward_order(model, batches, watched)
+    order = forward_order(model, batches, watched, layers)
     calls = {name: times for name, times in order.calls.items() if name in layers}
     known = norms_to_repair(model)
     single = [name for name, layer in layers.items() if layer.dim is not None and len(layer.maps) == 1]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from reflow_lightning.layers.acting import zeros_act
 from reflow_lightning.layers.computed import Computed
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.layer import Layer, Weight
@@ -134,6 +135,8 @@ def _weights(layers: Mapping[str, Layer]) -> dict[str, Owned]:
                     f"layer '{prefix}' ({type(layer.module).__name__}) has no weight '{weight.name}', as "
                     f"{type(layer).__name__} says: mend that class, or register another with layer_of"
                 )
+            if not (layer_of.names(type(layer.module)) or zeros_act(holder, name)):
+                continue
             full = f"{prefix}.{weight.name}" if prefix else weight.name
             parameter = own_parameters(holder).get(name)
             computed = Computed.of(holder, name) if parameter is None else None
@@ -157,7 +160,7 @@ def _unknown(model: nn.Module, layers: Mapping[str, Layer], weights: Mapping[str
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    if nn.parameter.is_lazy(parameter) or parameter.is_nested or not parameter.is_floating_point():
+    if nn.parameter.is_lazy(parameter) or parameter.is_nested:
         return False
     words = _words(name)
     is_table = words[-1] in _TABLES or "pos" in words

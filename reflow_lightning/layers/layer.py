@@ -185,13 +185,13 @@ def writable_of(module: nn.Module, *names: str) -> tuple[Tensor, ...]:
 
 
 def has_own_forward(module: nn.Module, *methods: str) -> bool:
-    """Whether a subclass of one of torch's layers computes in a way of its own.
+    """Whether a subclass of one of torch's layers computes in a way of its own, as those of ``torch.ao`` do.
 
     Args:
         module: The module.
         methods: Methods beside ``forward`` that count too.
     """
-    return not all(getattr(type(module), method).__module__.startswith("torch.") for method in ("forward", *methods))
+    return not all(getattr(type(module), method).__module__.startswith("torch.nn.") for method in ("forward", *methods))
 
 
 def check_as_in_torch(module: nn.Module, *methods: str) -> None:

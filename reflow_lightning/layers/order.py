@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from reflow_lightning.running.compat.torch import BatchNorm, times_written
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
+
+_LOOKED_AT = 8
+"""So many batches are run at most, until layers are found that not every batch reaches."""
 
 _HELD = 8
 """So many outputs are remembered with their values: a BatchNorm layer comes soon, and activations take memory."""
@@ -96,26 +101,25 @@ class OrderWatch:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._layers = dict(known_layers(model))
-        self._found: Order | None = None
+        self.found = Order()
 
     def around(self, forward: Forward) -> Forward:
         """The same forward pass, which is watched until it has run once to its end."""
 
         def watched(model: nn.Module, batch: Any) -> Any:
-            if self._found is not None or model is not self._model:
+            if self.found.calls or model is not self._model:
                 return forward(model, batch)
             seen = _Seen(self._layers)
             with watching(model, self._layers, seen.take_in):
                 output = forward(model, batch)
-            self._found = seen.order()
+            self.found = seen.order()
             return output
 
         return Around(forward, watched)
 
     def order(self) -> Order:
         """What was seen; the same on all processes, which all must call this, those without batches included."""
-        found = self._found or Order()
-        return next((of_rank for of_rank in gather(found) if of_rank.calls), found)
+        return reduce(merged, gather(self.found))
 
 
 class _Seen:
@@ -158,25 +162,54 @@ class _Seen:
         return Order(dict(self._calls), handed_on, self._padded)
 
 
-def forward_order(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Order:
+def forward_order(model: nn.Module, batches: Iterable[Any], forward: Forward, wanted: Collection[str] = ()) -> Order:
     """Run the model on the first batch, to learn the order of its layers; on all processes together.
 
     Args:
         model: Any module.
         batches: Batches on the model's device.
         forward: Runs the model on a batch.
+        wanted: Layers that shall be found. Where the first batch does not reach them all, as with a head for each task,
+            some more are run.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)).eval()
         >>> forward_order(model, [torch.ones(2, 2)], lambda network, x: network(x)).followers
         {'0': '1'}
     """
-    watch = OrderWatch(model)
+    found = Order()
     with ExitStack() as stack:
         stack.enter_context(together("finding the order of the layers"))
         stack.enter_context(torch.inference_mode(mode=False))  # whose tensors do not tell whether they were changed
         stack.enter_context(torch.no_grad())
-        for batch in batches:
+        for batch in islice(batches, _LOOKED_AT):
+            watch = OrderWatch(model)
             watch.around(forward)(model, batch)
-            break
-    return watch.order()
+            found = merged(found, watch.found)
+            if found.calls.keys() >= set(wanted):
+                break
+    return reduce(merged, gather(found))
+
+
+def merged(first: Order, then: Order) -> Order:
+    """What two forward passes told that may have taken different ways.
+
+    A layer that the first has not reached stands before the layer that follows it in the other.
+
+    Example:
+        >>> merged(Order({"a": 1, "head": 1}), Order({"b": 1, "head": 2})).calls
+        {'a': 1, 'b': 1, 'head': 2}
+    """
+    names, place = list(first.calls), len(first.calls)
+    for name in reversed(then.calls):
+        if name in first.calls:
+            place = names.index(name)
+        else:
+            names.insert(place, name)
+    calls = Counter(first.calls) | Counter(then.calls)
+    new = {name: norms for name, norms in then.handed_on.items() if name not in first.calls}
+    shared = {norm for norms in first.handed_on.values() for norm in norms} & {
+        n for norms in new.values() for n in norms
+    }
+    handed_on = {name: norms for name, norms in (first.handed_on | new).items() if shared.isdisjoint(norms)}
+    return Order({name: calls[name] for name in names}, handed_on, first.padded or then.padded)

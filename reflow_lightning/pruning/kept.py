@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from reflow_lightning.pruning.belonging import tensors_of
 from reflow_lightning.pruning.keeping import ZeroKeeper
+from reflow_lightning.running.compat.hooks import after_steps
 
 
 class KeptZeros:
@@ -39,7 +40,7 @@ class KeptZeros:
         self._handles: list[RemovableHandle] = []
         for place, optimizer in enumerate(optimizers):
             try:
-                self._handles.append(optimizer.register_step_post_hook(self._after_step))
+                self._handles.append(after_steps(optimizer, self._after_step))
             except AttributeError as error:  # a wrapper that never called Optimizer.__init__
                 self.remove()
                 raise TypeError(

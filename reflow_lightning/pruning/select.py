@@ -69,10 +69,10 @@ def select(model: nn.Module, include: Patterns = ("*",), exclude: Patterns = ())
     prunable = known.prunable
     parameters = dict(model.named_parameters())
     of_known = {name: p for name, p in parameters.items() if id(p) in prunable}
-    of_unknown = unknown_weights(known)
-    unprunable = unprunable_weights(
-        known, of_known | {name: parameters[name] for name in include if name in parameters}
-    )
+    unknown = unknown_weights(known)
+    wanted = {*of_known, *unknown, *include}
+    unprunable = unprunable_weights(known, {name: p for name, p in parameters.items() if name in wanted})
+    of_unknown = {name: why for name, why in unknown.items() if name not in unprunable}
 
     def named(pattern: str) -> list[str]:
         """The parameters that a pattern matches."""

@@ -54,8 +54,13 @@ def _remedy(dtype: torch.dtype) -> str:
 
 
 def unknown_weights(known: Inventory) -> dict[str, str]:
-    """Matrices that are left out because the type of their layer is unknown: why, by name."""
-    return {name: f"of {kind}, an unknown type of layer" for name, kind in known.unknown.items()}
+    """Matrices that are left out because it is not known what their layer does with them: why, by name."""
+    return {
+        name: f"of {kind}, whose forward pass changes it before it multiplies, so that zeros do not stay zeros"
+        if name.rpartition(".")[0] in known.layers
+        else f"of {kind}, an unknown type of layer"
+        for name, kind in known.unknown.items()
+    }
 
 
 def sources(name: str) -> tuple[str, ...]:

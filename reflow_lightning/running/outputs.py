@@ -20,14 +20,14 @@ def logits_of(output: Any) -> Any:
 
 
 def loss_of(output: Any) -> Tensor | None:
-    """The loss that a model has computed itself and put out, as those of transformers do for a batch with labels.
+    """The loss that a model has computed itself: by the name, or all that it puts out, as a ``training_step`` does.
 
     Example:
         >>> import torch
-        >>> loss_of({"loss": torch.tensor(0.5)}), loss_of(torch.ones(2, 3))
-        (tensor(0.5000), None)
+        >>> loss_of({"loss": torch.tensor(0.5)}), loss_of(torch.tensor(0.5)), loss_of(torch.ones(2, 3))
+        (tensor(0.5000), tensor(0.5000), None)
     """
-    found = _named(output, "loss")
+    found = output if isinstance(output, Tensor) else _named(output, "loss")
     return found if isinstance(found, Tensor) and not found.ndim else None
 
 

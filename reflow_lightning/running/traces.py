@@ -108,6 +108,8 @@ class Traces:
         written = set(self._written.since())
         for place, (tensor, copied) in enumerate(zip(self._tensors, self._copies, strict=True)):
             if place in written or not _is_equal(tensor.detach(), copied):
+                if tensor.shape != copied.shape:  # an observer of quantization resizes its buffers in place
+                    tensor.resize_(copied.shape)
                 tensor.detach().copy_(copied)
 
 

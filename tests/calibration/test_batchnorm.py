@@ -159,3 +159,32 @@ def test_a_forward_pass_that_calls_eval_is_calibrated_as_any_other():
     assert all(module.training for module in model.modules())
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+class Folds(nn.Module):
+    """In evaluation it folds its BatchNorm layer into the linear one, and never calls it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        if self.training:
+            return self.norm(self.linear(x))
+        factor = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
+        return nn.functional.linear(
+            x, self.linear.weight * factor[:, None], self.norm.bias - self.norm.running_mean * factor
+        )
+
+
+@pytest.mark.parametrize("repair", ["batchnorm", "auto", "reconstruct"])
+def test_statistics_that_a_block_reads_without_a_call_are_those_of_before(repair):
+    model, x = nn.Sequential(Folds(), nn.Linear(4, 4), nn.BatchNorm1d(4)).eval(), torch.randn(64, 4)
+    before = model[0](x)
+    with pytest.warns(UserWarning, match="left alone"):
+        result = calibrate(model, [x], repair=repair, reference=copy.deepcopy(model))
+    assert result.skipped["0.norm"] == "no batch reached it"
+    assert torch.equal(model[0](x), before)
+    values = model[:2](x)
+    torch.testing.assert_close(model[2].running_mean, values.mean(0).detach(), rtol=1e-5, atol=1e-5)

@@ -137,3 +137,16 @@ def test_layer_types_of_users_are_repaired_once_registered(repair):
     result = calibrate(model, [batch], max_batches=1, repair=repair, reference=dense)
     assert result.repaired == ("0", "2")
     assert (model(batch) - dense(batch)).abs().max() < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated:DeprecationWarning")
+def test_a_convolution_that_torch_has_fused_with_its_batchnorm_is_left_alone_and_that_is_re_estimated():
+    from torch.ao.nn.intrinsic.qat import ConvBn2d
+    from torch.ao.quantization import disable_fake_quant, disable_observer, get_default_qat_qconfig
+
+    model = nn.Sequential(ConvBn2d(3, 4, 3, qconfig=get_default_qat_qconfig("fbgemm")), nn.ReLU(), nn.Flatten())
+    model.apply(disable_fake_quant).apply(disable_observer).eval()
+    with pytest.warns(UserWarning, match="left alone"):
+        result = calibrate(model, [torch.randn(8, 3, 5, 5)], repair="reconstruct", reference=copy.deepcopy(model))
+    assert result.repaired == ("0.bn",)
+    assert "a forward of its own" in result.skipped["0"]

@@ -311,3 +311,32 @@ def test_a_long_repair_shows_a_bar_over_the_layers_in_a_terminal(shown, monkeypa
     calibrate(model, batches, repair=Reconstruct(), reference=dense, max_batches=4, progress=shown)
     assert ("least squares" in terminal.getvalue()) == shown
     assert ("layer/s" in terminal.getvalue() or "s/layer" in terminal.getvalue()) == shown
+
+
+class TwoHeads(nn.Module):
+    """Each batch is of one task, and reaches the head of that task alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU())
+        self.heads = nn.ModuleDict({"a": nn.Linear(16, 3), "b": nn.Linear(16, 2)})
+
+    def forward(self, x, task):
+        return self.heads[task](self.trunk(x))
+
+
+@pytest.mark.parametrize("repair", ["reconstruct", "reselect"])
+def test_a_head_that_the_first_batch_does_not_reach_is_fitted_too(repair):
+    torch.manual_seed(0)
+    model, batches = TwoHeads().eval(), [{"x": torch.randn(64, 8), "task": "ab"[i % 2]} for i in range(4)]
+    dense = copy.deepcopy(model)
+    prune(model, 0.5)
+
+    def error(task):
+        x = torch.cat([batch["x"] for batch in batches])
+        return (model(x, task) - dense(x, task)).square().mean().item()
+
+    before = {task: error(task) for task in "ab"}
+    result = calibrate(model, batches, repair=repair, reference=dense)
+    assert not result.skipped
+    assert all(error(task) < 0.8 * before[task] for task in "ab")

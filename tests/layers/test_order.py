@@ -203,3 +203,27 @@ def test_few_activations_are_held_at_once():
         layer.register_forward_hook(note)
     order_of(model)
     assert max(held) <= 10
+
+
+class Ways(nn.Module):
+    """The batch says through which of two layers it goes, before the head; one of them shares a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.norm, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x, way):
+        return self.head(self.norm(getattr(self, way)(x)))
+
+
+def test_a_layer_that_a_later_batch_reaches_stands_before_what_follows_it():
+    model, batches = Ways().eval(), [{"x": torch.randn(3, 4), "way": way} for way in ("one", "one", "two", "gone")]
+
+    def forward(network, batch):
+        return network(**batch)
+
+    assert list(forward_order(model, batches, forward).calls) == ["one", "norm", "head"]
+    assert forward_order(model, batches, forward).followers == {"one": "norm"}
+    order = forward_order(model, batches, forward, ["one", "two", "head"])  # the last batch is not run
+    assert list(order.calls) == ["one", "two", "norm", "head"]
+    assert order.followers == {}  # the norm follows both

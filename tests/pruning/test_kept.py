@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -336,3 +337,30 @@ def test_no_weight_that_stays_is_touched():
             step(twin, plain)
             zero_where_pruned([p.detach() for p in masks.parameters(twin)], list(masks.values()))
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+class Lookahead(optim.Optimizer):
+    """Wraps an optimizer, and takes its attributes instead of calling ``Optimizer.__init__``, as timm's does."""
+
+    def __init__(self, wrapped):
+        self.wrapped, self.param_groups, self.state, self.defaults = wrapped, wrapped.param_groups, wrapped.state, {}
+        for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+            setattr(self, name, OrderedDict())
+        self.slow = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.wrapped.step(closure)
+        for slow, fast in zip(self.slow, (p for group in self.param_groups for p in group["params"]), strict=True):
+            fast.copy_(slow.lerp_(fast, 0.5))
+
+
+def test_zeros_stay_under_a_wrapper_that_was_never_set_up_as_an_optimizer():
+    model = small_net()
+    optimizer = Lookahead(optim.AdamW(model.parameters(), 0.01))
+    masks = prune(model, 0.5)
+    masks.keep(model, optimizer)
+    for _ in range(3):
+        model.zero_grad()  # not the optimizer's, which would set it up
+        optimizer.step(lambda: model(images(8)).square().sum())
+        assert is_sparse(model, masks)

@@ -4,6 +4,7 @@ import ast
 import copy
 import importlib
 import pickle
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -298,6 +299,29 @@ def test_hooks_of_an_optimizer():
             handle = register(lambda *_: None)
             assert of_hooks.has_step_hooks(optimizer)
             handle.remove()
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Steps another optimizer, and never calls ``Optimizer.__init__``, as timm's Lookahead does not."""
+
+    def __init__(self, wrapped):
+        self.wrapped = wrapped
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+
+    def step(self, closure=None):
+        return self.wrapped.step(closure)
+
+
+def test_hooks_after_steps_of_a_wrapper():
+    with relies_on("torch.optim.Optimizer._patch_step_function", "torch.optim.Optimizer._optimizer_step_post_hooks"):
+        heard, weight = [], nn.Parameter(torch.ones(1))
+        wrapper = Wrapper(torch.optim.SGD([weight], lr=0.5))
+        handle = of_hooks.after_steps(wrapper, lambda *_: heard.append(1))
+        wrapper.step()
+        assert heard == [1]
+        handle.remove()
+        wrapper.step()
+        assert heard == [1]
 
 
 def test_steps_that_no_hook_hears_of():

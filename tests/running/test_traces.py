@@ -27,6 +27,7 @@ def appends(m):
 CHANGES = {
     "a buffer in place": lambda m: m.low.add_(1),
     "a buffer through data": lambda m: m.low.data.add_(1),
+    "a buffer resized": lambda m: m.low.resize_(3).fill_(1),
     "a buffer replaced": lambda m: setattr(m, "low", torch.ones(2)),
     "a buffer given": lambda m: setattr(m, "empty", torch.ones(2)),
     "a buffer registered": lambda m: m.register_buffer("new", torch.ones(2)),

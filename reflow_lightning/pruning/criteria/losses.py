@@ -28,7 +28,7 @@ def label_loss(output: Any, batch: Any) -> Tensor:
         batch: The batch that they were computed for.
 
     Raises:
-        ValueError: If the batch has no labels, or the output is no tensor.
+        ValueError: If the batch has no labels, the output is no tensor, or both are no classification's.
 
     Example:
         >>> import torch
@@ -47,12 +47,20 @@ def label_loss(output: Any, batch: Any) -> Tensor:
             f"{type(batch).__name__}{keys}: give the batch labels, of which a model of transformers makes its own "
             "loss if they are called 'labels', or the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
         )
-    if labels.is_floating_point() and not (labels.ndim == output.ndim and bool((labels >= 0).all())):
-        raise ValueError(
-            f"the default loss is a cross entropy with class labels, but got targets of {labels.dtype} and shape "
-            f"{tuple(labels.shape)}: give the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
-        )
     classes_first = output.shape[:1] + output.shape[2:]
     if output.ndim > 2 and labels.shape == output.shape[:-1] != classes_first:
         output = output.movedim(-1, 1)
+    several = output.ndim > 1 and output.shape[1] > 1
+    if not several or (labels.is_floating_point() and not _are_shares(labels, output)):
+        raise ValueError(
+            f"the default loss is a cross entropy of several classes, but got an output of shape {tuple(output.shape)} "
+            f"and targets of {labels.dtype} and shape {tuple(labels.shape)}: give the criterion the loss of your "
+            "training, as in Fisher(loss=lambda output, batch: ...), or have the forward pass return it"
+        )
     return functional.cross_entropy(output, labels)
+
+
+def _are_shares(labels: Tensor, output: Tensor) -> bool:
+    """Whether targets say how much each sample is of each class, which several labels a sample and values do not."""
+    sums = labels.sum(1) if labels.ndim > 1 else labels
+    return labels.shape == output.shape and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim.optimizer import Optimizer, _global_optimizer_pre_hooks
+from torch.utils.hooks import RemovableHandle
 
 
 def pre_hooks(module: nn.Module) -> list[Any]:
@@ -47,6 +48,17 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
     own = vars(optimizer)
     hooks = (own["_optimizer_step_pre_hooks"], own["_optimizer_step_post_hooks"], _global_optimizer_pre_hooks)
     return any(map(bool, hooks))
+
+
+def after_steps(optimizer: Optimizer, hook: Any) -> RemovableHandle:
+    """Have a hook called after each step of an optimizer, also of a wrapper that never called ``Optimizer.__init__``.
+
+    Raises:
+        AttributeError: If it has nowhere to keep hooks.
+    """
+    handle = optimizer.register_step_post_hook(hook)
+    optimizer._patch_step_function()  # ``Optimizer.__init__`` has done so; then it does nothing
+    return handle
 
 
 def step_unheard(optimizer: Optimizer) -> None:
