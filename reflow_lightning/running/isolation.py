@@ -76,6 +76,25 @@ def only_training(
         flags.restore()
 
 
+@contextmanager
+def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Have a module show something else under a name within the block, past its own ``__setattr__``.
+
+    Example:
+        >>> layer = nn.Identity()
+        >>> with replaced(layer, "forward", abs):
+        ...     layer(torch.tensor(-1.0))
+        tensor(1.)
+    """
+    before = {name: vars(module)[name]} if name in vars(module) else {}
+    vars(module)[name] = value
+    try:
+        yield
+    finally:
+        del vars(module)[name]
+        vars(module).update(before)
+
+
 def has_lazy_parameters(model: nn.Module) -> bool:
     """Whether a layer still waits for its first forward pass to get its parameters.
 
