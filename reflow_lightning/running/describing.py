@@ -62,3 +62,24 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """
     differing = (name for name in now if name in before and before[name] != now[name])
     return ", ".join(f"{name}={now[name]}, not {before[name]}" for name in differing)
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of what an error says, or its kind if it says nothing.
+
+    Example:
+        >>> first_line(ValueError("too long\nand more")), first_line(KeyError())
+        ('too long', 'KeyError')
+    """
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
+
+
+def summary(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says.
+
+    Example:
+        >>> summary(ValueError("too long", "and more")), summary(KeyError())
+        ("ValueError: ('too long', 'and more')", 'KeyError')
+    """
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
