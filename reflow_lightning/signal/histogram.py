@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import as_exact
 from reflow_lightning.signal.figures import STATES, new_figure, styled
 from reflow_lightning.signal.profile_plot import short_names
 from reflow_lightning.signal.statistic import Statistic, stacked
@@ -59,7 +59,7 @@ def value_counts(values: Tensor, valid: Tensor | None = None) -> Tensor:
     flat = flat[_places(len(flat)).to(flat.device)]
     flat = flat[~flat.isnan()].float().clamp(EDGES[0], EDGES[-1] * (1 - 1e-6))
     places = torch.bucketize(flat, torch.tensor(EDGES, device=flat.device), right=True) - 1
-    return torch.bincount(places, minlength=len(EDGES) - 1).to(exact_device(flat)).double()
+    return as_exact(torch.bincount(places, minlength=len(EDGES) - 1))
 
 
 def _places(size: int) -> Tensor:

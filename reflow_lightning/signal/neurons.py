@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import as_exact
 from reflow_lightning.signal.statistic import Statistic, Value, stacked
 from reflow_lightning.signal.statistics import by_channel, pieces
 
@@ -69,8 +69,7 @@ def position_signs(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def merge_position_signs(difference: Tensor, total: Tensor) -> Tensor:
     """The `signs` of samples whose `position_signs` are known."""
-    sums = torch.stack([total + difference, total - difference])
-    return sums.to(exact_device(sums)).double().sum(1) / 2
+    return as_exact(torch.stack([total + difference, total - difference])).sum(1) / 2
 
 
 def neuron_states(values: Tensor, dim: int = 1, *, ceiling: float = math.inf) -> Tensor:
