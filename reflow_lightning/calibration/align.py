@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from reflow_lightning.running.compat.hooks import forget_backward_hooks
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
+from reflow_lightning.running.isolation import recurrent_gradients
 from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import gather, together, warn
 
@@ -157,7 +158,7 @@ def align(
         layers = [found[name] for name in names]
         descent = Descent(survivors(layers), how.lr, how.steps)
         compared = Compared(moving, dense, forward, how.logits)
-        with _differentiable(moving), _without_cached_casts():
+        with recurrent_gradients(moving), _without_cached_casts():
             if not _descend(compared, descent, batches, how, progress):
                 return ()
     changed = []
@@ -233,9 +234,3 @@ def _without_cached_casts() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(before)
-
-
-def _differentiable(model: nn.Module) -> AbstractContextManager[None]:
-    """A block in which recurrent layers have gradients in eval mode, which cuDNN does not give."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
