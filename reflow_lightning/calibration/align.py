@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from reflow_lightning.calibration.blending import blended, is_blended
 from reflow_lightning.calibration.changing import changing, check_reference
@@ -21,7 +20,7 @@ from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair
 from reflow_lightning.calibration.states import Compared
 from reflow_lightning.layers.find import find_layers
-from reflow_lightning.running.batches import BAR_DELAY, without_bar
+from reflow_lightning.running.batches import progress_bar, without_bar
 from reflow_lightning.running.compat.hooks import forget_backward_hooks
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
@@ -184,8 +183,7 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: 
     if not math.isfinite(best):
         raise ValueError("the loss of alignment is NaN or infinite: look at the pruned weights and at the batches")
     trained = _endless(batches, but_held_out=several)
-    hidden = None if progress else True  # None: hidden where the output is no terminal
-    with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
+    with progress_bar(None, progress, total=steps, desc=DONE, unit="step") as bar:
         for step, batch in zip(range(1, steps + 1), trained, strict=False):
             given = blended(batch, step) if step > unblended and is_blended(step, how.blend) else batch
             loss = None if batch is None else compared.loss(given, step)
