@@ -60,10 +60,10 @@ def signs(values: Tensor, dim: int = 1) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def position_signs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and number of the signs over the positions of (N, C, positions), each of shape (N, C)."""
+def position_signs(values: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Sum and number of the signs over a dimension, such as the positions of (N, C, positions)."""
     sign = values.sign().float()  # the sums of ones are exact in it
-    return sign.sum(-1), sign.square_().sum(-1)  # both are much faster than counting booleans
+    return sign.sum(dim), sign.square_().sum(dim)  # both are much faster than counting booleans
 
 
 def merge_position_signs(difference: Tensor, total: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reflow_lightning.running.exact import as_exact, exact
-from reflow_lightning.signal.neurons import merge_position_signs
+from reflow_lightning.signal.neurons import merge_position_signs, position_signs
 from reflow_lightning.signal.statistics import merge_moments, merge_positions, pieces, position_moments
 
 _FEW = 16
@@ -114,10 +114,7 @@ def _by_channel(parts: list[Tensor], dim: int, channels: int) -> Tensor:
 
 
 def _signs(array: Tensor, dim: int, channels: int) -> Tensor:
-    parts = []
-    for piece in pieces(array):
-        sign = piece.sign().float()  # the sums of ones are exact in it
-        parts.append(torch.stack([sign.sum(dim), sign.square_().sum(dim)]))  # much faster than counting booleans
+    parts = [torch.stack(position_signs(piece, dim)) for piece in pieces(array)]
     return merge_position_signs(*_by_channel(parts, dim, channels))
 
 
