@@ -18,10 +18,7 @@ from reflow_lightning.experiments.results import fingerprint
 
 
 def begin(cfg: DictConfig, folder: Path) -> None:
-    """Load and check what a run needs before its data and networks are made, and seed whatever is drawn.
-
-    What an earlier run left in the folder as its outcome is removed.
-    """
+    """Check and load what a run needs before its data, forget the outcome of an earlier one, and seed what is drawn."""
     load_extensions(cfg)
     check_loggers(cfg)
     if cfg.print_config:
@@ -34,16 +31,9 @@ def begin(cfg: DictConfig, folder: Path) -> None:
 def reported(
     cfg: DictConfig, tester: pl.Trainer, title: str, published: dict[str, float], results: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The report of a run: what it was, its results, and where it ran.
-
-    Args:
-        cfg: The configuration.
-        tester: The trainer that tested.
-        title: Heading.
-        published: The published numbers by state.
-        results: The rest.
-    """
-    paper = cfg.get("paper")
+    """The report of a run: what it was, its results, and the versions, the device and the commit that they are of."""
+    paper, device = cfg.get("paper"), str(tester.strategy.root_device)
+    packages = {name: version(name) for name in ("torch", "lightning", "reflow-lightning")}
     return {
         "title": title,
         "paper": OmegaConf.to_container(paper, resolve=True) if OmegaConf.is_config(paper) else paper,
@@ -52,13 +42,6 @@ def reported(
         "seed": int(cfg.seed),
         "metric": str(cfg.metric),
         **results,
-        "environment": _environment(tester),
+        "environment": {"python": platform.python_version(), **packages, "device": device, "git": git_state()},
         "config": fingerprint(cfg),
     }
-
-
-def _environment(trainer: pl.Trainer) -> dict[str, str]:
-    """Versions, the device, and the commit of the code that the command was started in."""
-    packages = {name: version(name) for name in ("torch", "lightning", "reflow-lightning")}
-    device = str(trainer.strategy.root_device)
-    return {"python": platform.python_version(), **packages, "device": device, "git": git_state()}

@@ -71,12 +71,7 @@ def unpacked(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @outside_inference()
 def are_alike(masks: Mapping[str, Tensor]) -> bool:
-    """Whether all processes, which all must call this, hold the same masks.
-
-    Example:
-        >>> are_alike({"weight": torch.tensor([[True, False]])})
-        True
-    """
+    """Whether all processes, which all must call this, hold the same masks."""
     return world_size() == 1 or len(set(gather(packed(masks)["checksum"]))) == 1
 
 

@@ -27,10 +27,5 @@ def exact(values: Tensor) -> Tensor:
 
 
 def as_exact(values: Tensor) -> Tensor:
-    """The same as `exact`, but no copy of what is in float64 already.
-
-    Example:
-        >>> as_exact(torch.ones(1))
-        tensor([1.], dtype=torch.float64)
-    """
+    """The same as `exact`, but no copy of what is in float64 already."""
     return values.detach().to(exact_device(values)).double()  # in this order: a device may lack the type

@@ -45,14 +45,7 @@ def check_format(state: Mapping[str, Any], newest: int, subject: str) -> int:
 
 @contextmanager
 def reading(path: str | os.PathLike[str], writer: str) -> Iterator[None]:
-    """A block that reads a file: its errors name the file and, unless a newer version wrote it, what writes such files.
-
-    Example:
-        >>> with reading("masks.pt", "Masks.save"):
-        ...     raise ValueError("no names")
-        Traceback (most recent call last):
-        ValueError: masks.pt is damaged, or no file of Masks.save: no names
-    """
+    """A block that reads a file: errors name it and, unless a newer version wrote it, what writes such files."""
     try:
         yield
     except FormatError as error:

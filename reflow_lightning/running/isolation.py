@@ -78,14 +78,7 @@ def only_training(
 
 @contextmanager
 def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Have a module show something else under a name within the block, past its own ``__setattr__``.
-
-    Example:
-        >>> layer = nn.Identity()
-        >>> with replaced(layer, "forward", abs):
-        ...     layer(torch.tensor(-1.0))
-        tensor(1.)
-    """
+    """Have a module show something else under a name within the block, past its own ``__setattr__``."""
     before = {name: vars(module)[name]} if name in vars(module) else {}
     vars(module)[name] = value
     try:

@@ -187,8 +187,8 @@ def _gone(error: RuntimeError) -> PeerError:
     """What to say when processes no longer reach each other."""
     absent = missing()
     who = f"rank {', '.join(map(str, absent))} ended without a word, or hangs" if absent else "the connection is broken"
-    text = f"the processes can't exchange data any more, since {who} ({first_line(error)}): see what it printed last"
-    return PeerError(text)
+    reason = first_line(error)
+    return PeerError(f"the processes can't exchange data any more, since {who} ({reason}): see what it printed last")
 
 
 def all_gathered(values: Tensor) -> list[Tensor]:

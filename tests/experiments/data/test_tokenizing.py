@@ -126,14 +126,3 @@ def test_a_tokenizer_that_is_missing_is_named_with_the_remedy(made, tmp_path):
         FileNotFoundError, match=rf"tokenizer={folder} is no folder with a tokenizer.*tokenizer.json, or"
     ):
         make_tokenizer(folder, TEXTS, 50)
-
-
-def test_an_error_without_a_text_is_named_by_its_kind(monkeypatch):
-    from transformers import AutoTokenizer
-
-    def failing(source):
-        raise TimeoutError
-
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", failing)
-    with pytest.raises(FileNotFoundError, match=r"gave none either \(TimeoutError\)"):
-        read_tokenizer("film")
