@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from reflow_lightning.calibration.blending import blended, is_blended
 from reflow_lightning.calibration.changing import changing, check_reference
@@ -21,11 +20,12 @@ from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair
 from reflow_lightning.calibration.states import Compared
 from reflow_lightning.layers.find import find_layers
-from reflow_lightning.running.batches import BAR_DELAY, without_bar
+from reflow_lightning.running.batches import progress_bar, without_bar
 from reflow_lightning.running.compat.hooks import forget_backward_hooks
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
+from reflow_lightning.running.isolation import recurrent_gradients
 from reflow_lightning.running.own import own
 from reflow_lightning.running.processes import gather, together, warn
 
@@ -157,7 +157,7 @@ def align(
         layers = [found[name] for name in names]
         descent = Descent(survivors(layers), how.lr, how.steps)
         compared = Compared(moving, dense, forward, how.logits)
-        with _differentiable(moving), _without_cached_casts():
+        with recurrent_gradients(moving), _without_cached_casts():
             if not _descend(compared, descent, batches, how, progress):
                 return ()
     changed = []
@@ -183,8 +183,7 @@ def _descend(compared: Compared, descent: Descent, batches: Iterable[Any], how: 
     if not math.isfinite(best):
         raise ValueError("the loss of alignment is NaN or infinite: look at the pruned weights and at the batches")
     trained = _endless(batches, but_held_out=several)
-    hidden = None if progress else True  # None: hidden where the output is no terminal
-    with tqdm(total=steps, desc=DONE, unit="step", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
+    with progress_bar(None, progress, total=steps, desc=DONE, unit="step") as bar:
         for step, batch in zip(range(1, steps + 1), trained, strict=False):
             given = blended(batch, step) if step > unblended and is_blended(step, how.blend) else batch
             loss = None if batch is None else compared.loss(given, step)
@@ -233,9 +232,3 @@ def _without_cached_casts() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(before)
-
-
-def _differentiable(model: nn.Module) -> AbstractContextManager[None]:
-    """A block in which recurrent layers have gradients in eval mode, which cuDNN does not give."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()

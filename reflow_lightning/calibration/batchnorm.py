@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from reflow_lightning.running.compat.torch import BatchNorm
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching, watching_inputs
-from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.isolation import only_training, replaced
 from reflow_lightning.running.processes import gather, in_step, together
 from reflow_lightning.running.snapshot import Snapshot
 from reflow_lightning.signal.statistics import MergedMoments, merge_moments, moments, update_all
@@ -176,20 +176,10 @@ def _remember(name: str, layer: BatchNorm, batch: Tensor) -> None:
     variance.copy_(squares / count)
 
 
-@contextmanager
-def alone(layer: BatchNorm) -> Iterator[None]:
-    """Have a SyncBatchNorm layer normalise by the batch of this process, as BatchNorm does."""
-    if not isinstance(layer, nn.SyncBatchNorm):
-        yield
-        return
-    before = vars(layer).pop("forward", None)
-    vars(layer)["forward"] = partial(BatchNorm.forward, layer)
-    try:
-        yield
-    finally:
-        del vars(layer)["forward"]
-        if before is not None:
-            vars(layer)["forward"] = before
+def alone(layer: BatchNorm) -> AbstractContextManager[None]:
+    """A block in which a SyncBatchNorm layer normalises by the batch of this process, as BatchNorm does."""
+    synced = isinstance(layer, nn.SyncBatchNorm)
+    return replaced(layer, "forward", partial(BatchNorm.forward, layer)) if synced else nullcontext()
 
 
 @torch.no_grad()

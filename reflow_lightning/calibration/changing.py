@@ -17,6 +17,7 @@ from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.compat.torch import BatchNorm
+from reflow_lightning.running.hooks import Call
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.names import few_reasons
 from reflow_lightning.running.processes import gather, warn
@@ -130,6 +131,11 @@ def not_reached(name: str) -> ValueError:
         f"layer '{name}' is reached in the model, but not so in the reference: let forward(model, batch) run the model "
         "that it is given, and pass a reference that is not compiled"
     )
+
+
+def stray(name: str, _: Call) -> None:
+    """Refuse a call of a layer of the pruned network while the dense one runs."""
+    raise not_reached(name)
 
 
 def _check_finite(modules: Mapping[str, nn.Module]) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.calibration.batchnorm import alone
-from reflow_lightning.calibration.changing import not_reached
 from reflow_lightning.layers.padding import Valid
 from reflow_lightning.layers.rows import RowsWatch, are_paired
 from reflow_lightning.running.compat.torch import BatchNorm, tree_map_only
@@ -44,11 +43,6 @@ def same_rows(own: list[Call], rows: RowsWatch, dense: list[Call], dense_rows: R
     """Whether a layer was given the same rows in both networks."""
     given, in_dense = ([call._replace(output=(call.args, call.kwargs)) for call in calls] for calls in (own, dense))
     return are_paired(given, rows, in_dense, dense_rows)
-
-
-def stray(name: str, _: Call) -> None:
-    """Refuse a call of a layer of the pruned network while the dense one runs."""
-    raise not_reached(name)
 
 
 @contextmanager

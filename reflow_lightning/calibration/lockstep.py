@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from reflow_lightning.calibration.changing import not_reached
-from reflow_lightning.calibration.layer_calls import Arrival, by_batch, calls_of, dtype_of, same_rows, stray
+from reflow_lightning.calibration.changing import not_reached, stray
+from reflow_lightning.calibration.layer_calls import Arrival, by_batch, calls_of, dtype_of, same_rows
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.layers.rows import RowsWatch

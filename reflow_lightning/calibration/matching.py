@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.changing import not_reached
+from reflow_lightning.calibration.changing import stray
 from reflow_lightning.calibration.collecting import Collector
 from reflow_lightning.calibration.enough import read
 from reflow_lightning.layers.find import find_layers, first_tensor
@@ -122,9 +122,6 @@ def one_pass(
         return corrected if isinstance(call.output, Tensor) else type(call.output)((corrected, *call.output[1:]))
 
     dense_names = {affine.name for layer in wanted.values() for affine in layer.maps}
-
-    def stray(name: str, _: Call) -> None:
-        raise not_reached(name)
 
     def take_in(batch: Any) -> dict[str, Tensor]:
         pruned.latest.clear()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
-from tqdm import tqdm
 
 from reflow_lightning.calibration.batchnorm import not_calibrated
 from reflow_lightning.calibration.changing import changing, check_reference
@@ -24,7 +23,7 @@ from reflow_lightning.calibration.stale import warn_if_stale
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.order import forward_order
 from reflow_lightning.layers.padding import Padding
-from reflow_lightning.running.batches import BAR_DELAY, device_of, without_bar
+from reflow_lightning.running.batches import device_of, progress_bar, without_bar
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.free import free_bytes
 from reflow_lightning.running.live import LiveTensors
@@ -186,7 +185,7 @@ def reconstruct(
     left: dict[str, str] = {}
     with under_way:
         under_way.normalise_by_batch(others.values())  # those that still have their old statistics
-        for name in tqdm(calls, task, unit="layer", delay=BAR_DELAY, leave=False, disable=None if task else True):
+        for name in progress_bar(calls, bool(task), desc=task, unit="layer"):
             for number, stage in enumerate(layers[name].stages):
                 sums = equations(under_way, reference, name, layers[name], stage, anew=number > 0)
                 if isinstance(sums, str):

@@ -24,8 +24,8 @@ def by_group(values: Tensor, affine: AffineMap) -> Tensor:
 
 def normals_of(affine: AffineMap) -> Normals:
     """The equations of a map, without data."""
-    inputs = sum(weight[0].numel() for weight in affine.weights)
-    return Normals(affine.groups, inputs, affine.channels // affine.groups, exact_device(affine.weights[0]))
+    outputs = affine.channels // affine.groups
+    return Normals(affine.groups, sum(affine.columns), outputs, exact_device(affine.weights[0]))
 
 
 def take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs: list[Tensor], valid: Valid) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 
 from reflow_lightning.running.compat.lightning import is_one, shown_trainer
+from reflow_lightning.running.isolation import replaced
 
 _IGNORED = ("log", "log_dict", "log_grad_norm", "print")
 _REFUSED = ("optimizers", "manual_backward", "toggle_optimizer", "lr_schedulers")
@@ -37,7 +38,7 @@ def silent(trainer: pl.Trainer, model: nn.Module) -> Iterator[None]:
         if not passes:
             stack.enter_context(shown_trainer(module, _Shown(trainer)))
             for name in (*_IGNORED, *_REFUSED):
-                stack.enter_context(_replaced(module, name, _ignore if name in _IGNORED else _refuse))
+                stack.enter_context(replaced(module, name, _ignore if name in _IGNORED else _refuse))
         _UNDER_WAY[module] = stack, passes + 1
     try:
         yield
@@ -61,18 +62,6 @@ class _Shown:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What a pass sets of the trainer, such as ``should_stop``, is the training's business."""
-
-
-@contextmanager
-def _replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    before = vars(module).get(name)
-    vars(module)[name] = function
-    try:
-        yield
-    finally:
-        del vars(module)[name]
-        if before is not None:
-            vars(module)[name] = before
 
 
 def _ignore(*_: Any, **__: Any) -> None:

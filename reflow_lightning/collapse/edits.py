@@ -34,11 +34,16 @@ def as_rows(values: Tensor, weight: Tensor) -> Tensor:
 
 def new_buffer(traced: fx.GraphModule, name: str, value: Tensor) -> str:
     """Register a constant under a name that is free, which is returned."""
+    traced.register_buffer(free := free_name(traced, name), value)
+    return free
+
+
+def free_name(traced: nn.Module, name: str) -> str:
+    """The name, or one like it that nothing has in the module that would hold it."""
     free, number = name, 0
-    while hasattr(traced, free):
+    while hasattr(*owner(traced, free)):
         number += 1
         free = f"{name}_{number}"
-    traced.register_buffer(free, value)
     return free
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 
 from reflow_lightning.collapse.edits import Row
+from reflow_lightning.running.describing import summary
 
 STRICT = "REFLOW_STRICT"
 """A variable of the environment. Where it is set, an error of our own is raised, as in this package's tests."""
@@ -41,13 +42,3 @@ class Faults:
         if row not in self.rows:
             self.rows.append(row)
             _log.error("collapse failed at %s, where nothing is removed: please report this", where, exc_info=error)
-
-
-def summary(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says.
-
-    Example:
-        >>> summary(ValueError("too long", "and more"))
-        "ValueError: ('too long', 'and more')"
-    """
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -10,7 +10,6 @@ from torch import fx, nn
 
 from reflow_lightning.collapse.edits import Row
 from reflow_lightning.collapse.exactness import Expected
-from reflow_lightning.collapse.faults import summary
 from reflow_lightning.collapse.graph.inputs import is_flag
 from reflow_lightning.collapse.graph.running import StepFailedError, attempted, undisturbed
 from reflow_lightning.collapse.graph.tracing import NotTraceableError
@@ -18,6 +17,7 @@ from reflow_lightning.collapse.operators.affine import is_weighted
 from reflow_lightning.collapse.placing import Placement, TiedError, put_graph, put_layers
 from reflow_lightning.collapse.simplifying import Simplified, simplified
 from reflow_lightning.running.arguments import Arguments, arguments_of_calls, called
+from reflow_lightning.running.describing import summary
 from reflow_lightning.running.hooks import Call, watching_inputs
 from reflow_lightning.running.own import own
 

@@ -12,7 +12,7 @@ from reflow_lightning.collapse.edits import Row, bypass, label, tidy
 from reflow_lightning.collapse.exactness import Expected
 from reflow_lightning.collapse.facts.analysis import Analysis
 from reflow_lightning.collapse.facts.removal import MismatchError
-from reflow_lightning.collapse.faults import Faults, summary
+from reflow_lightning.collapse.faults import Faults
 from reflow_lightning.collapse.graph.running import StepFailedError
 from reflow_lightning.collapse.leftovers import leftovers
 from reflow_lightning.collapse.operators.affine import is_weighted, width
@@ -24,6 +24,7 @@ from reflow_lightning.collapse.passes.rewriting import remove_channels
 from reflow_lightning.collapse.report import CollapseReport
 from reflow_lightning.running.compat.torch import ASSERT
 from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.describing import summary
 
 Change = Callable[[Analysis], list[Row]]
 """Changes a graph and says how; an empty list if it changed nothing."""

@@ -156,7 +156,7 @@ def paired_latency(
         {'a': 2, 'b': 2}
     """
     for name, count in (("rounds", rounds), ("warmup", warmup)):
-        if count < 1:
+        if isinstance(count, bool) or count < 1:
             raise ValueError(f"{name}={count} must be at least 1")
     with ExitStack() as stack:
         stack.enter_context(isolated_rng())

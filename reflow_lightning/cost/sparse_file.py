@@ -10,7 +10,7 @@ from torch import nn
 
 from reflow_lightning.cost.sparse_state import State, check_state, packed, unpacked
 from reflow_lightning.running.files import read_tensors, write_tensors
-from reflow_lightning.running.formats import FormatError
+from reflow_lightning.running.formats import reading
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.world import rank
@@ -90,9 +90,5 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> load_sparse(path)
         {'a': tensor([0., -0., 2.])}
     """
-    try:
+    with reading(path, "save_sparse"):
         return unpacked(read_tensors(Path(path)))
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, or no file of save_sparse: {error}") from error

@@ -134,7 +134,7 @@ def _check(model: Any, margin: Any, tolerance: Any, rounds: Any) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a ScriptModule, whose layers can't be swapped: pass the module that it was made of")
     for name, value in (("margin", margin), ("tolerance", tolerance)):
-        if not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise ValueError(f"{name}={value!r} must be a positive number")
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")

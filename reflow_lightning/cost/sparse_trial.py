@@ -13,6 +13,7 @@ from reflow_lightning.cost.sparse_layers import SparseLayer, SparseLinear, Spars
 from reflow_lightning.cost.sparse_speeds import LayerSpeed
 from reflow_lightning.layers import ConvLayer, Layer, LinearLayer, layer_of
 from reflow_lightning.running.compat.hooks import has_backward_hooks, has_hooks
+from reflow_lightning.running.describing import first_line
 from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.hooks import Call
 
@@ -143,7 +144,7 @@ def _compared(layer: SparseLayer, call: Call, tolerance: float) -> str:
     try:
         sparse: Tensor = layer(call.first)
     except (RuntimeError, NotImplementedError) as error:  # a torch without MKL, say
-        return f"torch can't multiply it by a sparse weight: {(str(error).splitlines() or [''])[0]}"
+        return f"torch can't multiply it by a sparse weight: {first_line(error)}"
     if (dense.dtype, dense.stride()) != (sparse.dtype, sparse.stride()):
         return "its output would have another type or another order in memory"
     difference = relative_difference(dense, sparse)

@@ -17,14 +17,12 @@ from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.pruning import Choice, Masks, choose
 from reflow_lightning.pruning.choose import learn
 from reflow_lightning.pruning.estimate import Reading
+from reflow_lightning.pruning.mask_state import check_agreement
 from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.stepwise import shared_out, stepwise
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.processes import gather
 from reflow_lightning.running.saying import unheard
-from reflow_lightning.running.sharding import is_sharded
-from reflow_lightning.running.world import world_size
 
 
 class Step(NamedTuple):
@@ -106,7 +104,7 @@ def choose_step(model: nn.Module, step: Step, plan: Plan, previous: Masks | None
             previous=previous,
             **vars(_reading(plan)),
         )
-    _check_agreement(choice.masks)
+    check_agreement(choice.masks)
     return choice
 
 
@@ -119,14 +117,3 @@ def _told_by_the_last(step: Step) -> Iterator[None]:
     with warnings.catch_warnings(), unheard():
         warnings.filterwarnings("ignore", message=".*sparsity=.* leaves ")
         yield
-
-
-def _check_agreement(masks: Masks) -> None:
-    """Check that all processes chose the same weights; those that are spread over them are chosen together anyway."""
-    if world_size() == 1 or any(map(is_sharded, masks.values())):
-        return
-    if len(set(gather(masks.state_dict()["checksum"]))) > 1:
-        raise ValueError(
-            "the processes chose different weights: give all of them the same arguments and weights, and let a "
-            "criterion of your own return the same scores on all"
-        )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from reflow_lightning.callbacks import Reflow
@@ -19,15 +17,14 @@ from reflow_lightning.callbacks.profiles import log_profile
 from reflow_lightning.cost.cost import measure_cost
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
+from reflow_lightning.experiments.commands import begin, reported
 from reflow_lightning.experiments.event_records import EventRecords, signal_of
-from reflow_lightning.experiments.extensions import load_extensions
-from reflow_lightning.experiments.extras import git_state, print_config
 from reflow_lightning.experiments.inputs import calibration_loader, first_test_input
 from reflow_lightning.experiments.interval import interval, share_tested
-from reflow_lightning.experiments.loggers import check_loggers, log_report, log_settings, make_loggers
+from reflow_lightning.experiments.loggers import log_report, log_settings, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, tested, validated
 from reflow_lightning.experiments.rehearsal import rehearse
-from reflow_lightning.experiments.results import describe_error, fingerprint, print_table, write_report, write_signal
+from reflow_lightning.experiments.results import describe_error, print_table, write_report, write_signal
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.spreading import check_spread, copy_state, load_state
 from reflow_lightning.experiments.stages import Stages
@@ -60,13 +57,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not isinstance(cfg.collapse, bool):
         raise ValueError(f"collapse={cfg.collapse!r} must be true or false")
     check_spread(cfg)
-    load_extensions(cfg)
-    check_loggers(cfg)
-    if cfg.print_config:
-        print_config(cfg)
-    for name in ("report.json", "error.txt"):  # of an earlier run in this folder
-        (folder / name).unlink(missing_ok=True)
-    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
+    begin(cfg, folder)
     data: pl.LightningDataModule = instantiate(cfg.data)
     tester = make_trainer(cfg, logger=False, callbacks=[])
     if tester.is_global_zero:
@@ -91,13 +82,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     of_stages = measure_stages(cfg, tester, stages, module, data)  # leaves the last state in the module
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
     event = events[-1]
-    report = {
-        "title": str(cfg.title),
-        "paper": paper(cfg),
-        "published": _published(cfg),
-        "tags": list(cfg.tags),
-        "seed": int(cfg.seed),
-        "metric": str(cfg.metric),
+    results = {
         **of_stages,
         "validation": _validation(cfg, tester, module, data),
         "sparsity": list(of_stages["stages"].values())[-1]["sparsity"],
@@ -108,9 +93,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "cost": cost_of(held_whole(cfg, module), data),
         "collapse": collapsed,
         "seconds": _seconds(events, stages.times["repaired"], ended, clock.seconds()),
-        "environment": describe_environment(tester),
-        "config": fingerprint(cfg),
     }
+    report = reported(cfg, tester, str(cfg.title), _published(cfg), results)
     pruned = pruned_network(module, reflow)
     if tester.is_global_zero:
         write_tensors(folder / "pruned.ckpt", pruned)
@@ -187,13 +171,6 @@ def _validation(cfg: DictConfig, tester: pl.Trainer, module: pl.LightningModule,
     return validated(tester, module, data).get(f"val/{cfg.metric}")
 
 
-def paper(cfg: DictConfig) -> Any:
-    """What the configuration says of a paper, in plain types."""
-    return (
-        OmegaConf.to_container(cfg.paper, resolve=True) if OmegaConf.is_config(cfg.get("paper")) else cfg.get("paper")
-    )
-
-
 def held_whole(cfg: DictConfig, module: pl.LightningModule) -> pl.LightningModule:
     """The module as it is, or a copy with whole parameters where they are spread over devices."""
     if not sharded_modules(module):
@@ -224,13 +201,6 @@ def _seconds(events: list[dict[str, Any]], repaired: float, ended: float, total:
         "finetune": ended - repaired,
         "total": total,
     }
-
-
-def describe_environment(trainer: pl.Trainer) -> dict[str, str]:
-    """Versions, the device, and the commit of the code that the command was started in."""
-    packages = {name: version(name) for name in ("torch", "lightning", "reflow-lightning")}
-    device = str(trainer.strategy.root_device)
-    return {"python": platform.python_version(), **packages, "device": device, "git": git_state()}
 
 
 def pruned_network(module: nn.Module, reflow: Reflow) -> dict[str, Any]:

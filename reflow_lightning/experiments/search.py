@@ -16,20 +16,13 @@ from reflow_lightning.callbacks import Reflow
 from reflow_lightning.events.pruner import Pruner
 from reflow_lightning.experiments.clock import Clock
 from reflow_lightning.experiments.collapsing import collapse_network
-from reflow_lightning.experiments.experiment import (
-    cost_of,
-    describe_environment,
-    measure_stages,
-    paper,
-    pruned_network,
-)
-from reflow_lightning.experiments.extensions import load_extensions
-from reflow_lightning.experiments.extras import print_config
+from reflow_lightning.experiments.commands import begin, reported
+from reflow_lightning.experiments.experiment import cost_of, measure_stages, pruned_network
 from reflow_lightning.experiments.inputs import calibration_loader
-from reflow_lightning.experiments.loggers import check_loggers, log_report, make_loggers
+from reflow_lightning.experiments.loggers import log_report, make_loggers
 from reflow_lightning.experiments.metrics import check_metric, validated
 from reflow_lightning.experiments.rehearsal import rehearse
-from reflow_lightning.experiments.results import fingerprint, print_table, print_with_notes, write_report
+from reflow_lightning.experiments.results import print_table, print_with_notes, write_report
 from reflow_lightning.experiments.resume import Resume
 from reflow_lightning.experiments.saved_trials import SavedTrials
 from reflow_lightning.experiments.search_plot import plot_search
@@ -56,16 +49,10 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """
     clock = Clock()
     resume = Resume(cfg, folder, clock)
-    load_extensions(cfg)
-    check_loggers(cfg)
-    if cfg.print_config:
-        print_config(cfg)
-    for name in ("report.json", "error.txt"):  # of an earlier run in this folder
-        (folder / name).unlink(missing_ok=True)
+    begin(cfg, folder)
     tester = make_trainer(cfg, logger=False, callbacks=[])
     if tester.world_size > 1:
         raise ValueError(f"a search with trainer.devices={cfg.trainer.devices}: it runs in one process, use 1")
-    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
     data: pl.LightningDataModule = instantiate(cfg.data)
     print(f"{cfg.title}: results go to {folder}", flush=True)
     data.prepare_data()
@@ -85,13 +72,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     reflow.pruner.masks = found.masks
     tested = measure_stages(cfg, tester, _stages(module, found, steps), module, data)
     collapsed, tables = collapse_network(cfg, tester, module, data, folder) if cfg.collapse else (None, "")
-    report = {
-        "title": f"{cfg.title}: sparsity {found.sparsity:.4f}",
-        "paper": paper(cfg),
-        "published": {},
-        "tags": list(cfg.tags),
-        "seed": int(cfg.seed),
-        "metric": str(cfg.metric),
+    results = {
         **tested,
         "validation": _sign(cfg) * found.score,
         "sparsity": found.sparsity,
@@ -99,9 +80,8 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "cost": cost_of(module, data),
         "collapse": collapsed,
         "seconds": {"train": trained, "search": searched - trained, "total": clock.seconds()},
-        "environment": describe_environment(tester),
-        "config": fingerprint(cfg),
     }
+    report = reported(cfg, tester, f"{cfg.title}: sparsity {found.sparsity:.4f}", {}, results)
     write_tensors(folder / "pruned.ckpt", pruned_network(module, reflow))
     plot_search(report).savefig(folder / "search.png")
     write_report(folder, report)

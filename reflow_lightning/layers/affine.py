@@ -60,11 +60,8 @@ class AffineMap:
     @torch.no_grad()
     def add(self, change: Tensor, shift: Tensor | None) -> None:
         """Add a change of shape (channels, inputs), the inputs of all weights side by side, and a shift of y."""
-        start = 0
-        for weight in self.weights:
-            columns = weight[0].numel()
-            weight.add_(change[:, start : start + columns].to(weight).view(weight.shape))
-            start += columns
+        for weight, own in zip(self.weights, torch.split(change, self.columns, dim=1), strict=True):
+            weight.add_(own.to(weight).view(weight.shape))
         if shift is not None:
             self._shift(shift)
 

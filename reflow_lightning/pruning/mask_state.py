@@ -12,6 +12,10 @@ from torch import Tensor
 from reflow_lightning.pruning.bits import gathered
 from reflow_lightning.running.bits import pack, unpack
 from reflow_lightning.running.formats import KEY, FormatError, check_format
+from reflow_lightning.running.inference import outside_inference
+from reflow_lightning.running.processes import gather
+from reflow_lightning.running.sharding import is_sharded
+from reflow_lightning.running.world import world_size
 
 FORMAT = 1
 """Of what is written here. Version 0.1 wrote the same without a number."""
@@ -63,6 +67,25 @@ def unpacked(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not unchanged:
         raise ValueError("the masks were changed since they were saved, as their checksum shows: use another copy")
     return {name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), flat, strict=True)}
+
+
+@outside_inference()
+def are_alike(masks: Mapping[str, Tensor]) -> bool:
+    """Whether all processes, which all must call this, hold the same masks."""
+    return world_size() == 1 or len(set(gather(packed(masks)["checksum"]))) == 1
+
+
+def check_agreement(masks: Mapping[str, Tensor]) -> None:
+    """Check that all processes chose the same weights; those that are spread over them are chosen together anyway.
+
+    Raises:
+        ValueError: If they did not.
+    """
+    if not any(map(is_sharded, masks.values())) and not are_alike(masks):
+        raise ValueError(
+            "the processes chose different weights: give all of them the same arguments and weights, and let a "
+            "criterion of your own return the same scores on all"
+        )
 
 
 def _checksum(shapes: Mapping[str, torch.Size], bits: Tensor) -> int:

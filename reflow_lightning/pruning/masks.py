@@ -17,7 +17,7 @@ from reflow_lightning.pruning.kept import KeptZeros
 from reflow_lightning.pruning.mask_state import packed, unpacked
 from reflow_lightning.pruning.moved import moved
 from reflow_lightning.running.files import read_tensors, write_tensors
-from reflow_lightning.running.formats import FormatError
+from reflow_lightning.running.formats import reading
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import summed, together
 from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
@@ -240,12 +240,8 @@ class Masks(Mapping[str, Tensor]):
             ValueError: If it is damaged, or another kind of file.
             OSError: If it can't be read.
         """
-        try:
+        with reading(path, "Masks.save"):
             return cls.from_state_dict(read_tensors(Path(path)))
-        except FormatError as error:
-            raise FormatError(f"{path}: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged, or no file of Masks.save: {error}") from error
 
 
 def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:

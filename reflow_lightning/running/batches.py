@@ -91,6 +91,12 @@ def at_most(limit: Limit, number: int) -> int:
     return number if limit == "auto" else min(limit, number)
 
 
+def progress_bar(over: Iterable[Any] | None, shown: bool, **options: Any) -> tqdm[Any]:
+    """A bar over something, or with a ``total`` of its own, for what takes long; it goes when that is over."""
+    hidden = None if shown else True  # None: hidden where the output is no terminal
+    return tqdm(over, delay=BAR_DELAY, leave=False, disable=hidden, **options)
+
+
 @contextmanager
 def without_bar(batches: Iterable[Any]) -> Iterator[bool]:
     """A block whose passes over `Batches` show no bar, since it has one of its own; gives whether it shall show one."""
@@ -173,10 +179,9 @@ class Batches:
         return self._alike.forward(forward)
 
     def _limited(self, source: Iterator[Any]) -> Iterator[Any]:
-        hidden = None if self.progress else True  # None: hidden where the output is no terminal
         total = None if self.auto else self.max_batches
         count = 0
-        with tqdm(total=total, desc=self.task, unit="batch", delay=BAR_DELAY, leave=False, disable=hidden) as bar:
+        with progress_bar(None, self.progress, total=total, desc=self.task, unit="batch") as bar:
             moved = (move(batch, self.device) for batch in islice(source, self.max_batches))
             for count, batch in enumerate(self._alike.each(moved), 1):
                 self.count = max(self.count, count)

@@ -77,3 +77,18 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """
     differing = (name for name in now if name in before and before[name] != now[name])
     return ", ".join(f"{name}={now[name]}, not {before[name]}" for name in differing)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
+
+
+def summary(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says.
+
+    Example:
+        >>> summary(ValueError("too long", "and more"))
+        "ValueError: ('too long', 'and more')"
+    """
+    return f"{type(error).__name__}: {first_line(error)}"

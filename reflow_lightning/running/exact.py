@@ -24,3 +24,8 @@ def exact(values: Tensor) -> Tensor:
         tensor([1.], dtype=torch.float64)
     """
     return values.detach().to(exact_device(values)).to(torch.float64, copy=True)
+
+
+def as_exact(values: Tensor) -> Tensor:
+    """The same as `exact`, but no copy of what is in float64 already."""
+    return values.detach().to(exact_device(values)).double()  # in this order: a device may lack the type

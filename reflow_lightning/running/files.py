@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from reflow_lightning.running.describing import first_line
+
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file beside its place and then move it there: a crash or a full disk leaves what was there before.
@@ -73,7 +75,7 @@ def read_tensors(path: Path) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what bytes that are no such file raise has no common type
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if reason.startswith("Weights only load failed"):  # torch goes on with the advice to run what is in there
             reason = "it holds more than tensors and plain types, or something else altogether"
         raise ValueError(reason) from error

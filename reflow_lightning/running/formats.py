@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from reflow_lightning.running.errors import ReflowError
@@ -39,3 +41,14 @@ def check_format(state: Mapping[str, Any], newest: int, subject: str) -> int:
             "upgrade it, or save them anew with this version"
         )
     return number
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], writer: str) -> Iterator[None]:
+    """A block that reads a file: errors name it and, unless a newer version wrote it, what writes such files."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or no file of {writer}: {error}") from error

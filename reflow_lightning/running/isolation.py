@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -74,6 +74,24 @@ def only_training(
     finally:
         traces.restore()
         flags.restore()
+
+
+@contextmanager
+def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Have a module show something else under a name within the block, past its own ``__setattr__``."""
+    before = {name: vars(module)[name]} if name in vars(module) else {}
+    vars(module)[name] = value
+    try:
+        yield
+    finally:
+        del vars(module)[name]
+        vars(module).update(before)
+
+
+def recurrent_gradients(model: nn.Module) -> AbstractContextManager[None]:
+    """A block in which recurrent layers have gradients in eval mode, which cuDNN does not give."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def has_lazy_parameters(model: nn.Module) -> bool:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reflow_lightning.running.caller import users_level
+from reflow_lightning.running.describing import first_line
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.roll_call import finish, missing
 from reflow_lightning.running.saying import unsaid
@@ -186,7 +187,7 @@ def _gone(error: RuntimeError) -> PeerError:
     """What to say when processes no longer reach each other."""
     absent = missing()
     who = f"rank {', '.join(map(str, absent))} ended without a word, or hangs" if absent else "the connection is broken"
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return PeerError(f"the processes can't exchange data any more, since {who} ({reason}): see what it printed last")
 
 

@@ -25,6 +25,7 @@ from reflow_lightning.pruning import (
 from reflow_lightning.pruning.choose import Learned, learn
 from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.floors import least_kept
+from reflow_lightning.pruning.mask_state import check_agreement
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.refilled import masks_after
 from reflow_lightning.pruning.stepwise import check_steps, shared_out, stepwise
@@ -38,7 +39,7 @@ from reflow_lightning.running.processes import gather, together, warn
 from reflow_lightning.running.saying import saying_once
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import Snapshot
-from reflow_lightning.running.world import rank, world_size
+from reflow_lightning.running.world import rank
 from reflow_lightning.search.bisection import sparsest
 from reflow_lightning.search.checks import as_number, check_alike, check_limits, check_repeatable, comparable
 from reflow_lightning.search.trials import Search, Trial, is_within
@@ -195,8 +196,7 @@ def find_sparsity(
         with together("pruning"), isolated_rng(seed):  # the same on all processes, for a criterion that draws
             choice = choose(model, target, step, previous=previous, batches=batches, learned=learned, **reading)
             choice.apply(model)
-        if world_size() > 1 and len(set(gather(choice.masks.state_dict()["checksum"]))) > 1:
-            raise ValueError("the processes chose different weights: give all of them the same model and arguments")
+        check_agreement(choice.masks)
         return choice.masks
 
     def tried(sparsity: float) -> Trial:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import as_exact
 from reflow_lightning.signal.statistic import Statistic
 
 _WIDEST = 512  # 8 MiB of state a layer
@@ -27,7 +27,7 @@ def gram(values: Tensor) -> Tensor:
         >>> gram(torch.tensor([[1.0, 0.0], [3.0, 2.0]])).tolist()
         [[2.0, 2.0], [2.0, 1.0], [2.0, 2.0], [2.0, 2.0]]
     """
-    exact = values.detach().to(exact_device(values)).double()
+    exact = as_exact(values)
     mean = exact.sum(0) / max(1, len(exact))
     centred = exact - mean
     return torch.cat([torch.full_like(mean, len(exact))[None], mean[None], centred.T @ centred])
@@ -106,7 +106,7 @@ class LinearCKA(Statistic[Tensor]):
         if self.channels > len(self.compared):
             chosen = self.compared.to(values.device)
             values, reference = values[:, chosen], reference[:, chosen]
-        exact = torch.cat([values, reference], dim=1).detach().to(exact_device(values)).double()
+        exact = as_exact(torch.cat([values, reference], dim=1))
         self.rows = torch.cat([self.rows, exact.to(self.rows.device)])
         self.work_off()
 

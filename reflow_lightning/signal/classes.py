@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import as_exact
 from reflow_lightning.signal.statistic import Statistic, stacked
 from reflow_lightning.signal.statistics import merge_moments, merge_positions
 
@@ -68,7 +68,7 @@ class ClassShare(Statistic[Tensor]):
     def update(self, values: Tensor, labels: Tensor) -> None:
         """Take in pooled activations of shape (N, C) and the classes of the samples, of shape (N,)."""
         device = self.total.device
-        exact = values.detach().to(exact_device(values)).double().to(device)
+        exact = as_exact(values).to(device)
         if len(exact):
             part = merge_positions(exact, torch.zeros_like(exact[:1]), positions=1)
             self.total = merge_moments(torch.stack([self.total, part]))

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import as_exact
 from reflow_lightning.signal.statistic import Statistic, stacked
 from reflow_lightning.signal.statistics import merge_moments
 
@@ -53,7 +53,7 @@ class CenteredCosine(Statistic[Tensor]):
 
     def update(self, values: Tensor, reference: Tensor) -> None:
         """Take in the pooled activations of both networks, of shape (N, C)."""
-        a, b = _exact(values.detach()), _exact(reference.detach())
+        a, b = as_exact(values), as_exact(reference)
         count = torch.full((a.shape[1],), float(a.shape[0]), dtype=torch.float64, device=a.device)
         mean_a, mean_b = a.mean(0), b.mean(0)
         a, b = a - mean_a, b - mean_b
@@ -65,8 +65,3 @@ class CenteredCosine(Statistic[Tensor]):
         squares_a, squares_b, products = self.state[3:].sum(1)
         scale = (squares_a * squares_b).sqrt()
         return torch.where(scale == 0, 0.0, products / scale.clamp(min=1e-300))  # NaN stays NaN
-
-
-def _exact(values: Tensor) -> Tensor:
-    """Float64, on a device that has it."""
-    return values.to(exact_device(values)).double()

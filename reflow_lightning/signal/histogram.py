@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import as_exact
 from reflow_lightning.signal.figures import STATES, new_figure, styled
 from reflow_lightning.signal.profile_plot import short_names
-from reflow_lightning.signal.statistic import Statistic, stacked
+from reflow_lightning.signal.statistic import Summed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +58,7 @@ def value_counts(values: Tensor, valid: Tensor | None = None) -> Tensor:
     flat = flat[_places(len(flat)).to(flat.device)]
     flat = flat[~flat.isnan()].float().clamp(EDGES[0], EDGES[-1] * (1 - 1e-6))
     places = torch.bucketize(flat, torch.tensor(EDGES, device=flat.device), right=True) - 1
-    return torch.bincount(places, minlength=len(EDGES) - 1).to(exact_device(flat)).double()
+    return as_exact(torch.bincount(places, minlength=len(EDGES) - 1))
 
 
 def _places(size: int) -> Tensor:
@@ -73,7 +72,7 @@ def _places(size: int) -> Tensor:
     return ((places + drawn) * width).long().clamp_(max=size - 1)
 
 
-class ValueCounts(Statistic[Histogram]):
+class ValueCounts(Summed[Histogram]):
     """Streaming histogram of all values of a layer; `update` takes the `value_counts` of a part.
 
     Args:
@@ -86,15 +85,8 @@ class ValueCounts(Statistic[Histogram]):
         (6,)
     """
 
-    merges = MappingProxyType({"state": stacked(lambda parts: parts.sum(0))})
-    state: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__(channels, state=torch.zeros(len(EDGES) - 1, dtype=torch.float64))
-
-    def update(self, *parts: Tensor) -> None:
-        """Take in the numbers of parts, each of shape (bins,)."""
-        self.state = torch.stack([self.state, *(part.to(self.state.device) for part in parts)]).sum(0)
 
     def value(self) -> Histogram:
         """The bins from the first to the last that holds a value; without data one empty bin around zero."""

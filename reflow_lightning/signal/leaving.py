@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 
+from reflow_lightning.running.describing import summary
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.processes import gather, warn
 
@@ -29,8 +30,7 @@ def leaving_out(reasons: MutableMapping[str, str], layer: str) -> Iterator[None]
     try:
         yield
     except Exception as error:  # whatever the activations of somebody's layer make torch raise
-        text = str(error).partition("\n")[0]
-        reasons.setdefault(layer, f"{type(error).__name__}: {text}")
+        reasons.setdefault(layer, summary(error))
 
 
 def merge_reasons(reasons: MutableMapping[str, str]) -> None:

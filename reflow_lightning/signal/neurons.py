@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
-from reflow_lightning.signal.statistic import Statistic, Value, stacked
+from reflow_lightning.running.exact import as_exact
+from reflow_lightning.signal.statistic import Summed
 from reflow_lightning.signal.statistics import by_channel, pieces
 
 Zeros = Literal["ignore", "off"]
@@ -61,16 +60,15 @@ def signs(values: Tensor, dim: int = 1) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def position_signs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and number of the signs over the positions of (N, C, positions), each of shape (N, C)."""
+def position_signs(values: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Sum and number of the signs over a dimension, such as the positions of (N, C, positions)."""
     sign = values.sign().float()  # the sums of ones are exact in it
-    return sign.sum(-1), sign.square_().sum(-1)  # both are much faster than counting booleans
+    return sign.sum(dim), sign.square_().sum(dim)  # both are much faster than counting booleans
 
 
 def merge_position_signs(difference: Tensor, total: Tensor) -> Tensor:
     """The `signs` of samples whose `position_signs` are known."""
-    sums = torch.stack([total + difference, total - difference])
-    return sums.to(exact_device(sums)).double().sum(1) / 2
+    return as_exact(torch.stack([total + difference, total - difference])).sum(1) / 2
 
 
 def neuron_states(values: Tensor, dim: int = 1, *, ceiling: float = math.inf) -> Tensor:
@@ -98,21 +96,7 @@ def neuron_states(values: Tensor, dim: int = 1, *, ceiling: float = math.inf) ->
     return torch.stack([positive - above, negative, total - positive - negative, above]).masked_fill(unknown, math.nan)
 
 
-class _Counts(Statistic[Value]):
-    """Adds up numbers of values, each kind in a row of its own."""
-
-    merges = MappingProxyType({"state": stacked(lambda parts: parts.sum(0))})
-    state: Tensor
-
-    def __init__(self, channels: int, kinds: int) -> None:
-        super().__init__(channels, state=torch.zeros(kinds, channels, dtype=torch.float64))
-
-    def update(self, *parts: Tensor) -> None:
-        """Take in the numbers of parts, each of shape (kinds, C)."""
-        self.state = torch.stack([self.state, *(part.to(self.state.device) for part in parts)]).sum(0)
-
-
-class Signs(_Counts[ChannelSigns]):
+class Signs(Summed[ChannelSigns]):
     """Streaming number of positive and of negative values of each channel; `update` takes the `signs` of a part.
 
     Args:
@@ -127,14 +111,14 @@ class Signs(_Counts[ChannelSigns]):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, kinds=2)
+        super().__init__(channels, state=torch.zeros(2, channels, dtype=torch.float64))
 
     def value(self) -> ChannelSigns:
         """Both numbers, each of shape (C,)."""
         return ChannelSigns(*self.state.clone())
 
 
-class NeuronStates(_Counts[NeuronCounts]):
+class NeuronStates(Summed[NeuronCounts]):
     """Streaming number of values of each neuron in each state; `update` takes the `neuron_states` of a part.
 
     Args:
@@ -149,7 +133,7 @@ class NeuronStates(_Counts[NeuronCounts]):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, kinds=4)
+        super().__init__(channels, state=torch.zeros(4, channels, dtype=torch.float64))
 
     def value(self) -> NeuronCounts:
         """The numbers, each of shape (C,)."""

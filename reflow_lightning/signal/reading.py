@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
-from reflow_lightning.signal.neurons import merge_position_signs
+from reflow_lightning.running.exact import as_exact, exact
+from reflow_lightning.signal.neurons import merge_position_signs, position_signs
 from reflow_lightning.signal.statistics import merge_moments, merge_positions, pieces, position_moments
 
 _FEW = 16
@@ -114,10 +114,7 @@ def _by_channel(parts: list[Tensor], dim: int, channels: int) -> Tensor:
 
 
 def _signs(array: Tensor, dim: int, channels: int) -> Tensor:
-    parts = []
-    for piece in pieces(array):
-        sign = piece.sign().float()  # the sums of ones are exact in it
-        parts.append(torch.stack([sign.sum(dim), sign.square_().sum(dim)]))  # much faster than counting booleans
+    parts = [torch.stack(position_signs(piece, dim)) for piece in pieces(array)]
     return merge_position_signs(*_by_channel(parts, dim, channels))
 
 
@@ -133,7 +130,7 @@ def _summed(values: Tensor) -> tuple[Tensor, Tensor]:
         squares = torch.linalg.vector_norm(piece, dim=dim).square() if dim else (piece * piece).sum(dim)
         parts.append(torch.stack([piece.sum(dim), squares]))
     sums = _by_channel(parts, dim, values.shape[1])
-    total, total_squares = sums.to(exact_device(sums)).double().sum(1)
+    total, total_squares = as_exact(sums).sum(1)
     count = values.shape[0] * values.shape[2]
     squares = total_squares - total.square() / count
     moments = torch.stack([torch.full_like(total, count), total / count, squares])
@@ -153,9 +150,9 @@ def _exact(values: Tensor) -> Tensor:
         return merge_positions(mean, squares, values.shape[2])
     parts = []
     for piece in pieces(array):
-        exact = piece.to(exact_device(piece), torch.float64, copy=True)  # to be overwritten
-        mean = exact.mean(0)
-        parts.append(torch.stack([torch.full_like(mean, len(exact)), mean, exact.sub_(mean).square_().sum(0)]))
+        copy = exact(piece)
+        mean = copy.mean(0)
+        parts.append(torch.stack([torch.full_like(mean, len(copy)), mean, copy.sub_(mean).square_().sum(0)]))
     if len(parts) == 1 and len(values[0]) == parts[0].shape[1]:
         return parts[0]
     return merge_moments(_by_channel(parts, 0, values.shape[1]).movedim(0, 1))

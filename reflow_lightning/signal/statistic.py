@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -104,6 +105,17 @@ class Statistic(ABC, Generic[Value]):
         for name in self.merges:
             setattr(self, name, getattr(self, name).to(device))
         return self
+
+
+class Summed(Statistic[Value]):
+    """A statistic whose one tensor adds up what is counted in the parts."""
+
+    merges = MappingProxyType({"state": stacked(lambda parts: parts.sum(0))})
+    state: Tensor
+
+    def update(self, *parts: Tensor) -> None:
+        """Take in the numbers of parts, each of the shape of the state."""
+        self.state = torch.stack([self.state, *(part.to(self.state.device) for part in parts)]).sum(0)
 
 
 def of_all(statistics: Sequence[AnyStatistic]) -> list[AnyStatistic]:

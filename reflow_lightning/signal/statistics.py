@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow_lightning.running.exact import exact_device
+from reflow_lightning.running.exact import exact
 from reflow_lightning.signal.statistic import Statistic, Value, stacked
 
 _PIECE = 1 << 17  # values that become float64 at once: bounds the extra memory and stays in the processor's cache
@@ -68,9 +68,9 @@ def pieces(values: Tensor) -> tuple[Tensor, ...]:
 
 def position_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sum of squared deviations over the positions of (N, C, positions), each of shape (N, C), in float64."""
-    exact = values.to(exact_device(values), torch.float64, copy=True)  # a copy of its own, to be overwritten
-    mean = exact.mean(-1)
-    return mean, exact.sub_(mean[..., None]).square_().sum(-1)
+    deviations = exact(values)
+    mean = deviations.mean(-1)
+    return mean, deviations.sub_(mean[..., None]).square_().sum(-1)
 
 
 def merge_positions(mean: Tensor, squares: Tensor, positions: int) -> Tensor:

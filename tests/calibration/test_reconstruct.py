@@ -15,9 +15,10 @@ from zoo.linear import Repeated, mlp
 from zoo.routed import Experts
 
 from reflow_lightning import calibrate, prune
-from reflow_lightning.calibration import Reconstruct, reconstruct
+from reflow_lightning.calibration import Reconstruct
 from reflow_lightning.calibration.layer_calls import calls_of
 from reflow_lightning.layers.find import find_layers
+from reflow_lightning.running import batches as batches_module
 from reflow_lightning.running.hooks import watching
 
 ONCE = [
@@ -305,8 +306,8 @@ def test_a_forward_that_runs_the_model_in_the_place_of_the_reference_is_an_error
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_long_repair_shows_a_bar_over_the_layers_in_a_terminal(shown, monkeypatch):
     terminal = Terminal()
-    monkeypatch.setattr(reconstruct, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
-    monkeypatch.setattr(reconstruct, "BAR_DELAY", 0.0)
+    monkeypatch.setattr(batches_module, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0))
+    monkeypatch.setattr(batches_module, "BAR_DELAY", 0.0)
     model, dense, batches = make("mlp", 4)
     calibrate(model, batches, repair=Reconstruct(), reference=dense, max_batches=4, progress=shown)
     assert ("least squares" in terminal.getvalue()) == shown

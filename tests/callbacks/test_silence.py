@@ -10,11 +10,14 @@ def replaced(module):
 
 def test_a_module_neither_logs_nor_steps_meanwhile():
     module, runner = Module(), trainer()
+    module.print = own = module.print
     with silent(runner, module):
+        assert module.print is not own
         module.log("loss", 1)
         with pytest.raises(RuntimeError, match="may not step"):
             module.optimizers()
     assert replaced(module) == []
+    assert module.print is own
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -80,10 +80,10 @@ def test_so_they_are_after_an_error():
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("argument", ["rounds", "warmup", "threads"])
-def test_numbers_below_one_are_refused(argument):
-    with pytest.raises(ValueError, match=f"{argument}=0 must be at least 1"):
-        measure_latency(nn.ReLU(), nn.ReLU(), torch.zeros(1), **{argument: 0})
+@pytest.mark.parametrize("given", [{"rounds": 0}, {"warmup": 0}, {"threads": 0}, {"rounds": True}, {"warmup": True}])
+def test_numbers_below_one_and_true_are_refused(given):
+    with pytest.raises(ValueError, match="{}={} must be at least 1".format(*next(iter(given.items())))):
+        measure_latency(nn.ReLU(), nn.ReLU(), torch.zeros(1), **given)
 
 
 def test_it_is_written_in_plain_types_and_words():

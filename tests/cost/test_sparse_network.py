@@ -476,6 +476,7 @@ def test_a_network_that_is_slower_as_a_whole_is_named(monkeypatch, recwarn):
     [
         ({"margin": 0}, "margin=0 must be a positive number"),
         ({"margin": "big"}, "margin='big' must be a positive number"),
+        ({"margin": True}, "margin=True must be a positive number"),
         ({"margin": float("nan")}, "margin=nan must be a positive number"),
         ({"tolerance": -1e-5}, "tolerance=-1e-05 must be a positive number"),
         ({"rounds": 0}, "rounds=0 must be a whole number of at least 1"),

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
-from reflow_lightning.collapse.faults import summary
 from reflow_lightning.running.arguments import Arguments
 from reflow_lightning.running.compat.torch import own_buffers
+from reflow_lightning.running.describing import summary
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.own import own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from reflow_lightning.running.compat.torch import (
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.hooks import eager
+from reflow_lightning.running.isolation import replaced
 
 
 class NotTraceableError(ReflowError, ValueError):
@@ -129,14 +130,11 @@ def trace(model: nn.Module, example: Arguments = (0,)) -> fx.GraphModule:
 @contextmanager
 def _unchecked(model: nn.Module) -> Iterator[None]:
     """Have BatchNorm layers take any number of dimensions: tracing can't go on where one is checked."""
-    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    for layer in layers:
-        vars(layer)[CHECK_DIMENSIONS] = lambda given: None
-    try:
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                stack.enter_context(replaced(module, CHECK_DIMENSIONS, lambda given: None))
         yield
-    finally:
-        for layer in layers:
-            del vars(layer)[CHECK_DIMENSIONS]
 
 
 _REMEDY = (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.edits import new_buffer, owner
+from reflow_lightning.collapse.edits import bypass, new_buffer, owner
 from reflow_lightning.collapse.facts.apart import part_of_sum
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import spread
@@ -152,8 +152,7 @@ class Add(Pair):
                 lead = graph.call_function(torch.add, (lead, shift))
             index = graph.get_attr(new_buffer(traced, f"index_{node.name}", position.to(like.device)))
             total = graph.call_function(torch.index_add, (lead, own.dim, index, part))
-        node.replace_all_uses_with(total)
-        graph.erase_node(node)
+        bypass(node, total)
 
 
 class IndexAdd(Operator):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from reflow_lightning.collapse.edits import Row, parameter_like, tidy
+from reflow_lightning.collapse.edits import Row, bypass, free_name, parameter_like, tidy
 from reflow_lightning.collapse.graph.steps import Steps
 
 _NORMS: Mapping[int, type[nn.Module]] = {
@@ -42,13 +42,12 @@ def use_modules(steps: Steps, values: Mapping[fx.Node, Any]) -> list[Row]:
         if module is None:
             continue
         owned = next(str(held.target) for held in node.all_input_nodes if held.op == "get_attr")
-        name = _free(steps.traced, f"{owned.rpartition('.')[0]}.{node.target.__name__}".lstrip("."))
+        name = free_name(steps.traced, f"{owned.rpartition('.')[0]}.{node.target.__name__}".lstrip("."))
         steps.traced.add_submodule(name, module.eval())
         with steps.traced.graph.inserting_before(node):
             call = steps.traced.graph.call_module(name, (source,))
         values[call] = values[node]
-        node.replace_all_uses_with(call)
-        steps.traced.graph.erase_node(node)
+        bypass(node, call)
         rows.append(Row("function", name, f"done by a {type(module).__name__}"))
     if rows:
         tidy(steps.traced)
@@ -114,15 +113,6 @@ def _is_computed(option: Any) -> bool:
 
 def _own(value: Tensor | None) -> nn.Parameter | None:
     return None if value is None else parameter_like(value.detach().clone(), value)
-
-
-def _free(traced: fx.GraphModule, name: str) -> str:
-    """The name, or one like it that no module has."""
-    taken, number, free = dict(traced.named_modules(remove_duplicate=False)), 0, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
 
 
 _MAKERS: Mapping[Any, tuple[str, Callable[..., nn.Module | None]]] = {

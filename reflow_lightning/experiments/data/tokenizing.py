@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reflow_lightning.experiments.data.sentences import Sentences
+from reflow_lightning.running.describing import first_line
 
 PAD, UNKNOWN, CLASS = "[PAD]", "[UNK]", "[CLS]"
 """Fill up a batch, stand for a word that is not in the vocabulary, and come before each sentence."""
@@ -148,7 +149,7 @@ def read_tokenizer(source: str | Path, pad_token: str | None = None) -> Sentence
     except Exception as error:  # one of many kinds, of the hub, the file system or the parser
         raise FileNotFoundError(
             f"tokenizer={source} is no folder with a tokenizer, and the hub of transformers gave none either "
-            f"({str(error).splitlines()[0]}): name a folder that holds tokenizer.json, or use one of {', '.join(KINDS)}"
+            f"({first_line(error)}): name a folder that holds tokenizer.json, or use one of {', '.join(KINDS)}"
         ) from error
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:

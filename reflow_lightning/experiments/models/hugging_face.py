@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reflow_lightning.experiments.token_format import TokenFormat
+from reflow_lightning.running.describing import first_line
 
 
 class SequenceClassifier(nn.Module):
@@ -136,7 +137,7 @@ def _read_config(name: str | Path, options: Mapping[str, Any]) -> Any:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"name={name} is no folder with config.json of a model, and the hub gave none either "
-            f"({str(error).splitlines()[0]}): name a folder that save_pretrained wrote, or give model.config="
+            f"({first_line(error)}): name a folder that save_pretrained wrote, or give model.config="
         ) from error
 
 
@@ -147,12 +148,12 @@ def _read_model(name: str | Path, config: Any) -> nn.Module:
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(name, config=config)
     except OSError as error:
         raise FileNotFoundError(
-            f"name={name} holds no weights ({str(error).splitlines()[0]}): name a folder that save_pretrained wrote, "
+            f"name={name} holds no weights ({first_line(error)}): name a folder that save_pretrained wrote, "
             "or give weights=null for random ones"
         ) from error
     except RuntimeError as error:
         raise ValueError(
             f"weights=DEFAULT of name={name} are not for num_classes={config.num_labels}, or else of another shape "
-            f"({str(error).splitlines()[0]}): give the number of classes that they have, or the encoder alone"
+            f"({first_line(error)}): give the number of classes that they have, or the encoder alone"
         ) from error
     return model

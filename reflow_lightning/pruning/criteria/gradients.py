@@ -14,7 +14,7 @@ from reflow_lightning.pruning.criteria.reach import GRADIENT, Reach
 from reflow_lightning.pruning.criteria.samples import count_samples
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import eager
-from reflow_lightning.running.isolation import only_training
+from reflow_lightning.running.isolation import only_training, recurrent_gradients
 
 Gradients = dict[str, Tensor]
 
@@ -40,8 +40,7 @@ def differentiable(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
         stack.enter_context(torch.enable_grad())
         stack.enter_context(eager())
         stack.enter_context(only_training(model, ()))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in eval mode
+        stack.enter_context(recurrent_gradients(model))
         for parameter in parameters.values():
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(True)
