@@ -59,7 +59,8 @@ def _factors(module: nn.Module, name: str, shape: Sequence[int]) -> list[Tensor]
         weight.flatten()[::2] = 0
         stored = own_parameters(tried)[name]
         stored.copy_(weight)
-        with _Factors(shape) as watch:
+        watch = _Factors(shape)
+        with watch:
             tried.forward(_input(module, shape).to(stored))
     return watch.found
 

@@ -119,7 +119,7 @@ class OrderWatch:
 
     def order(self) -> Order:
         """What was seen; the same on all processes, which all must call this, those without batches included."""
-        return reduce(merged, gather(self.found))
+        return _of_all(self.found)
 
 
 class _Seen:
@@ -188,7 +188,13 @@ def forward_order(model: nn.Module, batches: Iterable[Any], forward: Forward, wa
             found = merged(found, watch.found)
             if found.calls.keys() >= set(wanted):
                 break
-    return reduce(merged, gather(found))
+    return _of_all(found)
+
+
+def _of_all(found: Order) -> Order:
+    """What the processes have seen together."""
+    order: Order = reduce(merged, gather(found))
+    return order
 
 
 def merged(first: Order, then: Order) -> Order:
