@@ -63,12 +63,12 @@ def minimum_and_pattern_hold_in_every_layer(case):
     for _, how, masks, _ in steps(case, model):
         total = sum(mask.numel() for mask in masks.values())
         pattern = None if how["pattern"] is None else Pattern.parse(how["pattern"])
-        dims = Inventory.of(model).input_dims
+        known = Inventory.of(model).stored
         for mask, parameter in zip(masks.values(), masks.parameters(model), strict=True):
             most = mask.numel() if pattern is None else mask.numel() * pattern.n // pattern.m
             assert min(int(how["min_kept"] * total + 1e-9), most) <= int(mask.sum()) <= most
             if pattern is not None and mask.numel():
-                along_inputs = mask.movedim(dims[id(parameter)], -1)
+                along_inputs = mask.movedim(known[id(parameter)].inputs, -1)
                 assert along_inputs.reshape(-1, pattern.m).sum(-1).max() <= pattern.n
 
 

@@ -109,16 +109,16 @@ class Inventory:
         return {id(computed.stored): computed for computed in found if computed is not None}
 
     @property
-    def input_dims(self) -> dict[int, int]:
-        """The dimension of each prunable parameter that runs along the input channels, by the id of the parameter.
+    def stored(self) -> dict[int, Weight]:
+        """What is known of each prunable parameter, such as along which dimension its inputs lie, by its id.
 
         Example:
             >>> layer = nn.ConvTranspose1d(4, 8, 3)
-            >>> Inventory.of(layer).input_dims[id(layer.weight)]
+            >>> Inventory.of(layer).stored[id(layer.weight)].inputs
             0
         """
         held = (owned for owned in self.weights.values() if owned.parameter is not None)
-        return {id(owned.parameter): owned.weight.inputs for owned in held}
+        return {id(owned.parameter): owned.weight for owned in held}
 
 
 def _weights(layers: Mapping[str, Layer]) -> dict[str, Owned]:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.layers import Inventory
+from reflow_lightning.layers import Inventory, Weight
 from reflow_lightning.pruning.criteria.chunks import flat_chunks
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.maps import map_sizes
@@ -38,23 +38,23 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
     following = tied_names(model, spec.tied or {})
     found = select(model, spec.include, spec.exclude)
     selected = {name: parameter.detach() for name, parameter in found.items() if name not in following}
-    dims = {} if spec.pattern is None else pattern_dims(model, selected)
+    known = {} if spec.pattern is None else stored_weights(model, selected)
     parts = {name: part_of(name, weight) for name, weight in selected.items()}
     with in_step(selected, "checking the weights"):
         for name, part in parts.items():
             _check_finite(name, part.values)
             if spec.pattern is not None:
-                Pattern.parse(spec.pattern).check(name, part.shape, dims[name])
+                Pattern.parse(spec.pattern).check(name, part.shape, known[name])
     needed = {name: computed.parts for name, computed in computed_in(model, selected).items()}
     sizes = map_sizes(model, selected, whole=needed)
     least_kept(sum(sizes.values()), sizes, spec.min_kept, kept_in_all(selected, sparsity), needed)
     return selected
 
 
-def pattern_dims(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
-    """The dimension of each parameter along which an N:M pattern counts: its input channels, 1 where none is known."""
-    named, dims = dict(model.named_parameters(remove_duplicate=False)), Inventory.of(model).input_dims
-    return {name: dims.get(id(named[name]), 1) for name in names}
+def stored_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Weight]:
+    """How each parameter is laid out; one of which nothing is known has its inputs along dimension 1."""
+    named, known = dict(model.named_parameters(remove_duplicate=False)), Inventory.of(model).stored
+    return {name: known.get(id(named[name]), Weight(name)) for name in names}
 
 
 def kept_in_all(selected: Mapping[str, Tensor], sparsity: float) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.pruning.allocate import allocate
 from reflow_lightning.pruning.allocations.protocols import Allocation
 from reflow_lightning.pruning.allocations.registry import resolve_allocation
-from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all, pattern_dims
+from reflow_lightning.pruning.checks import check_model, in_step, kept_in_all, stored_weights
 from reflow_lightning.pruning.compensation import changes_of
 from reflow_lightning.pruning.criteria.asked_once import AskedOnce
 from reflow_lightning.pruning.criteria.protocols import Compensating, Criterion, StreamedCriterion
@@ -229,8 +229,8 @@ def _candidates(
     scores = {n: Scores(n, p.values, learned.scoring, _pruned(n, p, previous), part=p) for n, p in parts.items()}
     if spec.pattern is not None:
         parsed = Pattern.parse(spec.pattern)
-        dims = pattern_dims(model, scores)
-        scores = {name: s.without(parsed.outside(s, dims[name])) for name, s in scores.items()}
+        known = stored_weights(model, scores)
+        scores = {name: s.without(parsed.outside(s, known[name].inputs)) for name, s in scores.items()}
     maps = split_maps(model, scores | {n: scores[n].with_needed(found.needed) for n, found in computed.items()})
     total, most = sum(w.numel() for w in selected.values()), {name: s.most for name, s in maps.scores.items()}
     needed = {name: found.parts for name, found in computed.items()}

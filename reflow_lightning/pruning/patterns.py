@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from reflow_lightning.layers import Weight
 from reflow_lightning.pruning.scores import Scores
 
 
@@ -42,21 +43,23 @@ class Pattern:
         """The share of weights that the pattern prunes."""
         return 1 - self.n / self.m
 
-    def check(self, name: str, shape: Sequence[int], dim: int = 1) -> None:
+    def check(self, name: str, shape: Sequence[int], known: Weight) -> None:
         """Check that the pattern fits a weight.
 
         Args:
             name: Name of the parameter.
             shape: Its shape.
-            dim: The dimension that runs along its input channels.
+            known: How it is laid out.
 
         Raises:
-            ValueError: If M does not divide that dimension of the weight.
+            ValueError: If M does not divide the number of inputs that an output has.
         """
-        if len(shape) < 2 or shape[dim] % self.m:
+        dim, groups = known.inputs, known.groups
+        if len(shape) < 2 or shape[dim] % (groups * self.m):
             raise ValueError(
                 f"pattern='{self.n}:{self.m}' needs dimension {dim} of '{name}' {tuple(shape)}, along the inputs, to "
-                f"be a multiple of {self.m}: leave it out with exclude=['{name}']"
+                f"be a multiple of {self.m}{f' in each of {groups} groups' if groups > 1 else ''}: leave it out with "
+                f"exclude=['{name}']"
             )
 
     def outside(self, scores: Scores, dim: int = 1) -> torch.Tensor:

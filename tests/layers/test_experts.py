@@ -56,7 +56,7 @@ def test_layers_of_pyg_are_known_by_name(kind):
     made.weight = nn.Parameter(torch.randn(*([3] if kind == "HeteroLinear" else []), 4, 8))
     model = nn.Sequential(made)
     assert list(select(model)) == ["0.weight"]
-    assert Inventory.of(model).input_dims == {id(made.weight): 1}
+    assert {key: weight.inputs for key, weight in Inventory.of(model).stored.items()} == {id(made.weight): 1}
 
 
 @pytest.mark.parametrize(("layer", "inputs"), [(StackLayer, 2), (TransposedStackLayer, 1)])

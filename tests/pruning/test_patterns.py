@@ -43,6 +43,13 @@ def test_a_shape_that_it_does_not_divide_is_an_error_that_says_what_to_exclude()
     prune(model, 0.5, pattern="2:4", exclude=("0.weight",))
 
 
+def test_no_block_of_a_transposed_convolution_spans_two_groups():
+    with pytest.raises(ValueError, match="along the inputs, to be a multiple of 4 in each of 4 groups"):
+        prune(nn.ConvTranspose2d(8, 8, 3, groups=4), 0.5, pattern="2:4")
+    masks = prune(nn.ConvTranspose2d(8, 4, 3, groups=2), 0.5, pattern="2:4")
+    assert (masks["weight"].view(2, 4, 2, 3, 3).sum(1) == 2).all()
+
+
 def test_ties_go_by_position():
     layer = nn.Linear(4, 1)
     nn.init.ones_(layer.weight)
