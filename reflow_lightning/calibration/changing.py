@@ -42,8 +42,8 @@ class Change:
 
     def calibration(self, batches: Iterable[Any], wanted: Iterable[str], skipped: Mapping[str, str]) -> Calibration:
         """The record of what was done with the layers that were wanted; a warning names those left alone."""
-        unreached = {name: self.unchanged for name in wanted if name not in self.repaired}
-        left = dict(skipped) | unreached
+        left = {**skipped, **dict.fromkeys(wanted, self.unchanged)}
+        left = {name: why for name, why in left.items() if name not in self.repaired}
         if left:
             warn(f"calibrate left alone {few_reasons(left)}")
         count = sum(gather(batches.count if isinstance(batches, (Batches, First)) else sum(1 for _ in batches)))

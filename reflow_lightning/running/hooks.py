@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from reflow_lightning.running.compat.torch import is_traceable_wrapper_subclass, tree_leaves, tree_map_only
+from reflow_lightning.running.compat.torch import is_batched, is_traceable_wrapper_subclass, tree_leaves, tree_map_only
 
 
 class Call(NamedTuple):
@@ -65,6 +65,13 @@ def plain(values: Tensor) -> Tensor:
     return values if ordinary else values.as_subclass(Tensor)
 
 
+def _told(listener: Callable[[str, Call], Any], name: str, call: Call) -> Any:
+    """What a listener says to a call; one within `torch.vmap`, whose values can't be read, is passed over."""
+    if any(map(is_batched, (*call.args, *call.kwargs.values(), call.output))):
+        return None
+    return listener(name, _plain(call))
+
+
 def _plain(call: Call) -> Call:
     args, kwargs, output = call
     if not kwargs and all(type(value) is Tensor for value in args) and (output is None or type(output) is Tensor):
@@ -107,7 +114,8 @@ def eager() -> Iterator[None]:
 def watching(model: nn.Module, names: Iterable[str], listener: Listener) -> Iterator[None]:
     """Call the listener after each call of the named modules. What it returns, unless ``None``, is put out instead.
 
-    A module that is named by two names is listened to by both. The block stands within `eager`.
+    A module that is named by two names is listened to by both. The block stands within `eager`. Calls within
+    `torch.vmap` are passed over.
 
     Args:
         model: Any module.
@@ -125,7 +133,7 @@ def watching(model: nn.Module, names: Iterable[str], listener: Listener) -> Iter
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
-        return lambda _, args, kwargs, output: listener(name, _plain(Call(args, kwargs, output)))
+        return lambda _, args, kwargs, output: _told(listener, name, Call(args, kwargs, output))
 
     with ExitStack() as stack:
         stack.enter_context(eager())
@@ -157,7 +165,7 @@ def watching_inputs(model: nn.Module, names: Iterable[str], listener: InputListe
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda _, args, kwargs: listener(name, _plain(Call(args, kwargs)))
+        return lambda _, args, kwargs: _told(listener, name, Call(args, kwargs))
 
     with ExitStack() as stack:
         stack.enter_context(eager())
@@ -191,7 +199,7 @@ class _Telling:
         self._name, self._listener = name, listener
 
     def __call__(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        self._listener(self._name, _plain(Call(args, kwargs)))
+        _told(self._listener, self._name, Call(args, kwargs))
 
     def __reduce__(self) -> Any:
         return _Nothing, ()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from reflow_lightning import calibrate
+from reflow_lightning import calibrate, prune
 from reflow_lightning.calibration import Align, NotSupportedError, layer_of
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.linear import LinearLayer
@@ -150,3 +150,38 @@ def test_a_convolution_that_torch_has_fused_with_its_batchnorm_is_left_alone_and
         result = calibrate(model, [torch.randn(8, 3, 5, 5)], repair="reconstruct", reference=copy.deepcopy(model))
     assert result.repaired == ("0.bn",)
     assert "a forward of its own" in result.skipped["0"]
+
+
+def test_a_norm_whose_moments_were_matched_is_not_said_to_be_left_alone():
+    model = nn.Sequential(nn.Conv1d(2, 4, 1), nn.InstanceNorm1d(4, affine=True, track_running_stats=True)).eval()
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    result = calibrate(model, [torch.randn(8, 2, 5)], repair="auto", reference=dense)
+    assert "1" in result.repaired
+    assert "1" not in result.skipped
+
+
+class Ensemble(nn.Module):
+    """Three networks at once: the layers of the first are called with the weights of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.members = nn.ModuleList(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(3))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        stacked, _ = torch.func.stack_module_state(list(self.members))
+        outputs = torch.vmap(lambda weights: torch.func.functional_call(self.members[0], weights, (x,)))(stacked)
+        return self.head(outputs.mean(0))
+
+
+@pytest.mark.parametrize("repair", ["auto", "reconstruct", "align"])
+def test_layers_within_vmap_are_left_alone_and_the_others_repaired(repair):
+    torch.manual_seed(0)
+    model = Ensemble().eval()
+    dense = copy.deepcopy(model)
+    prune(model, 0.5)
+    result = calibrate(model, [torch.randn(32, 4)], repair=repair, reference=dense)
+    assert "head" in result.repaired
+    assert repair == "align" or result.skipped["members.0.0"] == "no batch reached it"

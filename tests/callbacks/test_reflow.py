@@ -829,3 +829,27 @@ def test_all_metrics_are_measured_at_the_last_pruning_and_before_it_what_is_aske
     assert {row["step"] for row in table(tmp_path / "rectifiers.csv")} == {"6"}
     columns = set(table(tmp_path / "metrics.csv")[0])
     assert ("dead/net.1" in columns, "rectifier_entropy/net.0" in columns) == (False, False)
+
+
+class Ensemble(Module):
+    """Three networks at once by `torch.vmap`, whose layers are called with the weights of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.ModuleList(nn.Sequential(nn.Flatten(0), nn.LazyLinear(4)) for _ in range(3))
+        for member in self.net:
+            member(images(1)[0])
+
+    def forward(self, x):
+        stacked, _ = torch.func.stack_module_state(list(self.net))
+        one = torch.vmap(lambda x, weights: torch.func.functional_call(self.net[0], weights, (x,)), (0, None))
+        return torch.vmap(one, (None, 0))(x, stacked).mean(0)
+
+
+def test_an_ensemble_by_vmap_is_pruned_and_its_layers_are_left_alone():
+    callback = reflow(schedule=OneShot(epoch=1))
+    with pytest.warns(UserWarning, match="no batch reached it"):
+        module, _ = fit(callback, Ensemble())
+    assert callback.masks.sparsity == pytest.approx(0.5, abs=0.01)
+    pairs = zip(callback.masks.parameters(module), callback.masks.values(), strict=True)
+    assert all(not p[~mask].any() for p, mask in pairs)

@@ -74,6 +74,15 @@ def test_kinds_of_modules():
         assert not issubclass(nn.Conv2d, of_torch.TransposedConvolution)
 
 
+def test_tensors_that_stand_for_many():
+    with relies_on("torch._C._functorch.is_batchedtensor"):
+        seen = []
+        torch.vmap(lambda x: seen.append(of_torch.is_batched(x)) or x)(torch.ones(2, 3))
+        assert seen == [True]
+        assert not of_torch.is_batched(torch.ones(2, 3))
+        assert not of_torch.is_batched("text")
+
+
 def test_trees_of_values():
     with relies_on(
         "torch.utils._pytree.tree_map", "torch.utils._pytree.tree_map_only", "torch.utils._pytree.tree_leaves"
