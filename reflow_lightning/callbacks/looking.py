@@ -65,8 +65,8 @@ def are_looked_at(trainer: pl.Trainer, module: pl.LightningModule, optimizer: op
 def _has_own(given: object) -> bool:
     """Whether a module or callback has a hook that runs in a step and comes neither with Lightning nor from here."""
     hooks = (vars(given).get(name, getattr(type(given), name, None)) for name in _IN_A_STEP)
-    return any(hook is not None and not _reads_no_gradient(hook) for hook in hooks)
+    return any(hook is not None and not (is_lightning(hook) or _is_ours(hook)) for hook in hooks)
 
 
-def _reads_no_gradient(hook: object) -> bool:
-    return is_lightning(hook) or getattr(hook, "__module__", "").partition(".")[0] == "reflow_lightning"
+def _is_ours(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("reflow_lightning.")

@@ -185,7 +185,7 @@ def writable_of(module: nn.Module, *names: str) -> tuple[Tensor, ...]:
 
 
 def has_own_forward(module: nn.Module, *methods: str) -> bool:
-    """Whether a subclass of one of torch's layers computes in a way of its own, as those of ``torch.ao`` do.
+    """Whether a subclass of a layer of ``torch.nn`` overrides its forward pass, as the layers of ``torch.ao`` do.
 
     Args:
         module: The module.

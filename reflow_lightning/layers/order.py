@@ -51,10 +51,11 @@ class Order:
     @property
     def followers(self) -> dict[str, str]:
         """The BatchNorm layer that gets every output of a layer, and nothing else, by the name of the layer."""
+        givers = Counter(norm for norms in self.handed_on.values() for norm in set(norms))
         return {
             name: norms[0]
             for name, norms in self.handed_on.items()
-            if len(set(norms)) == 1 and self.calls[norms[0]] == len(norms) == self.calls[name]
+            if len(set(norms)) == 1 == givers[norms[0]] and self.calls[norms[0]] == len(norms) == self.calls[name]
         }
 
 
@@ -213,9 +214,9 @@ def merged(first: Order, then: Order) -> Order:
         else:
             names.insert(place, name)
     calls = Counter(first.calls) | Counter(then.calls)
-    new = {name: norms for name, norms in then.handed_on.items() if name not in first.calls}
-    shared = {norm for norms in first.handed_on.values() for norm in norms} & {
-        n for norms in new.values() for n in norms
+    handed_on = {
+        name: norms
+        for name, norms in (then.handed_on | first.handed_on).items()
+        if all(name in order.handed_on for order in (first, then) if name in order.calls)
     }
-    handed_on = {name: norms for name, norms in (first.handed_on | new).items() if shared.isdisjoint(norms)}
     return Order({name: calls[name] for name in names}, handed_on, first.padded or then.padded)

@@ -52,7 +52,7 @@ def check_model(model: nn.Module, sparsity: float, spec: PruneSpec) -> dict[str,
 
 
 def stored_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Weight]:
-    """How each parameter is laid out; one of which nothing is known has its inputs along dimension 1."""
+    """How each parameter is laid out. An unknown parameter is taken to have its inputs along dimension 1."""
     named, known = dict(model.named_parameters(remove_duplicate=False)), Inventory.of(model).stored
     return {name: known.get(id(named[name]), Weight(name)) for name in names}
 

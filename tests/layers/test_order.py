@@ -6,7 +6,7 @@ from scenarios.thinned import plain
 from torch import nn
 from zoo.residual import Preactivation
 
-from reflow_lightning.layers.order import Order, OrderWatch, forward_order
+from reflow_lightning.layers.order import Order, OrderWatch, forward_order, merged
 
 
 def order_of(model, batch=None):
@@ -227,3 +227,10 @@ def test_a_layer_that_a_later_batch_reaches_stands_before_what_follows_it():
     order = forward_order(model, batches, forward, ["one", "two", "head"])  # the last batch is not run
     assert list(order.calls) == ["one", "two", "norm", "head"]
     assert order.followers == {}  # the norm follows both
+
+
+def test_a_layer_is_handed_on_only_if_it_is_so_in_each_way():
+    first, then = Order({"a": 1, "norm": 1}, {"a": ("norm",)}), Order({"a": 1, "b": 1, "norm": 1}, {"b": ("norm",)})
+    assert merged(first, then).handed_on == {"b": ("norm",)}
+    assert merged(first, first) == first
+    assert merged(Order(), first) == first == merged(first, Order())

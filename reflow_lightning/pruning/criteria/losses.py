@@ -28,7 +28,7 @@ def label_loss(output: Any, batch: Any) -> Tensor:
         batch: The batch that they were computed for.
 
     Raises:
-        ValueError: If the batch has no labels, the output is no tensor, or both are no classification's.
+        ValueError: If the batch has no labels, the output is no tensor, or they are not logits and labels of classes.
 
     Example:
         >>> import torch
@@ -61,6 +61,7 @@ def label_loss(output: Any, batch: Any) -> Tensor:
 
 
 def _are_shares(labels: Tensor, output: Tensor) -> bool:
-    """Whether targets say how much each sample is of each class, which several labels a sample and values do not."""
-    sums = labels.sum(1) if labels.ndim > 1 else labels
-    return labels.shape == output.shape and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())
+    """Whether the targets are shares of classes that sum to one, unlike several labels a sample, or values."""
+    if labels.shape != output.shape:
+        return False
+    return bool((labels >= 0).all()) and bool(((labels.sum(1) - 1).abs() < 1e-2).all())
