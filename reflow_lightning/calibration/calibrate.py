@@ -12,11 +12,19 @@ from torch import nn
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
 from reflow_lightning.calibration.best import Best
+from reflow_lightning.calibration.closer import Closer
 from reflow_lightning.calibration.in_turn import InTurn
 from reflow_lightning.calibration.moments import Moments
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.reflow import BatchNormStatistics, NoRepair
-from reflow_lightning.calibration.repair import Calibration, Repair, needs_reference, run, writes_weights
+from reflow_lightning.calibration.repair import (
+    Calibration,
+    Repair,
+    needs_reference,
+    run,
+    undone_if_it_fails,
+    writes_weights,
+)
 from reflow_lightning.calibration.reselect import Reselect
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
@@ -173,12 +181,14 @@ def calibrate(
         return _calibrate_whole(model, batches, reference, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
     with isolated_rng(), whole(model), together("calibration"), torch.no_grad(), writing(model):
-        result = run(resolved, model, moved, moved.alike(as_forward(forward)), reference)
-    try:
-        moved.check()
-    except BaseException:
-        result.undo()
-        raise
+        alike = moved.alike(as_forward(forward))
+        compares = reference is not None and not isinstance(resolved, (BatchNormStatistics, NoRepair))
+        closer = Closer(model, reference, moved, alike) if reference is not None and compares else None
+        result = run(resolved, model, moved, alike, reference)
+        with undone_if_it_fails(result), together("the check of the repair"):
+            moved.check()
+            if closer is not None:
+                closer.check()
     return result
 
 

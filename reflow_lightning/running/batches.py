@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -161,10 +161,28 @@ class Batches:
         self.count = 0
         self.asked = self.exhausted = False
         self._read: Iterator[Any] | None = None
+        self._begun: Iterator[Any] | None = None
+        self._first: list[Any] | None = None
         self._alike = Alike()
 
     def __iter__(self) -> Iterator[Any]:
         self.asked = True
+        begun, self._begun = self._begun, None
+        return self._limited(self._pass() if begun is None else begun)
+
+    def first(self) -> Iterator[Any]:
+        """A pass over the first batch alone, if there is one.
+
+        It is read once and kept, and the next pass begins with it: nothing is drawn that would not be drawn anyway.
+        """
+        if self._first is None:
+            source = self._pass()
+            read = list(islice(source, min(1, self.max_batches)))
+            self._begun = chain(read, source)
+            self._first = [move(batch, self.device) for batch in read]
+        return self._alike.each(self._first)
+
+    def _pass(self) -> Iterator[Any]:
         source = iter(self.batches)
         if source is self._read:
             raise ValueError(
@@ -172,7 +190,7 @@ class Batches:
                 f"this {'repair' if self.task == 'calibration' else self.task} reads the batches several times"
             )
         self._read = source
-        return self._limited(source)
+        return source
 
     def alike(self, forward: Forward) -> Forward:
         """A forward pass that is alike for every network and in every pass over these batches; see `Alike`."""

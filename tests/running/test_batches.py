@@ -108,6 +108,36 @@ def test_an_iterator_can_be_read_once_only():
         assert batches.count == 2
 
 
+def test_a_look_at_the_first_batch_draws_nothing_that_the_next_pass_does_not_give():
+    drawn = []
+
+    class Loader:
+        def __iter__(self):
+            for number in range(3):
+                drawn.append(number)
+                yield torch.full((1,), float(number))
+
+    found = Batches(Loader(), 2, CPU, task="looking")
+    assert [float(batch) for batch in found.first()] == [0.0]
+    assert drawn == [0]
+    assert [float(batch) for batch in found] == [0.0, 1.0]
+    assert drawn == [0, 1]
+    assert [float(batch) for batch in found.first()] == [0.0]
+    assert drawn == [0, 1]
+
+
+def test_a_look_does_not_make_an_iterator_one_that_can_be_read_twice():
+    found = Batches(iter([torch.ones(1)] * 3), 2, CPU, task="looking")
+    assert len(list(found.first())) == 1
+    assert len(list(found)) == 2
+    with pytest.raises(ValueError, match="can be read only once"):
+        list(found)
+
+
+def test_a_look_finds_nothing_where_nothing_is():
+    assert list(Batches([], 2, CPU, task="looking").first()) == []
+
+
 def test_auto_reads_no_more_than_200_and_asks_for_no_number():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
