@@ -116,9 +116,9 @@ class Closer:
         if after.is_worse_than(before):
             warn(
                 "the repair made the network less like the dense one: on the first batch the cosine between their "
-                f"outputs fell from {before.cosine:.2f} to {after.cosine:.2f}. A weight may act outside of its layer, "
-                "or the batches may be too few: give more data, or use repair='align', which fits the network as a "
-                "whole, or repair='batchnorm', which writes no weight"
+                f"outputs fell from {before.cosine:.2f} to {after.cosine:.2f}. Few batches, or a weight that acts "
+                "outside of its layer, may be the reason: give more data, or try another repair; 'align' fits the "
+                "network as a whole, and 'batchnorm' writes no weight"
             )
 
     def _outputs(self, network: nn.Module, batch: Any) -> list[Tensor]:

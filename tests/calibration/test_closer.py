@@ -62,7 +62,7 @@ def test_a_weight_that_acts_outside_of_its_layer_is_noticed_by_what_comes_of_it(
     before = error(fitted)
     (message,) = told(fitted, dense, "reconstruct")
     assert error(fitted) > before
-    assert "repair='align', which fits the network as a whole" in message
+    assert "'align' fits the network as a whole" in message
     assert not told(aligned, dense, "align")
     assert error(aligned) < before
 
