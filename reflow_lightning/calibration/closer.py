@@ -6,33 +6,32 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.batchnorm import by_the_batch
-from reflow_lightning.calibration.repairable import norms_to_repair
+from reflow_lightning.calibration.stale import staleness
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.running.batches import Batches
 from reflow_lightning.running.exact import as_exact
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
 from reflow_lightning.running.isolation import only_training
-from reflow_lightning.running.nested import tensors
-from reflow_lightning.running.outputs import logits_of
+from reflow_lightning.running.outputs import logits_of, numbers_of
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.signal.cosine import CenteredCosine
 
 _LIKE, _WORSE = 0.5, 0.02
 """A network whose outputs have at least this cosine with the dense one's is worth a warning if it falls by more."""
 
-_ROWS = 128  # of an output are compared: the logits of a language model fill gigabytes
+_ROWS, _COLUMNS = 128, 2048  # of an output are compared: logits of words, or of all pixels, fill gigabytes
 
 
 class Likeness(NamedTuple):
-    """How like the outputs of a network are to those of the dense one.
+    """How like an output of a network is to that of the dense one.
 
     Attributes:
-        cosine: The centred cosine between them, from -1 to 1; the mean over the outputs.
-        error: The mean square error over the variance of the dense network's; the mean over the outputs.
+        cosine: The centred cosine between them, from -1 to 1.
+        error: The mean square error over the variance of the dense network's.
 
     Example:
         >>> Likeness(0.8, 0.5).is_worse_than(Likeness(0.9, 0.4)), Likeness(0.8, 0.3).is_worse_than(Likeness(0.9, 0.4))
@@ -42,46 +41,51 @@ class Likeness(NamedTuple):
     cosine: float
     error: float
 
-    def is_worse_than(self, before: Likeness) -> bool:
-        """Whether outputs that still had something of the dense network lost it, in direction and in distance.
+    def is_worse_than(self, before: Likeness, by: float = 0.0) -> bool:
+        """Whether an output that still had something of the dense network lost it, in direction and in distance.
 
         One of both alone says little: a signal that gets its strength back may be further away, and outputs that one
         factor had blown up may turn a little while they come close.
+
+        Args:
+            before: How like it was.
+            by: So much may be added to the error for other reasons.
         """
-        return before.cosine > _LIKE and self.cosine < before.cosine - _WORSE and self.error > before.error
+        return before.cosine > _LIKE and self.cosine < before.cosine - _WORSE and self.error > before.error + by
 
 
-def likeness(found: Sequence[Tensor], dense: Sequence[Tensor]) -> Likeness | None:
+def likeness(values: Tensor, dense: Tensor) -> Likeness | None:
     """How like what two networks put out for the same samples is.
 
     Args:
-        found: Outputs of the pruned network, each of shape (N, C).
-        dense: Outputs of the dense one.
+        values: An output of the pruned network, of shape (N, C).
+        dense: The same output of the dense one.
 
     Returns:
-        `Likeness`; ``None`` if no output varies and has the same shape in both.
+        `Likeness`; ``None`` if the shapes differ, or the dense network's does not vary but for rounding.
 
     Example:
-        >>> import torch
         >>> dense = torch.tensor([[1.0], [3.0]])
-        >>> likeness([2 * dense], [dense]), likeness([dense], [dense.T])
+        >>> likeness(2 * dense, dense), likeness(dense, dense.T)
         (Likeness(cosine=1.0, error=5.0), None)
     """
-    cosines, errors = [], []
-    for values, wanted in zip(found, dense, strict=False):
-        if values.shape == wanted.shape and (variance := float(as_exact(wanted).var(0, correction=0).sum())):
-            statistic = CenteredCosine(values.shape[1])
-            statistic.update(values, wanted)
-            cosines.append(float(statistic.value()))
-            errors.append(float((as_exact(values) - as_exact(wanted)).square().mean(0).sum()) / variance)
-    return Likeness(mean(cosines), mean(errors)) if cosines else None
+    if values.shape != dense.shape:
+        return None
+    found, wanted = as_exact(values), as_exact(dense)
+    variance = float(wanted.var(0, correction=0).sum())
+    rounding = (4 * torch.finfo(dense.dtype).eps) ** 2 * float(wanted.square().mean(0).sum())
+    if not variance > rounding:
+        return None
+    statistic = CenteredCosine(values.shape[1])
+    statistic.update(found, wanted)
+    return Likeness(float(statistic.value()), float((found - wanted).square().mean(0).sum()) / variance)
 
 
 class Closer:
-    """Warns if a repair makes a network less like the dense one than it was, on the first batch.
+    """Warns if a repair makes an output of a network less like the dense one's than it was, on the first batch.
 
     A layer that is repaired by itself can't know whether its weight acts elsewhere, too, or what else a network does
-    with its outputs. It takes four forward passes.
+    with its outputs. It takes four forward passes. Outputs that can't be compared do not count.
 
     Args:
         model: The pruned network.
@@ -102,32 +106,65 @@ class Closer:
 
     def check(self) -> None:
         """Warn once the repair is over. Where processes run together, all must call it: the mean over them counts."""
-        pair: tuple[Likeness, Likeness] | None = None
-        for batch in self._batches.first() if self._fits else ():
-            # By the batch at hand, since running statistics may be older than the weights.
-            with by_the_batch(self._dense, norms_to_repair(self._dense)):
-                dense = self._outputs(self._dense, batch)
-            before, after = likeness(self._before, dense), likeness(self._outputs(self._model, batch), dense)
-            pair = (before, after) if before is not None and after is not None else None
-        told = [of_rank for of_rank in gather(pair) if of_rank is not None]
-        if not told:
+        before, after = map(_means, zip(*gather(self._compared()), strict=True))
+        pairs = [(old, new) for old, new in zip(before, after, strict=True) if old is not None and new is not None]
+        if not any(new.is_worse_than(old) for old, new in pairs):
             return
-        before, after = (Likeness(*map(mean, zip(*one, strict=True))) for one in zip(*told, strict=True))
-        if after.is_worse_than(before):
+        # Fresh statistics would move the dense network's outputs, too, where its own lag behind its weights.
+        by = self._staleness() ** 2
+        worse = [(old, new) for old, new in pairs if new.is_worse_than(old, by)]
+        if worse:
+            old, new = worse[0]
             warn(
                 "the repair made the network less like the dense one: on the first batch the cosine between their "
-                f"outputs fell from {before.cosine:.2f} to {after.cosine:.2f}. Few batches, or a weight that acts "
-                "outside of its layer, may be the reason: give more data, or try another repair; 'align' fits the "
-                "network as a whole, and 'batchnorm' writes no weight"
+                f"outputs fell from {old.cosine:.2f} to {new.cosine:.2f}. Few batches, or a weight that acts outside "
+                "of its layer, may be the reason: give more data, or try another repair; 'align' fits the network as "
+                "a whole, and 'batchnorm' writes no weight"
             )
 
+    def _compared(self) -> tuple[list[Likeness | None], list[Likeness | None]]:
+        """How like each output was before the repair, and is after it; nothing on a process without batches."""
+        before: list[Likeness | None] = []
+        after: list[Likeness | None] = []
+        for batch in self._batches.first() if self._fits else ():
+            dense, now = self._outputs(self._dense, batch), self._outputs(self._model, batch)
+            before, after = (list(map(likeness, outputs, dense)) for outputs in (self._before, now))
+        return before, after
+
+    def _staleness(self) -> float:
+        try:
+            return staleness(self._dense, self._batches, self._forward)
+        except ValueError:  # of an iterator, which is over
+            return 0.0
+
+    @torch.no_grad()
     def _outputs(self, network: nn.Module, batch: Any) -> list[Tensor]:
-        """What a network puts out in eval mode, some rows of each tensor, without padding."""
+        """What a network puts out in eval mode: some rows and columns of each tensor, (N, C), without padding."""
         with only_training(network, ()):
-            found = [values.as_subclass(Tensor) for values in tensors(logits_of(self._forward(network, batch)))]
-        rows = [self._valid.rows(values, -1) for values in found if values.is_floating_point() and values.ndim > 1]
-        rows = [values.flatten(0, -2) if values.ndim == 3 else values.flatten(1) for values in rows]
-        return [values[:: 1 + (len(values) - 1) // _ROWS].clone() for values in rows if values.numel()]
+            found = numbers_of(logits_of(self._forward(network, batch)))
+        return [_sample(values.as_subclass(Tensor), self._valid) for values in found if values.numel()]
+
+
+def _means(of_processes: Sequence[list[Likeness | None]]) -> list[Likeness | None]:
+    """The mean over processes, output by output; ``None`` where an output can't be compared on one of them."""
+    outputs = zip(*(of_one for of_one in of_processes if of_one), strict=False)
+    return [None if None in output else Likeness(*map(mean, zip(*output, strict=True))) for output in outputs]
+
+
+def _sample(values: Tensor, valid: Valid) -> Tensor:
+    """Rows and columns of an output, spread evenly over it; in sequences each position is a row."""
+    if values.ndim == 1:
+        return _thinned(values, 0, _ROWS).unsqueeze(1).clone()
+    if values.ndim <= 3:
+        rows = valid.rows(_thinned(values, -1, _COLUMNS), -1)
+        return _thinned(rows.flatten(0, -2), 0, _ROWS).clone()
+    return _thinned(_thinned(values, 0, _ROWS).flatten(1), 1, _COLUMNS).clone()
+
+
+def _thinned(values: Tensor, dim: int, most: int) -> Tensor:
+    """At most so many of the slices of a tensor along a dimension, as a view."""
+    step = 1 + (values.shape[dim] - 1) // most
+    return values.movedim(dim, 0)[::step].movedim(0, dim)
 
 
 def _is_copy(dense: nn.Module, model: nn.Module) -> bool:

@@ -119,9 +119,12 @@ def fit(
         chooser: Says which weights stay, given the dense network.
     """
     known, skipped = layers_to_repair(model)
-    layers = {name: layer for name, layer in known.items() if layer.stages}
+    layers = {name: layer for name, layer in known.items() if layer.stages and _numbers(layer)}
     unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
     for name in sorted(unsolved):
+        if known[name].stages:
+            skipped[name] = "its weights hold no number"
+            continue
         kind = type(model.get_submodule(name)).__name__
         skipped[name] = f"there are no least squares for {kind}; a BatchNorm behind it is re-estimated all the same"
     skipped |= not_calibrated(model)
@@ -135,6 +138,10 @@ def fit(
             )
         change.repaired, change.otherwise = solved.repaired, dict.fromkeys(solved.matched, MATCHED)
         return change.calibration(batches, layers, skipped)
+
+
+def _numbers(layer: Layer) -> int:
+    return sum(part.numel() for one in layer.maps for part in one.weights)
 
 
 class Solved(NamedTuple):

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from reflow_lightning.calibration.batchnorm import population_statistics, write_statistics
 from reflow_lightning.calibration.drift.check import is_trained
 from reflow_lightning.layers.statistics import batchnorm_layers
-from reflow_lightning.running.arguments import tensors_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.outputs import logits_of
+from reflow_lightning.running.outputs import logits_of, numbers_of
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import is_spread
 from reflow_lightning.running.snapshot import Snapshot
@@ -92,5 +91,5 @@ def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> flo
 
 def _values(output: Any) -> Tensor:
     """The first tensor of numbers in an output; a single zero if there is none."""
-    found = [tensor.float() for tensor in tensors_of(logits_of(output)) if tensor.is_floating_point() and tensor.ndim]
-    return found[0] if found else torch.zeros(1)
+    found = numbers_of(logits_of(output))
+    return found[0].float() if found else torch.zeros(1)

@@ -15,8 +15,7 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.nested import tensors
-from reflow_lightning.running.outputs import logits_of
+from reflow_lightning.running.outputs import logits_of, numbers_of
 from reflow_lightning.running.processes import gather
 from reflow_lightning.running.traces import Traces
 
@@ -80,15 +79,14 @@ def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forwa
     seen: set[int] = set()
 
     def keep(name: str, call: Call) -> None:
-        for values in tensors(call.output):
-            if values.is_floating_point() and values.ndim and id(values) not in seen:
+        for values in numbers_of(call.output):
+            if id(values) not in seen:
                 seen.add(id(values))
                 between.append((name, values))
 
     with watching(model, names, keep):
         output = logits_of(forward(model, batch))
-    outputs = [values for values in tensors(output) if values.is_floating_point() and values.ndim]
-    return States(between, outputs)
+    return States(between, numbers_of(output))
 
 
 def mismatch(found: States, dense: States, logits: float, valid: Valid, unpaired: Collection[str] = ()) -> Tensor:

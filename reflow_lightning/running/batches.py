@@ -173,7 +173,7 @@ class Batches:
     def first(self) -> Iterator[Any]:
         """A pass over the first batch alone, if there is one.
 
-        It is read once and kept, and the next pass begins with it: nothing is drawn that would not be drawn anyway.
+        It is read once and kept, and the next pass begins with it, so that it is not drawn twice.
         """
         if self._first is None:
             source = self._pass()
@@ -184,13 +184,17 @@ class Batches:
 
     def _pass(self) -> Iterator[Any]:
         source = iter(self.batches)
-        if source is self._read:
-            raise ValueError(
-                f"batches={type(self.batches).__name__} can be read only once: pass a list or a loader, since "
-                f"this {'repair' if self.task == 'calibration' else self.task} reads the batches several times"
-            )
+        # What has a length begins anew, such as the iterator of a loader with persistent workers, which is always one.
+        if source is self._read and not hasattr(source, "__len__"):
+            raise self._read_already()
         self._read = source
         return source
+
+    def _read_already(self) -> ValueError:
+        return ValueError(
+            f"batches={type(self.batches).__name__} can be read only once: pass a list or a loader, since "
+            f"this {'repair' if self.task == 'calibration' else self.task} reads the batches several times"
+        )
 
     def alike(self, forward: Forward) -> Forward:
         """A forward pass that is alike for every network and in every pass over these batches; see `Alike`."""
@@ -205,6 +209,8 @@ class Batches:
                 self.count = max(self.count, count)
                 yield batch
                 bar.update()
+        if self.count and not count:
+            raise self._read_already()
         self.exhausted |= count < self.max_batches
 
     def check(self) -> None:

@@ -62,11 +62,15 @@ def tensors(batch: Any) -> Iterator[Tensor]:
         >>> list(tensors({"x": [torch.zeros(1), "name"]}))
         [tensor([0.])]
     """
-    found: list[Tensor] = []
-
-    def take(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor  # for a container that is made anew and checks what it holds, such as a PackedSequence
-
-    mapped(take, batch)
-    return iter(found)
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors(value)
+    elif isinstance(batch, (tuple, list, deque)):
+        for value in batch:
+            yield from tensors(value)
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        for field in fields(batch):
+            if field.init:
+                yield from tensors(getattr(batch, field.name))

@@ -187,6 +187,27 @@ def test_an_activation_in_place_does_not_reach_the_outputs_of_an_earlier_call():
     assert bits(other) == bits(model)
 
 
+class Optional(nn.Module):
+    """A network with a branch that is switched off: its layer has no inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.branch, self.last = nn.Linear(8, 16), nn.Linear(0, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x) + self.branch(x[:, :0])))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("repair", ["reconstruct", "reselect"])
+def test_a_layer_without_inputs_is_left_alone(repair):
+    dense = Optional()
+    model = thinned(copy.deepcopy(dense))
+    with pytest.warns(UserWarning, match="calibrate left alone 'branch': its weights hold no number"):
+        result = calibrate(model, [torch.randn(64, 8)] * 2, repair=repair, reference=dense, max_batches=2)
+    assert result.repaired == ("first", "last")
+
+
 def test_norms_and_what_has_no_laid_out_inputs_are_left_alone():
     model, dense, batches = make("groupnorm", 2)
     Reconstruct()(model, batches, plain, dense)

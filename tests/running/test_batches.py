@@ -5,6 +5,8 @@ from collections import namedtuple
 import pytest
 import torch
 from helpers import Terminal
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import reflow_lightning.running.batches as batches_module
@@ -106,6 +108,38 @@ def test_an_iterator_can_be_read_once_only():
         ):
             iter(batches)
         assert batches.count == 2
+
+
+@pytest.mark.parametrize("limit", [2, 3, 4])
+def test_an_iterator_that_begins_anew_can_be_read_again(limit):
+    """As a loader's with persistent workers, which is the same one in each pass."""
+    loader = DataLoader(torch.arange(6), 2, num_workers=1, persistent_workers=True)
+    for given in (loader, CombinedLoader([loader])):
+        batches = Batches(given, limit, CPU, task="calibration")
+        passes = [sum(1 for _ in batches) for _ in range(3)]
+        assert passes == [min(limit, 3)] * 3
+
+
+def test_one_with_a_length_that_does_not_begin_anew_is_found_out():
+    class Once:
+        def __init__(self):
+            self.left = [1, 2]
+
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            if not self.left:
+                raise StopIteration
+            return self.left.pop(0)
+
+    batches = Batches(Once(), 2, CPU, task="calibration")
+    assert list(batches) == [1, 2]
+    with pytest.raises(ValueError, match="can be read only once"):
+        list(batches)
 
 
 def test_a_look_at_the_first_batch_draws_nothing_that_the_next_pass_does_not_give():
