@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from reflow_lightning import calibrate, prune
+from reflow_lightning import Pruner, calibrate, prune
 from reflow_lightning.calibration.closer import Closer, Likeness, likeness
 from reflow_lightning.running.batches import Batches
 from reflow_lightning.running.forward import default_forward
@@ -68,6 +68,14 @@ def test_a_weight_that_acts_outside_of_its_layer_is_noticed_by_what_comes_of_it(
     assert "'align' fits the network as a whole" in message
     assert not told(aligned, dense, "align")
     assert error(aligned) < before
+
+
+def test_several_prunings_tell_it_once():
+    dense = trained(tied=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Pruner(0.7, repair="reconstruct", steps=4).apply(dense, BATCHES)
+    assert sum("less like the dense one" in str(one.message) for one in caught) == 1
 
 
 @pytest.mark.parametrize("repair", ["moments", "reconstruct", "reselect", "align", "auto"])
