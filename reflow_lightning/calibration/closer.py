@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.stale import staleness
+from reflow_lightning.calibration.stale import has_begun, staleness
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.running.batches import Batches
 from reflow_lightning.running.exact import as_exact
@@ -99,7 +99,7 @@ class Closer:
         self._model, self._dense, self._batches, self._forward = model, ordinary(reference), batches, forward
         self._valid = Valid()
         self._before: list[Tensor] = []
-        self._fits = _is_copy(reference, model)  # else the repair says what is wrong
+        self._fits = has_begun(reference) and _is_copy(reference, model)  # a repair says itself of what is no copy
         for batch in batches.first() if self._fits else ():
             with only_training(model, ()):
                 self._valid = Padding(model).of(model, batch, forward)

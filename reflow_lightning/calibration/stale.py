@@ -30,10 +30,22 @@ _READ, _COMPARED = 10, 2  # calibration batches for the fresh statistics, and th
 _BEGUN = 10  # batches seen in training; before, running averages mostly hold their initial values
 
 
+def has_begun(dense: nn.Module) -> bool:
+    """Whether the BatchNorm layers of a network, if it has any, have seen more than a few batches.
+
+    Before that its outputs are nothing to follow, stale or not.
+
+    Example:
+        >>> has_begun(nn.Linear(2, 2)), has_begun(nn.BatchNorm1d(2))
+        (True, False)
+    """
+    return not batchnorm_layers(dense) or is_trained(dense, _BEGUN)
+
+
 def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, done: str) -> None:
     """Warn that layers will be fitted to outputs that the dense network gives with stale statistics only.
 
-    A network that has seen hardly a batch has nothing to follow, stale or not.
+    Nothing is said of a network whose training has not begun, see `has_begun`.
 
     Args:
         dense: The dense network, in eval mode; it is left unchanged.
@@ -41,7 +53,7 @@ def warn_if_stale(dense: nn.Module, batches: Iterable[Any], forward: Forward, do
         forward: Runs a network on a batch.
         done: What is done to the layers, in words.
     """
-    moved = staleness(dense, batches, forward) if is_trained(dense, _BEGUN) else 0.0
+    moved = staleness(dense, batches, forward) if has_begun(dense) else 0.0
     if moved > STALE:
         warn(
             f"fresh BatchNorm statistics would move the dense network's outputs by {moved:.0%} of their spread: its "

@@ -184,6 +184,15 @@ def test_statistics_that_lag_behind_do_not_make_fresh_ones_look_worse():
     assert not told(pruned(dense), dense, "reconstruct", inputs.split(128))
 
 
+def test_a_network_whose_training_has_not_begun_is_nothing_to_be_like():
+    layers = (nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    dense = nn.Sequential(*layers)
+    assert Closer(pruned(dense), dense, one_batch(SAMPLES), default_forward)._before == []
+    for batch in SAMPLES.split(32):
+        dense(batch)
+    assert len(Closer(pruned(dense), dense, one_batch(SAMPLES), default_forward)._before) == 1
+
+
 def digits_with_batchnorm():
     data = load_digits()
     inputs, classes = torch.tensor(data.data).float() / 16, torch.tensor(data.target)
