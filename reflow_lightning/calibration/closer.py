@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.calibration.stale import has_begun, staleness
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.running.batches import Batches
-from reflow_lightning.running.exact import as_exact
+from reflow_lightning.running.exact import as_exact, rounding
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.inference import ordinary
 from reflow_lightning.running.isolation import only_training
@@ -28,7 +28,7 @@ _ROWS, _COLUMNS = 128, 2048  # of an output are compared: logits of words, or of
 
 
 class Likeness(NamedTuple):
-    """How like an output of a network is to that of the dense one.
+    """How similar an output of a network is to the same output of the dense one.
 
     Attributes:
         cosine: The centred cosine between them, from -1 to 1.
@@ -56,7 +56,7 @@ class Likeness(NamedTuple):
 
 
 def likeness(values: Tensor, dense: Tensor) -> Likeness | None:
-    """How like what two networks put out for the same samples is.
+    """How similar an output of two networks is, for the same samples.
 
     Args:
         values: An output of the pruned network, of shape (N, C).
@@ -73,13 +73,12 @@ def likeness(values: Tensor, dense: Tensor) -> Likeness | None:
     if values.shape != dense.shape:
         return None
     found, wanted = as_exact(values), as_exact(dense)
-    variance = float(wanted.var(0, correction=0).sum())
-    rounding = (4 * torch.finfo(dense.dtype).eps) ** 2 * float(wanted.square().mean(0).sum())
-    if not variance > rounding:
+    variance = float(wanted.var(0, correction=0).mean())
+    if not variance > float(rounding(dense)):
         return None
     statistic = CenteredCosine(values.shape[1])
     statistic.update(found, wanted)
-    return Likeness(float(statistic.value()), float((found - wanted).square().mean(0).sum()) / variance)
+    return Likeness(float(statistic.value()), float((found - wanted).square().mean()) / variance)
 
 
 class Closer:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.layers.padding import Padding, Valid
 from reflow_lightning.running.compat.torch import own_buffers
+from reflow_lightning.running.exact import rounding
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import Call, watching
@@ -195,9 +196,8 @@ def _relative(found: Tensor, dense: Tensor) -> Tensor:
     """The mean square error over the variance; 0 for a state that is constant in the dense network but for rounding."""
     wanted = dense.float() if dense.dtype != torch.float64 else dense
     variance = wanted.var(correction=0)
-    rounding = (4 * torch.finfo(dense.dtype).eps) ** 2 * wanted.square().mean()
     error = (found.to(wanted) - wanted).square().mean()
-    varies = variance > rounding
+    varies = variance > rounding(dense)
     return error * torch.where(varies, 1 / torch.where(varies, variance, 1.0), torch.zeros_like(variance))
 
 

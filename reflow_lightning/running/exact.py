@@ -29,3 +29,14 @@ def exact(values: Tensor) -> Tensor:
 def as_exact(values: Tensor) -> Tensor:
     """The same as `exact`, but no copy of what is in float64 already."""
     return values.detach().to(exact_device(values)).double()  # in this order: a device may lack the type
+
+
+def rounding(values: Tensor) -> Tensor:
+    """The variance that values of a type may have by rounding alone: the square of four units in their last place.
+
+    Example:
+        >>> constant = torch.full((8,), 0.1) * torch.tensor([1, 1 + 1e-7]).repeat(4)
+        >>> bool(0 < constant.var() < rounding(constant))
+        True
+    """
+    return (4 * torch.finfo(values.dtype).eps) ** 2 * as_exact(values).square().mean()
