@@ -137,6 +137,8 @@ def calibrate(
     training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held whole
     meanwhile; a repair that compares with the dense network then works on a whole copy, and on one of that.
 
+    A warning says where a repair that is given the dense network made the outputs less like those of the dense network.
+
     Args:
         model: Any module, on the device where it shall run.
         batches: Any iterable of batches, drawn and transformed as in training. All repairs but ``"batchnorm"`` read it
@@ -182,8 +184,9 @@ def calibrate(
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
     with isolated_rng(), whole(model), together("calibration"), torch.no_grad(), writing(model):
         alike = moved.alike(as_forward(forward))
-        compares = reference is not None and not isinstance(resolved, (BatchNormStatistics, NoRepair))
-        closer = Closer(model, reference, moved, alike) if reference is not None and compares else None
+        closer = None
+        if reference is not None and not isinstance(resolved, (BatchNormStatistics, NoRepair)):
+            closer = Closer(model, reference, moved, alike)
         result = run(resolved, model, moved, alike, reference)
         with undone_if_it_fails(result), together("the check of the repair"):
             moved.check()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.stale import has_begun, staleness
+from reflow_lightning.calibration.stale import READ, has_begun, refreshed
 from reflow_lightning.layers.padding import Padding, Valid
+from reflow_lightning.layers.statistics import batchnorm_layers
 from reflow_lightning.running.batches import Batches
 from reflow_lightning.running.exact import as_exact, rounding
 from reflow_lightning.running.forward import Forward
@@ -21,8 +23,11 @@ from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.saying import unsaid
 from reflow_lightning.signal.cosine import CenteredCosine
 
-_LIKE, _WORSE = 0.5, 0.02
-"""A network whose outputs have at least this cosine with the dense one's is worth a warning if it falls by more."""
+_LIKE = 0.5
+"""Below this cosine with the dense network's outputs, there is little left that a repair could spoil."""
+
+_WORSE = 0.02
+"""A cosine that falls by more is worth a warning."""
 
 _ROWS, _COLUMNS = 128, 2048  # of an output are compared: logits of words, or of all pixels, fill gigabytes
 
@@ -42,17 +47,13 @@ class Likeness(NamedTuple):
     cosine: float
     error: float
 
-    def is_worse_than(self, before: Likeness, by: float = 0.0) -> bool:
+    def is_worse_than(self, before: Likeness) -> bool:
         """Whether an output that still had something of the dense network lost it, in direction and in distance.
 
         One of both alone says little: a signal that gets its strength back may be further away, and outputs that one
         factor had blown up may turn a little while they come close.
-
-        Args:
-            before: How like it was.
-            by: So much may be added to the error for other reasons.
         """
-        return before.cosine > _LIKE and self.cosine < before.cosine - _WORSE and self.error > before.error + by
+        return before.cosine > _LIKE and self.cosine < before.cosine - _WORSE and self.error > before.error
 
 
 def likeness(values: Tensor, dense: Tensor) -> Likeness | None:
@@ -106,13 +107,14 @@ class Closer:
 
     def check(self) -> None:
         """Warn once the repair is over. Where processes run together, all must call it: the mean over them counts."""
-        before, after = map(_means, zip(*gather(self._compared()), strict=True))
-        pairs = [(old, new) for old, new in zip(before, after, strict=True) if old is not None and new is not None]
-        if not any(new.is_worse_than(old) for old, new in pairs):
-            return
-        # Fresh statistics would move the dense network's outputs, too, where its own lag behind its weights.
-        by = self._staleness() ** 2
-        worse = [(old, new) for old, new in pairs if new.is_worse_than(old, by)]
+        worse = self._worse()
+        if worse and batchnorm_layers(self._dense):
+            # Its running statistics may lag behind its weights: the repair then followed the better, fresh ones.
+            try:
+                with refreshed(self._dense, self._some_batches(), self._forward):
+                    worse = self._worse()
+            except ValueError:  # of batches that allow no statistics
+                return
         if worse and unsaid(["a repair made the network less like the dense one"]):
             old, new = worse[0]
             warn(
@@ -122,6 +124,18 @@ class Closer:
                 "a whole, and 'batchnorm' writes no weight"
             )
 
+    def _worse(self) -> list[tuple[Likeness, Likeness]]:
+        """How like the outputs were that are worse now, and how like they are."""
+        before, after = map(_means, zip(*gather(self._compared()), strict=True))
+        pairs = [(old, new) for old, new in zip(before, after, strict=True) if old is not None and new is not None]
+        return [(old, new) for old, new in pairs if new.is_worse_than(old)]
+
+    def _some_batches(self) -> list[Any]:
+        try:
+            return list(islice(self._batches, READ))
+        except ValueError:  # of an iterator, which is over
+            return []
+
     def _compared(self) -> tuple[list[Likeness | None], list[Likeness | None]]:
         """How like each output was before the repair, and is after it; nothing on a process without batches."""
         before: list[Likeness | None] = []
@@ -130,12 +144,6 @@ class Closer:
             dense, now = self._outputs(self._dense, batch), self._outputs(self._model, batch)
             before, after = (list(map(likeness, outputs, dense)) for outputs in (self._before, now))
         return before, after
-
-    def _staleness(self) -> float:
-        try:
-            return staleness(self._dense, self._batches, self._forward)
-        except ValueError:  # of an iterator, which is over
-            return 0.0
 
     @torch.no_grad()
     def _outputs(self, network: nn.Module, batch: Any) -> list[Tensor]:

@@ -122,11 +122,9 @@ def fit(
     layers = {name: layer for name, layer in known.items() if layer.stages and _numbers(layer)}
     unsolved = [name for name in known.keys() - layers.keys() if known[name].weights]
     for name in sorted(unsolved):
-        if known[name].stages:
-            skipped[name] = "its weights hold no number"
-            continue
         kind = type(model.get_submodule(name)).__name__
-        skipped[name] = f"there are no least squares for {kind}; a BatchNorm behind it is re-estimated all the same"
+        none = f"there are no least squares for {kind}; a BatchNorm behind it is re-estimated all the same"
+        skipped[name] = "its weights hold no number" if known[name].stages else none
     skipped |= not_calibrated(model)
     dense = check_reference(model, layers, reference, done)
     with changing(model, [*layers, *norms_to_repair(model)], dense, done) as change:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -26,7 +27,10 @@ Well-trained networks are at a tenth and below. Early in a training, and with a 
 than the running averages follow.
 """
 
-_READ, _COMPARED = 10, 2  # calibration batches for the fresh statistics, and those whose outputs are compared
+READ = 10
+"""So many calibration batches make fresh statistics."""
+
+_COMPARED = 2  # calibration batches whose outputs are compared
 _BEGUN = 10  # batches seen in training; before, running averages mostly hold their initial values
 
 
@@ -79,8 +83,7 @@ def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> flo
     layers = batchnorm_layers(dense)
     if not layers or is_spread(dense):
         return 0.0
-    first = list(islice(batches, _READ))
-    before = Snapshot.of_buffers(layers.values())
+    first = list(islice(batches, READ))
 
     def outputs() -> list[Tensor]:
         with isolated_rng():  # so that a forward pass that draws numbers draws the same ones again
@@ -88,17 +91,31 @@ def staleness(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> flo
 
     try:
         stored = outputs()
-        with isolated_rng():
-            write_statistics(dense, population_statistics(dense, first, forward, layers), layers)
-        fresh = outputs()
+        with refreshed(dense, first, forward):
+            fresh = outputs()
     except ValueError:  # of batches that allow no statistics, which the repair itself says
         return 0.0
-    finally:
-        before.restore()
     moved = sum(float((a - b).square().sum()) for a, b in zip(stored, fresh, strict=True))
     spread = sum(float((values - values.mean(0)).square().sum()) for values in fresh)
     moved, spread = (sum(parts) for parts in zip(*gather((moved, spread)), strict=True))
     return (moved / spread) ** 0.5 if spread else 0.0
+
+
+@contextmanager
+def refreshed(dense: nn.Module, batches: Iterable[Any], forward: Forward) -> Iterator[None]:
+    """A block in which the BatchNorm layers of a network have statistics of these batches.
+
+    Raises:
+        ValueError: If the batches allow no statistics.
+    """
+    layers = batchnorm_layers(dense)
+    before = Snapshot.of_buffers(layers.values())
+    try:
+        with isolated_rng():
+            write_statistics(dense, population_statistics(dense, batches, forward, layers), layers)
+        yield
+    finally:
+        before.restore()
 
 
 def _values(output: Any) -> Tensor:

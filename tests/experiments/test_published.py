@@ -21,7 +21,7 @@ SPARSITY = r"_(\d\d(_\d+)?|\d_\d)(?=_mt$|$)"
 FAMILIES = {re.sub(SPARSITY, "", name): name for name in EXPERIMENTS}
 """The sparsest of the experiments that differ in numbers alone, by the name that they share."""
 PATTERNED = {name: f"{name}_2to4" for name in FAMILIES if name.startswith("reflow") and f"{name}_2to4" in FAMILIES}
-"""Those that a pattern makes another one: it runs, since a pattern has to fit every layer, and the first has not."""
+"""Experiments of which a variant with a pattern is run instead, since a pattern has to fit every layer."""
 PUBLISHED = {  # every row of the tables of arXiv 2209.14624
     "globalmp_wrn28_8_90": 0.9630,
     "globalmp_wrn28_8_95": 0.9616,
@@ -126,7 +126,7 @@ def test_it_differs_in_numbers_alone_from_the_one_of_its_family_that_is_run(expe
 
 
 @pytest.mark.parametrize("family", PATTERNED)
-def test_it_is_the_one_with_a_pattern_that_is_run_but_for_the_pattern(family):
+def test_it_differs_from_its_variant_with_a_pattern_in_the_target_alone(family):
     cases = (FAMILIES[family], PATTERNED[family])
     here, there = (settings(OmegaConf.to_container(composed(name, "++ckpt=file"), resolve=False)) for name in cases)
     differing = {key for key in here | there if here.get(key) != there.get(key)}
