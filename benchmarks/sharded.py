@@ -65,7 +65,10 @@ which the slowest process counts. This machine has two cores, so that a third pr
 
 ## A billion weights
 
-{weights} weights in bfloat16 on three processes. A mask is a byte a weight, half as much as the weight itself.
+{weights} weights in bfloat16 on three processes. A mask is a bit a weight, a sixteenth of the weight itself. The
+network is written as a file for each tensor (`FileSystemWriter(..., single_file_per_rank=False)`): into one file torch
+writes copies of all tensors of a process whose part is padded, and holds them until the end. A file of masks is made
+and read whole by each process, so that its memory does not fall with their number.
 
 {large}
 

@@ -130,8 +130,8 @@ class Scope:
         Where processes run together, call it on all of them.
         """
         found = self._tie(trainer, module, spec, None)
-        new = {name: masks[source] for name, source in found.items() if source in masks}  # also in place of its own
-        return Masks(dict(masks) | new) if new else masks
+        new = {name: source for name, source in found.items() if source in masks}  # also in place of its own
+        return masks.joined((name, masks[source]) for name, source in new.items()) if new else masks
 
     def _tie(self, trainer: pl.Trainer, module: nn.Module, spec: PruneSpec, masks: Masks | None) -> dict[str, str]:
         """Tie what follows, on all processes alike though an average may be kept on one alone."""

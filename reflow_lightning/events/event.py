@@ -182,8 +182,8 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
 
 def _with_new(masks: Masks, selected: Mapping[str, Tensor]) -> Masks:
     """Masks that keep all weights of what was not selected before, such as a layer that was frozen until now."""
-    new = {name: torch.ones_like(w, dtype=torch.bool) for name, w in selected.items() if name not in masks}
-    return Masks(dict(masks) | new) if new else masks
+    new = {name: weight for name, weight in selected.items() if name not in masks}
+    return masks.joined((name, torch.ones_like(w, dtype=torch.bool)) for name, w in new.items()) if new else masks
 
 
 def _remember(model: nn.Module, reference: nn.Module | None, repairs: Sequence[Repair]) -> Callable[[], None]:

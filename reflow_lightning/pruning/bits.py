@@ -21,7 +21,8 @@ def gathered(mask: Tensor) -> Tensor:
     part = part_of("mask", mask)
     if part.group is None:
         return part.values.cpu()
-    pieces = {start: unpack(bits, n) for start, n, bits in gather((part.start, part.values.numel(), pack(part.values)))}
+    here = (part.start, part.values.numel(), pack(part.values.cpu()))
+    pieces = {start: unpack(bits, n) for start, n, bits in gather(here)}
     return torch.cat([pieces[start] for start in sorted(pieces)]).view(part.shape)
 
 

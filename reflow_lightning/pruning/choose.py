@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import torch
@@ -178,13 +179,13 @@ def choose(
             lambda min_kept: found.least(max(min_kept, spec.min_kept)),
             lambda floors: allocate(scores, found.keep, learned.allocation, floors),
         )
-        masks = found.maps.whole({n: cut_mask(s, cut) for (n, s), cut in zip(scores.items(), cuts, strict=True)})
-        changes = changes_of(learned.criterion, masks, selected) if isinstance(learned.criterion, Compensating) else {}
-        spread = {name: spread_like(selected[name], mask) for name, mask in masks.items()}
-        followers = {
-            name: spread[source] for name, source in tied_names(model, spec.tied or {}).items() if source in spread
-        }
-        return Choice(Masks(spread | followers), changes)
+        cut_of = dict(zip(scores, cuts, strict=True))
+        chosen = found.maps.whole(lambda name: cut_mask(scores[name], cut_of[name]))
+        masks = Masks(starmap(lambda name, mask: (name, spread_like(selected[name], mask)), chosen))  # one at a time
+        changes = changes_of(learned.criterion, masks) if isinstance(learned.criterion, Compensating) else {}
+        followers = {n: source for n, source in tied_names(model, spec.tied or {}).items() if source in masks}
+        joined = masks.joined((n, masks[source]) for n, source in followers.items()) if followers else masks
+        return Choice(joined, changes)
 
 
 @outside_inference()

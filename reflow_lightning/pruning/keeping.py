@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from reflow_lightning.pruning.belonging import held_here, tensors_of
+from reflow_lightning.pruning.bit_mask import BitMasks
 from reflow_lightning.pruning.bits import zero_where_pruned
 from reflow_lightning.pruning.probing import Probe
 from reflow_lightning.running.shards import local
@@ -29,10 +30,11 @@ class ZeroKeeper:
     nothing has moved: it compares how often torch wrote into each tensor, and reads a few pruned weights of each.
 
     Example:
+        >>> from reflow_lightning import Masks
         >>> model = nn.Linear(2, 1)
         >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
         >>> keeper = ZeroKeeper()
-        >>> keeper.bind(model, {"weight": torch.tensor([[True, False]])})
+        >>> keeper.bind(model, Masks({"weight": torch.tensor([[True, False]])}))
         >>> keeper.watch()
         >>> model(torch.ones(1, 2)).sum().backward()
         >>> _ = optimizer.step()
@@ -54,29 +56,30 @@ class ZeroKeeper:
         """A copy, as in another process, holds nothing: what is bound is bound to this one."""
         return ZeroKeeper, ()
 
-    def bind(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    def bind(self, model: nn.Module, masks: BitMasks) -> None:
         """Keep the zeros of these masks, instead of any before.
 
         Args:
             model: The model.
-            masks: Bool tensors by parameter name, True where a weight stays.
+            masks: The masks. They are held in bools as long as they are bound, a byte a weight: bits would have to be
+                unpacked at every step.
 
         Raises:
             ValueError: If they do not fit the model. What was bound before still is.
         """
-        tensors, held = tensors_of(model, masks), [mask for _, mask in held_here(model, masks)]
+        tensors, held = tensors_of(model, masks.shapes), [mask for _, mask in held_here(model, masks)]
         self.forget_let_moments()  # of what was bound before: the new masks may keep some of those weights
         self._hold(list(masks), tensors, held)
 
-    def is_bound(self, model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+    def is_bound(self, model: nn.Module, masks: BitMasks) -> bool:
         """Whether the model still has the parameters that were bound, as they were, and no others by their names.
 
         One that has moved to another device, or has data of another shape, is not as it was. It takes a few
         microseconds a parameter, so that it can be asked at every step.
         """
         return list(masks) == self._names and all(
-            _find(model, name) is parameter and parameter.shape == mask.shape and parameter.device == held.device
-            for (name, mask), parameter, held in zip(masks.items(), self._parameters, self._masks, strict=True)
+            _find(model, name) is parameter and parameter.shape == shape and parameter.device == held.device
+            for (name, shape), parameter, held in zip(masks.shapes.items(), self._parameters, self._masks, strict=True)
         )
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor, nn, optim
+from torch import nn, optim
 from torch.utils.hooks import RemovableHandle
 
 from reflow_lightning.pruning.belonging import tensors_of
+from reflow_lightning.pruning.bit_mask import BitMasks
 from reflow_lightning.pruning.keeping import ZeroKeeper
 from reflow_lightning.running.compat.hooks import after_steps
 
@@ -22,7 +23,7 @@ class KeptZeros:
 
     Args:
         model: The model.
-        masks: Bool tensors by parameter name, True where a weight stays.
+        masks: The masks.
         optimizers: What trains it.
 
     Raises:
@@ -31,7 +32,7 @@ class KeptZeros:
             is changed then.
     """
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], optimizers: Sequence[optim.Optimizer]) -> None:
+    def __init__(self, model: nn.Module, masks: BitMasks, optimizers: Sequence[optim.Optimizer]) -> None:
         _check(model, masks, optimizers)
         self._model: nn.Module | None = model
         self._masks = masks
@@ -87,12 +88,12 @@ class KeptZeros:
         self._keeper.set_zeros()
 
 
-def _check(model: nn.Module, masks: Mapping[str, Tensor], optimizers: Sequence[optim.Optimizer]) -> None:
+def _check(model: nn.Module, masks: BitMasks, optimizers: Sequence[optim.Optimizer]) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: call masks.keep(model, *optimizers)")
     if not optimizers:
         raise ValueError("no optimizer was given: call masks.keep(model, optimizer) with the one that trains it")
-    pruned = set(map(id, tensors_of(model, masks)))
+    pruned = set(map(id, tensors_of(model, masks.shapes)))
     for place, optimizer in enumerate(optimizers):
         kind = type(optimizer).__name__
         if not isinstance(optimizer, optim.Optimizer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,14 +27,20 @@ class Maps:
     scores: dict[str, Scores]
     places: Mapping[str, tuple[int, Mapping[str, Tensor]]] = field(default_factory=dict)
 
-    def whole(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The masks of the parameters, made of the masks of the maps."""
-        joined = {name: mask for name, mask in masks.items() if parameter_of(name) not in self.places}
-        for parameter, (dim, maps) in self.places.items():
+    def whole(self, mask_of: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Name and mask of each parameter, one after the other.
+
+        Args:
+            mask_of: Gives the mask of a map, or of a parameter of one map, by its name.
+        """
+        for parameter in self.counts(dict.fromkeys(self.scores, 0)):
+            if parameter not in self.places:
+                yield parameter, mask_of(parameter)
+                continue
+            dim, maps = self.places[parameter]
             order = torch.cat(list(maps.values())).argsort()
-            side_by_side = torch.cat([masks[name] for name in maps], dim)
-            joined[parameter] = side_by_side.index_select(dim, order.to(side_by_side.device))
-        return {name: joined[name] for name in self.counts(dict.fromkeys(masks, 0))}
+            side_by_side = torch.cat([mask_of(name) for name in maps], dim)
+            yield parameter, side_by_side.index_select(dim, order.to(side_by_side.device))
 
     def counts(self, kept: Mapping[str, int]) -> dict[str, int]:
         """The number of weights that each parameter keeps, summed over its maps."""

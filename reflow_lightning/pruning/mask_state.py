@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from reflow_lightning.pruning.bit_mask import BitMasks
 from reflow_lightning.pruning.bits import gathered
-from reflow_lightning.running.bits import pack, unpack
+from reflow_lightning.running.bits import pack_all, unpack_each
 from reflow_lightning.running.formats import KEY, FormatError, check_format
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import gather
-from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.world import world_size
 
 FORMAT = 1
 """Of what is written here. Version 0.1 wrote the same without a number."""
 
 
-def packed(masks: Mapping[str, Tensor]) -> dict[str, Any]:
+def packed(masks: BitMasks) -> dict[str, Any]:
     """Format, names, shapes, one bit a weight and a checksum; of masks that are spread over processes the whole.
 
     Example:
-        >>> packed({"weight": torch.tensor([[True, False]])})["bits"]
+        >>> from reflow_lightning import Masks
+        >>> packed(Masks({"weight": torch.tensor([[True, False]])}))["bits"]
         tensor([128], dtype=torch.uint8)
     """
-    flat = [gathered(mask).flatten() for mask in masks.values()]
-    bits = pack(torch.cat(flat) if flat else torch.zeros(0, dtype=torch.bool))
-    shapes = {name: mask.shape for name, mask in masks.items()}
+    shapes = masks.shapes
+    bits = pack_all(map(gathered, masks.values()), sum(shape.numel() for shape in shapes.values()))
     return {
         KEY: FORMAT,
         "names": list(shapes),
@@ -40,23 +40,23 @@ def packed(masks: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def unpacked(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The masks by name, on the CPU, from what `packed` gave.
+def unpacked(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Name and mask, on the CPU, one after the other, from what `packed` gave.
 
     Raises:
-        FormatError: If a newer version wrote it.
-        ValueError: If it is anything else, or was changed since.
+        FormatError: At once, if a newer version wrote it.
+        ValueError: At once, if it is anything else, or was changed since.
 
     Example:
-        >>> unpacked(packed({"weight": torch.tensor([[True, False]])}))
-        {'weight': tensor([[ True, False]])}
+        >>> from reflow_lightning import Masks
+        >>> list(unpacked(packed(Masks({"weight": torch.tensor([[True, False]])}))))
+        [('weight', tensor([[ True, False]]))]
     """
     try:
         check_format(state, FORMAT, "masks")
         shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
-        sizes = [shape.numel() for shape in shapes.values()]
         bits = state["bits"].cpu()
-        flat = torch.split(unpack(bits, sum(sizes)), sizes)
+        flat = unpack_each(bits, [shape.numel() for shape in shapes.values()])
         unchanged = state["checksum"] == _checksum(shapes, bits)
     except FormatError:
         raise
@@ -66,22 +66,22 @@ def unpacked(state: Mapping[str, Any]) -> dict[str, Tensor]:
         ) from error
     if not unchanged:
         raise ValueError("the masks were changed since they were saved, as their checksum shows: use another copy")
-    return {name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), flat, strict=True)}
+    return ((name, part.view(shape)) for (name, shape), part in zip(shapes.items(), flat, strict=True))
 
 
 @outside_inference()
-def are_alike(masks: Mapping[str, Tensor]) -> bool:
+def are_alike(masks: BitMasks) -> bool:
     """Whether all processes, which all must call this, hold the same masks."""
     return world_size() == 1 or len(set(gather(packed(masks)["checksum"]))) == 1
 
 
-def check_agreement(masks: Mapping[str, Tensor]) -> None:
+def check_agreement(masks: BitMasks) -> None:
     """Check that all processes chose the same weights; those that are spread over them are chosen together anyway.
 
     Raises:
         ValueError: If they did not.
     """
-    if not any(map(is_sharded, masks.values())) and not are_alike(masks):
+    if not masks.are_spread and not are_alike(masks):
         raise ValueError(
             "the processes chose different weights: give all of them the same arguments and weights, and let a "
             "criterion of your own return the same scores on all"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from reflow_lightning.pruning.belonging import held_here, tensors_of
+from reflow_lightning.pruning.bit_mask import BitMasks
 from reflow_lightning.pruning.bits import zero_where_pruned
 from reflow_lightning.pruning.coverage import Coverage, coverage_of
 from reflow_lightning.pruning.kept import KeptZeros
@@ -19,13 +21,21 @@ from reflow_lightning.pruning.moved import moved
 from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import reading
 from reflow_lightning.running.inference import outside_inference
-from reflow_lightning.running.processes import summed, together
-from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
+from reflow_lightning.running.processes import together
+from reflow_lightning.running.shards import part_of, whole_like, whole_of
 from reflow_lightning.running.world import rank
 
 
-class Masks(Mapping[str, Tensor]):
+class Masks(BitMasks):
     """A mapping of parameter name to bool tensor, True where the weight stays.
+
+    It holds a bit a weight. The tensor that it gives for a name is made anew each time, and is yours to change.
+
+    Args:
+        masks: Bool tensors by name, or pairs of name and tensor, of which one at a time is looked at.
+
+    Raises:
+        ValueError: If one is no bool tensor.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -35,37 +45,12 @@ class Masks(Mapping[str, Tensor]):
         (0.5, 1)
     """
 
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        for name, mask in masks.items():
-            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-                raise ValueError(f"mask '{name}' is {kind}, not a bool tensor")
-        self._masks = dict(masks)
-        self._kept = _count(self._masks)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._masks[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._masks)
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both prune the same weights; of masks that are spread over processes, the part held here."""
-        if not isinstance(other, Masks) or self.keys() != other.keys():
-            return False
-        return all(torch.equal(local(mask).cpu(), local(other[name]).cpu()) for name, mask in self.items())
-
-    __hash__ = None  # type: ignore[assignment]  # as every mapping has it
-
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self._total} weights, {self.sparsity:.4f} pruned)"
 
     @property
     def _total(self) -> int:
-        return sum(mask.numel() for mask in self.values())
+        return sum(shape.numel() for shape in self.shapes.values())
 
     @property
     def sparsity(self) -> float:
@@ -75,7 +60,7 @@ class Masks(Mapping[str, Tensor]):
     @property
     def sparsities(self) -> dict[str, float]:
         """Share of pruned weights by parameter name."""
-        return {n: 1 - self._kept[n] / mask.numel() if mask.numel() else 0.0 for n, mask in self.items()}
+        return {n: 1 - self._kept[n] / shape.numel() if shape.numel() else 0.0 for n, shape in self.shapes.items()}
 
     def reaches(self, sparsity: float) -> bool:
         """Whether as many weights are pruned as this sparsity asks for, up to rounding by half a weight a tensor."""
@@ -92,34 +77,43 @@ class Masks(Mapping[str, Tensor]):
         """
         return coverage_of(model, self._kept)
 
+    def joined(self, others: Iterable[tuple[str, Tensor]]) -> Masks:
+        """These masks and others, given as pairs of name and mask; one of the same name takes the place of the old one.
+
+        Example:
+            >>> Masks({"a": torch.tensor([True])}).joined([("b", torch.tensor([False]))]).sparsities
+            {'a': 0.0, 'b': 1.0}
+        """
+        return Masks(chain(self.items(), others))
+
     def parameters(self, model: nn.Module) -> list[Tensor]:
         """The model's parameters that the masks belong to, or buffers, in the order of the masks.
 
         Raises:
             ValueError: If a name is missing in the model, or has another shape there.
         """
-        return tensors_of(model, self)
+        return tensors_of(model, self.shapes)
 
     def local(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """The model's parameters and their masks, as far as this process holds them, on the parameters' devices.
 
-        The parameters' values share the model's memory.
+        The parameters' values share the model's memory. The masks take a byte a weight.
 
         Raises:
             ValueError: If the masks do not fit the model.
         """
-        return held_here(model, self)
+        return list(held_here(model, self))
 
     @outside_inference()
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Set the pruned weights of a model to zero, in place, whatever they are.
+        """Set the pruned weights of a model to zero, in place, whatever they are, one tensor after the other.
 
         Raises:
             ValueError: If the masks do not fit the model, which then is unchanged.
         """
-        values, masks = map(list, zip(*self.local(model), strict=True)) if self else ([], [])
-        zero_where_pruned(values, masks)
+        for values, mask in held_here(model, self):
+            zero_where_pruned([values], [mask])
 
     @outside_inference()
     @torch.no_grad()
@@ -135,11 +129,12 @@ class Masks(Mapping[str, Tensor]):
             >>> masks.moved(layer)["weight"].tolist()
             [[True, False, True]]
         """
-        found = {}
-        for (name, mask), parameter in zip(self.items(), self.parameters(model), strict=True):
-            after = moved(name, whole_of(part_of(name, mask)), self._kept[name], whole_of(part_of(name, parameter)))
-            found[name] = whole_like(parameter, after)
-        return Masks(found)
+        named = zip(self.items(), self.parameters(model), strict=True)
+        return Masks((name, self._after(name, mask, parameter)) for (name, mask), parameter in named)
+
+    def _after(self, name: str, mask: Tensor, parameter: Tensor) -> Tensor:
+        before, now = (whole_of(part_of(name, tensor)) for tensor in (mask, parameter))
+        return whole_like(parameter, moved(name, before, self._kept[name], now))
 
     @outside_inference()
     def keep(self, model: nn.Module, *optimizers: optim.Optimizer) -> KeptZeros:
@@ -181,13 +176,13 @@ class Masks(Mapping[str, Tensor]):
     @outside_inference()
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
-        return Masks({name: mask.to(device) for name, mask in self.items()})
+        return Masks((name, mask.to(device)) for name, mask in self.items())
 
     @outside_inference()
     def spread_over(self, model: nn.Module) -> Masks:
         """The same masks, each on the device of its parameter and spread over processes as that is."""
         named = zip(self.items(), self.parameters(model), strict=True)
-        return Masks({name: whole_like(parameter, mask) for (name, mask), parameter in named})
+        return Masks((name, whole_like(parameter, mask)) for (name, mask), parameter in named)
 
     @outside_inference()
     def state_dict(self) -> dict[str, Any]:
@@ -242,13 +237,3 @@ class Masks(Mapping[str, Tensor]):
         """
         with reading(path, "Masks.save"):
             return cls.from_state_dict(read_tensors(Path(path)))
-
-
-def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """Number of weights that stay, by name; of masks that are spread over processes, on all of them."""
-    parts = [part_of(name, mask) for name, mask in masks.items()]
-    counts = torch.tensor([int(part.values.count_nonzero()) for part in parts], dtype=torch.int64)
-    for group in dict.fromkeys(part.group for part in parts if part.group is not None):  # one order on all ranks
-        indices = [i for i, part in enumerate(parts) if part.group is group]
-        counts[indices] = summed(counts[indices], group)
-    return dict(zip(masks, counts.tolist(), strict=True))

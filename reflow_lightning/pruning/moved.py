@@ -25,7 +25,7 @@ def moved(name: str, mask: Tensor, kept: int, parameter: Tensor) -> Tensor:
         [True, False, True]
     """
     now = (parameter != 0).to(mask.device)
-    missing = kept - int(now.sum())
+    missing = kept - int(now.count_nonzero())
     if missing < 0:
         raise ValueError(
             f"'{name}' has {-missing} more weights other than zero than its mask keeps: masks can be moved only "

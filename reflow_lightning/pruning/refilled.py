@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reflow_lightning.pruning.belonging import held_here
 from reflow_lightning.pruning.mask_state import are_alike
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.running.names import few
@@ -46,7 +47,7 @@ def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> 
 def _fills(parameter: Tensor, mask: Tensor) -> bool:
     """Whether more is left than the mask keeps."""
     here = part_of("parameter", parameter)
-    left, most = (int(summed(marks.sum(), here.group)) for marks in (here.values != 0, part_like(here, mask)))
+    left, most = (int(summed(marks.count_nonzero(), here.group)) for marks in (here.values != 0, part_like(here, mask)))
     return left > most
 
 
@@ -66,7 +67,7 @@ def zero_again(model: nn.Module, masks: Masks, repair: object) -> None:
         >>> masks.apply(layer)
         >>> zero_again(layer, masks, "none")
     """
-    found = zip(masks, masks.local(model), strict=True)
+    found = zip(masks, held_here(model, masks), strict=True)
     filled = gather({name for name, (values, mask) in found if bool(((values != 0) & ~mask).any())})
     names = [name for name in masks if any(name in here for here in filled)]
     if names:
@@ -88,5 +89,5 @@ def bring_back(model: nn.Module, dense: nn.Module, masks: Masks) -> None:
         >>> bool(model.weight[0, 0] == dense.weight[0, 0]), float(model.weight[0, 1])
         (True, 0.0)
     """
-    for (now, mask), (before, _) in zip(masks.local(model), masks.local(dense), strict=True):
+    for (now, mask), (before, _) in zip(held_here(model, masks), held_here(dense, masks), strict=True):
         now.copy_(torch.where((now == 0) & mask, before, now))

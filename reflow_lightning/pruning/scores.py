@@ -105,7 +105,7 @@ class Scores:
         return self.size - self._count(self.pruned if self.outside is None else self.pruned | self.outside)
 
     def _count(self, marks: Tensor) -> int:
-        return int(summed(marks.sum(), self.whole.group))
+        return int(summed(marks.count_nonzero(), self.whole.group))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -142,6 +142,45 @@ def part_like(part: Part, whole: Tensor) -> Tensor:
     return whole[first : first + part.values.shape[0]].to(part.values.device)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """How a tensor is spread over processes, without its values.
+
+    Attributes:
+        mesh: The processes.
+        placements: What each dimension of the mesh does with the tensor.
+        shape: Shape of the whole tensor.
+        stride: Its stride.
+    """
+
+    mesh: Any
+    placements: tuple[Any, ...]
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Placement | None:
+        """The placement of a DTensor; ``None`` for a tensor that is whole here.
+
+        Example:
+            >>> Placement.of(torch.ones(2)) is None
+            True
+        """
+        given: Any = tensor
+        return cls(given.device_mesh, given.placements, given.shape, given.stride()) if is_sharded(tensor) else None
+
+    def around(self, values: Tensor) -> Tensor:
+        """The DTensor of which this process holds the given values. Nothing is sent."""
+        from torch.distributed.tensor import DTensor
+
+        how: dict[str, Any] = {"run_check": False, "shape": self.shape, "stride": self.stride}
+        return DTensor.from_local(values, self.mesh, self.placements, **how)
+
+    def __deepcopy__(self, memo: object) -> Placement:
+        """The same: it never changes, and processes can't be copied."""
+        return self
+
+
 def spread_like(tensor: Tensor, values: Tensor) -> Tensor:
     """A new tensor that is spread like the given one.
 
@@ -149,17 +188,17 @@ def spread_like(tensor: Tensor, values: Tensor) -> Tensor:
         tensor: The given one.
         values: What `part_of` would give of the new one.
     """
-    if not is_sharded(tensor):
+    placement = Placement.of(tensor)
+    if placement is None:
         return values
+    dims = _sharded_dims("mask", tensor)
+    if not dims or _by_rows(tensor, dims):
+        return placement.around(values)
     from torch.distributed.tensor import DTensor, Replicate
 
-    given: Any = tensor
-    mesh, placements = given.device_mesh, given.placements
-    dims = _sharded_dims("mask", given)
-    if dims and not _by_rows(given, dims):  # of which each process takes its piece; nothing is sent
-        whole = DTensor.from_local(values, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        return whole.redistribute(mesh, placements)
-    return DTensor.from_local(values, mesh, placements, run_check=False, shape=given.shape, stride=given.stride())
+    mesh = placement.mesh  # each process takes its piece of the whole; nothing is sent
+    whole = DTensor.from_local(values, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return whole.redistribute(mesh, placement.placements)
 
 
 def whole_like(tensor: Tensor, whole: Tensor) -> Tensor:

@@ -64,11 +64,11 @@ def test_moments_are_forgotten_by_the_masks_under_which_they_came_about():
     layer = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     keeper = ZeroKeeper()
-    keeper.bind(layer, {"weight": torch.tensor([[True, False]])})
+    keeper.bind(layer, Masks({"weight": torch.tensor([[True, False]])}))
     keeper.let_moments(optimizer)
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    keeper.bind(layer, {"weight": torch.tensor([[True, True]])})  # as when an earlier round is returned to
+    keeper.bind(layer, Masks({"weight": torch.tensor([[True, True]])}))  # as when an earlier round is returned to
     assert optimizer.state[layer.weight]["momentum_buffer"].tolist() == [[1, 0]]
 
 

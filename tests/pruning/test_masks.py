@@ -1,5 +1,6 @@
 import copy
 import io
+import weakref
 
 import pytest
 import torch
@@ -62,3 +63,37 @@ def test_a_tied_parameter_is_found_by_any_of_its_names():
 def test_a_loaded_mask_holds_nothing_of_the_others():
     masks = Masks.from_state_dict(Masks({"a": torch.ones(9) > 0, "b": torch.ones(1000) > 0}).state_dict())
     assert masks["a"].untyped_storage().nbytes() == 9
+
+
+def test_they_take_a_bit_a_weight():
+    masks = Masks({"a": torch.ones(80, 10, dtype=torch.bool), "b": torch.ones(3, dtype=torch.bool)})
+    assert masks.nbytes == 101
+
+
+def test_of_pairs_one_mask_at_a_time_is_held():
+    alive = weakref.WeakSet()
+
+    def pairs():
+        for name in "abc":
+            assert not alive
+            mask = torch.ones(4, dtype=torch.bool)
+            alive.add(mask)
+            yield name, mask
+            del mask
+
+    assert list(Masks(pairs())) == ["a", "b", "c"]
+
+
+def test_a_mask_that_was_given_out_is_the_callers_to_change():
+    masks = Masks({"a": torch.tensor([True, False])})
+    masks["a"].fill_(True)
+    assert masks["a"].tolist() == [True, False]
+    assert masks.sparsity == 0.5
+
+
+def test_joined_masks_take_the_place_of_those_of_the_same_name():
+    masks = Masks({"a": torch.ones(2, dtype=torch.bool), "b": torch.ones(2, dtype=torch.bool)})
+    joined = masks.joined([("a", torch.zeros(3, dtype=torch.bool)), ("c", torch.tensor([True]))])
+    assert joined.sparsities == {"a": 1.0, "b": 0.0, "c": 0.0}
+    assert joined.shapes == {"a": (3,), "b": (2,), "c": (1,)}
+    assert masks.sparsity == 0
