@@ -14,6 +14,7 @@ from torch.nn import functional
 from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.compat.torch import FunctionMode, own_parameters
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.hooks import eager
 
 
 class ThroughLayers:
@@ -21,7 +22,7 @@ class ThroughLayers:
 
     Some networks hand both to `torch.nn.functional.linear`, as the attention of torchvision's Swin does, and never call
     the layer. Its hooks, by which layers are watched, would see nothing of it. The first pass through a network finds
-    such layers; if there are none, later passes run as they would without this.
+    such layers; if there are none, later passes have no mode of torch around them. All run within `eager`.
 
     A weight that is changed before it multiplies, such as a transposed one, is not found, nor is a product without the
     layer's bias.
@@ -47,11 +48,12 @@ class ThroughLayers:
 
         def through(model: nn.Module, batch: Any) -> Any:
             names = self._found.get(model)
-            if names is not None and not names:
-                return forward(model, batch)
-            products = _Products(_linear_layers(model) if names is None else {n: model.get_submodule(n) for n in names})
-            with products:
-                output = forward(model, batch)
+            with eager():  # in all passes, or those in which a mode of torch turns the fast path off would differ
+                if names is not None and not names:
+                    return forward(model, batch)
+                layers = _linear_layers(model) if names is None else {n: model.get_submodule(n) for n in names}
+                with _Products(layers) as products:
+                    output = forward(model, batch)
             self._found.setdefault(model, products.found)  # now that the pass has run to its end
             return output
 

@@ -167,6 +167,29 @@ def test_a_pass_that_ended_early_is_looked_at_again():
     assert calls == {"first": 2, "second": 2}
 
 
+def test_all_passes_through_an_encoder_with_padding_are_alike():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, words = nn.TransformerEncoder(layer, 2).eval(), torch.randn(3, 5, 8)
+    padding = torch.arange(5) >= torch.tensor([[3], [4], [2]])
+    run = ThroughLayers().forward(lambda network, batch: network(batch, src_key_padding_mask=padding))
+    with torch.no_grad():
+        first, second = run(model, words), run(model, words)
+    assert torch.equal(first, second)
+
+
+def test_nothing_is_compiled():
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph
+
+    compiled, run = [], ThroughLayers().forward(nn.Module.__call__)
+    model = torch.compile(Functional(), backend=backend)
+    for _ in range(2):
+        run(model, batches()[0])
+    assert not compiled
+
+
 def test_the_attention_of_torchvisions_swin_is_repaired():
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
