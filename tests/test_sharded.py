@@ -110,7 +110,8 @@ def test_a_tensor_that_is_split_by_columns_is_ranked_once_and_sums_are_refused(f
     for found in results("split_otherwise", folder):
         assert Masks.from_state_dict(found["masks"]) == masks
         assert equal(found["state"], model.state_dict())
-        assert "'3.weight' is placed as (Partial(sum),)" in found["refused"]
+        assert all("'3.weight' is placed as (Partial(sum),)" in refused for refused in found["refused"])
+        assert found["unchanged"]
 
 
 def test_a_weight_that_is_not_finite_on_one_process_is_an_error_on_all(folder):

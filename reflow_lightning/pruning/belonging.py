@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reflow_lightning.pruning.bit_mask import BitMasks
 from reflow_lightning.running.sharding import reshard
-from reflow_lightning.running.shards import local, whole_like
+from reflow_lightning.running.shards import check_placed, local, whole_like
 
 
 def tensors_of(model: nn.Module, shapes: Mapping[str, torch.Size]) -> list[Tensor]:
@@ -20,7 +20,7 @@ def tensors_of(model: nn.Module, shapes: Mapping[str, torch.Size]) -> list[Tenso
         shapes: The shape of each mask by name.
 
     Raises:
-        ValueError: If a name is missing in the model, or has another shape there.
+        ValueError: If a name is missing in the model, or has another shape there, or waits for a sum over processes.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -39,14 +39,14 @@ def tensors_of(model: nn.Module, shapes: Mapping[str, torch.Size]) -> list[Tenso
                 f"mask '{name}' has shape {tuple(shape)}, the model's parameter {tuple(named[name].shape)}: "
                 "use the model it is of"
             )
+        check_placed(name, named[name])
     return [named[name] for name in shapes]
 
 
 def held_here(model: nn.Module, masks: BitMasks) -> Iterator[tuple[Tensor, Tensor]]:
     """The model's parameters and their masks, as far as this process holds them, on the parameters' devices.
 
-    One pair is made after the other, so that the bools of one mask at a time take memory. The parameters' values share
-    the model's memory.
+    One mask is made after the other. The parameters' values share the model's memory.
 
     Raises:
         ValueError: At once, if the masks do not fit the model.

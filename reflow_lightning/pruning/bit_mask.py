@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,8 +46,9 @@ class BitMask:
         """Shape of the whole mask."""
         return self.here if self.placement is None else self.placement.shape
 
+    @outside_inference()
     def bools(self) -> Tensor:
-        """The mask as it was given: a new tensor of a byte a weight."""
+        """The mask as a new tensor of a byte a weight, in the usual order of memory."""
         values = unpack(self.bits, self.here.numel()).view(self.here)
         return values if self.placement is None else self.placement.around(values)
 
@@ -58,10 +60,10 @@ class BitMask:
 class BitMasks(Mapping[str, Tensor]):
     """A mapping of name to bool tensor that holds a bit for each element.
 
-    The tensor that it gives for a name is made anew each time.
+    The tensor that it gives for a name is made anew each time; to change it changes no mask.
 
     Args:
-        masks: Bool tensors by name, or pairs of name and tensor, of which one at a time is looked at.
+        masks: Bool tensors by name, or pairs of name and tensor; a generator of pairs need hold one tensor at a time.
 
     Raises:
         ValueError: If one is no bool tensor.
@@ -76,7 +78,7 @@ class BitMasks(Mapping[str, Tensor]):
     def __init__(self, masks: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> None:
         self._masks: dict[str, BitMask] = {}
         here: dict[str, tuple[int, dist.ProcessGroup | None]] = {}
-        for name, mask in masks.items() if isinstance(masks, Mapping) else masks:
+        for name, mask in _pairs(masks):
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
                 kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
                 raise ValueError(f"mask '{name}' is {kind}, not a bool tensor")
@@ -121,6 +123,12 @@ class BitMasks(Mapping[str, Tensor]):
         return sum(mask.bits.nbytes for mask in self._masks.values())
 
 
+def _pairs(masks: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+    given: Any = masks  # torch's ParameterDict has items, and is no Mapping
+    pairs: Iterable[tuple[str, Tensor]] = given.items() if hasattr(given, "items") else given
+    return pairs
+
+
 def _kept_here(name: str, mask: Tensor) -> tuple[int, dist.ProcessGroup | None]:
     part = part_of(name, mask)
     return int(part.values.count_nonzero()), part.group
@@ -128,7 +136,7 @@ def _kept_here(name: str, mask: Tensor) -> tuple[int, dist.ProcessGroup | None]:
 
 def _summed(counts: Sequence[tuple[int, dist.ProcessGroup | None]]) -> list[int]:
     """Numbers, of which some are the part of a process in a sum over a group of processes."""
-    totals = torch.tensor([count for count, _ in counts], dtype=torch.int64)
+    totals = torch.tensor([count for count, _ in counts], dtype=torch.int64, device="cpu")
     for group in dict.fromkeys(group for _, group in counts if group is not None):  # one order on all ranks
         indices = [i for i, (_, of) in enumerate(counts) if of is group]
         totals[indices] = summed(totals[indices], group)

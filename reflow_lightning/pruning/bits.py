@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,17 +31,22 @@ _PIECE = 1 << 19
 the copy stays in the processor's cache, and takes memory that is at hand instead of some from the system."""
 
 
+_GROUP = 1 << 24
+"""About so many values are handed to torch together. One call for each of many small tensors would take longer; masks
+that are made one after the other take so many bytes."""
+
+
 @torch.no_grad()
-def zero_where_pruned(values: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    """Set values to zero where their masks are False, in place, all tensors in one call.
+def zero_where_pruned(values: Sequence[Tensor], masks: Iterable[Tensor]) -> None:
+    """Set values to zero where their masks are False, in place.
 
     It multiplies the *bits* of the numbers, as integers: that gives 0.0 whatever the number was, where NaN * 0 is NaN
     and -1.0 * 0 is -0.0; and it is faster than multiplying floats with bool masks. Beside the tensors it takes the
     memory of half a million numbers on the CPU, and none elsewhere.
 
     Args:
-        values: Floating-point tensors.
-        masks: Bool tensors of the same shapes.
+        values: Floating-point tensors. If one can't be masked, that is raised before any is changed.
+        masks: Bool tensors of the same shapes; they may be made one after the other.
 
     Example:
         >>> values = torch.tensor([float("nan"), -1.0, 3.0])
@@ -49,9 +54,20 @@ def zero_where_pruned(values: Sequence[Tensor], masks: Sequence[Tensor]) -> None
         >>> values
         tensor([0., 0., 3.])
     """
-    numbers = [piece for v in values for piece in _pieces(v.view(INTEGERS[v.element_size()]))]
-    if numbers:
-        multiply_each(numbers, [piece for mask in masks for piece in _pieces(mask)])
+    group: list[tuple[Tensor, Tensor]] = []
+    held = 0
+    for numbers, mask in zip([v.view(INTEGERS[v.element_size()]) for v in values], masks, strict=True):
+        group.extend(zip(_pieces(numbers), _pieces(mask), strict=True))
+        held += mask.numel()
+        if held >= _GROUP:
+            _multiply(group)
+            group, held = [], 0
+    _multiply(group)
+
+
+def _multiply(group: Sequence[tuple[Tensor, Tensor]]) -> None:
+    if group:
+        multiply_each([numbers for numbers, _ in group], [mask for _, mask in group])
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:

@@ -55,6 +55,8 @@ def unpacked(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     try:
         check_format(state, FORMAT, "masks")
         shapes = dict(zip(state["names"], map(torch.Size, state["shapes"]), strict=True))
+        if any(size < 0 for shape in shapes.values() for size in shape):
+            raise ValueError("a shape is negative")
         bits = state["bits"].cpu()
         flat = unpack_each(bits, [shape.numel() for shape in shapes.values()])
         unchanged = state["checksum"] == _checksum(shapes, bits)

@@ -22,17 +22,17 @@ from reflow_lightning.running.files import read_tensors, write_tensors
 from reflow_lightning.running.formats import reading
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.shards import part_of, whole_like, whole_of
+from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
 from reflow_lightning.running.world import rank
 
 
 class Masks(BitMasks):
     """A mapping of parameter name to bool tensor, True where the weight stays.
 
-    It holds a bit a weight. The tensor that it gives for a name is made anew each time, and is yours to change.
+    It holds a bit a weight. The tensor that it gives for a name is made anew each time; to change it changes no mask.
 
     Args:
-        masks: Bool tensors by name, or pairs of name and tensor, of which one at a time is looked at.
+        masks: Bool tensors by name, or pairs of name and tensor; a generator of pairs need hold one tensor at a time.
 
     Raises:
         ValueError: If one is no bool tensor.
@@ -107,13 +107,13 @@ class Masks(BitMasks):
     @outside_inference()
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Set the pruned weights of a model to zero, in place, whatever they are, one tensor after the other.
+        """Set the pruned weights of a model to zero, in place, whatever they are.
 
         Raises:
             ValueError: If the masks do not fit the model, which then is unchanged.
         """
-        for values, mask in held_here(model, self):
-            zero_where_pruned([values], [mask])
+        values = [local(parameter.detach()) for parameter in self.parameters(model)]
+        zero_where_pruned(values, (mask for _, mask in held_here(model, self)))
 
     @outside_inference()
     @torch.no_grad()

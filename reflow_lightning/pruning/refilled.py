@@ -10,7 +10,7 @@ from reflow_lightning.pruning.mask_state import are_alike
 from reflow_lightning.pruning.masks import Masks
 from reflow_lightning.running.names import few
 from reflow_lightning.running.processes import gather, summed, warn
-from reflow_lightning.running.shards import part_like, part_of
+from reflow_lightning.running.shards import local, part_like, part_of
 
 
 def masks_after(model: nn.Module, masks: Masks, repair: object, moves: bool) -> Masks:
@@ -89,5 +89,6 @@ def bring_back(model: nn.Module, dense: nn.Module, masks: Masks) -> None:
         >>> bool(model.weight[0, 0] == dense.weight[0, 0]), float(model.weight[0, 1])
         (True, 0.0)
     """
-    for (now, mask), (before, _) in zip(held_here(model, masks), held_here(dense, masks), strict=True):
+    of_dense = [local(parameter.detach()) for parameter in masks.parameters(dense)]
+    for (now, mask), before in zip(held_here(model, masks), of_dense, strict=True):
         now.copy_(torch.where((now == 0) & mask, before, now))

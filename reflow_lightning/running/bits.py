@@ -31,7 +31,8 @@ def pack(mask: Tensor) -> Tensor:
 
 def pack_elsewhere(flat: Tensor) -> Tensor:
     """The same as `pack`, by operations that every device has; NumPy is faster on the CPU."""
-    filled = torch.nn.functional.pad(flat.view(torch.uint8), (0, -flat.numel() % 8)).view(-1, 8)
+    ones = (flat.view(torch.uint8) != 0).to(torch.uint8)  # a bool that was viewed as one may be any byte
+    filled = torch.nn.functional.pad(ones, (0, -flat.numel() % 8)).view(-1, 8)
     return (filled << _shifts(flat.device)).sum(1, dtype=torch.uint8)
 
 
@@ -77,7 +78,7 @@ def pack_all(masks: Iterable[Tensor], size: int) -> Tensor:
         >>> pack_all([torch.tensor([True] * 3), torch.tensor([False] * 4 + [True] * 2)], 9).tolist()
         [225, 128]
     """
-    packed = torch.zeros(-(-size // 8), dtype=torch.uint8)
+    packed = torch.zeros(-(-size // 8), dtype=torch.uint8, device="cpu")
     start = 0
     for mask in masks:
         flat = mask.flatten().cpu()

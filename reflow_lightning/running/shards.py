@@ -72,15 +72,28 @@ def part_of(name: str, tensor: Tensor) -> Part:
     return Part(local(tensor), tensor.shape, first * tensor.shape[1:].numel(), mesh.get_group(dim))
 
 
-def _sharded_dims(name: str, tensor: Any) -> list[int]:
-    """The dimensions of the mesh along which a DTensor is split."""
-    from torch.distributed.tensor import Partial, Replicate
+def check_placed(name: str, tensor: Any) -> None:
+    """Check that each value of a tensor is held by some process.
+
+    Raises:
+        ValueError: If it waits for a sum over processes.
+    """
+    if not is_sharded(tensor):
+        return
+    from torch.distributed.tensor import Partial
 
     if any(isinstance(placement, Partial) for placement in tensor.placements):
         raise ValueError(
             f"parameter '{name}' is placed as {tensor.placements}, so its values are sums that are still to be made: "
             "leave it out with exclude, or redistribute it to Replicate() or Shard(...)"
         )
+
+
+def _sharded_dims(name: str, tensor: Any) -> list[int]:
+    """The dimensions of the mesh along which a DTensor is split."""
+    from torch.distributed.tensor import Replicate
+
+    check_placed(name, tensor)
     placed = enumerate(tensor.placements)
     return [dim for dim, by in placed if not isinstance(by, Replicate) and tensor.device_mesh.size(dim) > 1]
 
@@ -150,13 +163,11 @@ class Placement:
         mesh: The processes.
         placements: What each dimension of the mesh does with the tensor.
         shape: Shape of the whole tensor.
-        stride: Its stride.
     """
 
     mesh: Any
     placements: tuple[Any, ...]
     shape: torch.Size
-    stride: tuple[int, ...]
 
     @classmethod
     def of(cls, tensor: Tensor) -> Placement | None:
@@ -167,13 +178,14 @@ class Placement:
             True
         """
         given: Any = tensor
-        return cls(given.device_mesh, given.placements, given.shape, given.stride()) if is_sharded(tensor) else None
+        return cls(given.device_mesh, given.placements, given.shape) if is_sharded(tensor) else None
 
     def around(self, values: Tensor) -> Tensor:
-        """The DTensor of which this process holds the given values. Nothing is sent."""
+        """The DTensor of which this process holds the given values, in the usual order of memory. Nothing is sent."""
         from torch.distributed.tensor import DTensor
 
-        how: dict[str, Any] = {"run_check": False, "shape": self.shape, "stride": self.stride}
+        stride = torch.empty(self.shape, device="meta").stride()
+        how: dict[str, Any] = {"run_check": False, "shape": self.shape, "stride": stride}
         return DTensor.from_local(values, self.mesh, self.placements, **how)
 
     def __deepcopy__(self, memo: object) -> Placement:

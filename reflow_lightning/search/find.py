@@ -247,5 +247,5 @@ def find_sparsity(
         f"no sparsity that was tried is within max_drop={max_drop}{measured}; the model is dense as before: allow a "
         "larger drop, or look at the calibration batches",
     )
-    masks = Masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in selected.items()})
+    masks = Masks((name, torch.ones_like(weight, dtype=torch.bool)) for name, weight in selected.items())
     return Search(0.0, masks, dense_score, dense_score, max_drop, trials(), dense)

@@ -144,3 +144,13 @@ def test_one_optimizer_for_each_parameter_takes_no_look_at_the_others(monkeypatc
     [optimizer.step() for optimizer in each]
     assert looks == []
     keeper.release()
+
+
+def test_masks_lie_in_memory_as_their_weights_do():
+    model = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    keeper = ZeroKeeper()
+    keeper.bind(model, masks := prune(model, 0.5))
+    assert keeper._masks[0].stride() == model.weight.stride() != masks["weight"].stride()
+    nn.init.ones_(model.weight)
+    keeper.set_zeros()
+    assert torch.equal(model.weight != 0, masks["weight"])

@@ -97,3 +97,40 @@ def test_joined_masks_take_the_place_of_those_of_the_same_name():
     assert joined.sparsities == {"a": 1.0, "b": 0.0, "c": 0.0}
     assert joined.shapes == {"a": (3,), "b": (2,), "c": (1,)}
     assert masks.sparsity == 0
+
+
+def test_they_are_saved_whatever_the_default_device_is():
+    masks = Masks({"a": torch.tensor([True, False, True])})
+    with torch.device("meta"):
+        state = masks.state_dict()
+    assert Masks.from_state_dict(state) == masks
+
+
+def test_a_mask_that_was_read_in_inference_mode_serves_in_training():
+    masks = Masks({"a": torch.tensor([True, False])})
+    with torch.inference_mode():
+        mask = masks["a"]
+    (torch.ones(2, requires_grad=True) * mask).sum().backward()
+
+
+@pytest.mark.parametrize("odd", [lambda: torch.ones(2, dtype=torch.complex128), lambda: torch.eye(2).to_sparse()])
+def test_apply_changes_nothing_where_one_tensor_cannot_be_masked(odd):
+    model = nn.ParameterDict({"a": nn.Parameter(torch.ones(2)), "b": nn.Parameter(odd())})
+    masks = Masks({name: torch.zeros(parameter.shape, dtype=torch.bool) for name, parameter in model.items()})
+    with pytest.raises(Exception, match=r"16|Sparse"):
+        masks.apply(model)
+    assert model["a"].all()
+
+
+def test_they_may_be_parameters_of_torch():
+    given = nn.ParameterDict({"a": nn.Parameter(torch.tensor([True, False]), requires_grad=False)})
+    assert Masks(given).sparsity == 0.5
+
+
+def test_many_small_and_some_large_weights_are_set_to_zero():
+    torch.manual_seed(0)
+    sizes = (3, 1 << 20, 5, 1 << 24, 7, 1 << 20)
+    model = nn.ParameterList(nn.Parameter(torch.ones(size)) for size in sizes)
+    masks = Masks((str(i), torch.rand(size) > 0.5) for i, size in enumerate(sizes))
+    masks.apply(model)
+    assert all(torch.equal(model[int(name)] != 0, mask) for name, mask in masks.items())

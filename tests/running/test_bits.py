@@ -46,3 +46,8 @@ def test_several_are_packed_without_a_gap(many):
 def test_several_that_do_not_fit_are_refused_at_once():
     with pytest.raises(ValueError, match="16 bits need 2 bytes"):
         unpack_each(torch.zeros(3, dtype=torch.uint8), [7, 9])
+
+
+def test_a_bool_that_is_any_byte_counts_as_one():
+    mask = torch.tensor([0, 2, 0, 255, 1], dtype=torch.uint8).view(torch.bool)
+    assert pack(mask).tolist() == pack_elsewhere(mask).tolist() == [0b01011000]

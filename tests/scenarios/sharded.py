@@ -158,7 +158,10 @@ def split_otherwise(_: Path) -> dict[str, Any]:
     columns[3].weight = nn.Parameter(distribute_tensor(weight, mesh, [Shard(1)]))
     sums[3].weight = nn.Parameter(DTensor.from_local(weight, mesh, [Partial()]))
     masks = prune(columns, 0.7)
-    return {"masks": masks.state_dict(), "state": values(columns), "refused": error_of(prune, sums, 0.7)}
+    whole = masks.from_state_dict(masks.state_dict())
+    refused = error_of(prune, sums, 0.7), error_of(whole.apply, sums)
+    unchanged = torch.equal(sums[0].weight, plain()[0].weight)
+    return {"masks": masks.state_dict(), "state": values(columns), "refused": refused, "unchanged": unchanged}
 
 
 def a_weight_that_is_not_finite_on_one(_: Path) -> str:
