@@ -58,10 +58,10 @@ median time of a batch before the event, without and with the callback, of {repe
 ## What an event needs of memory
 
 The most that tensors take at once while a network is pruned and repaired, beyond the network and its batches, as a
-multiple of its weights: one copy to put back and to compare with, one bit a weight for its masks, and what one layer is
-worked on with. A training then holds its masks in bools as well, a byte a weight. `reconstruct` holds the Gram matrix of
-one layer in float64, and what a pass holds between two layers for each batch that waits (`held_bytes`). The monitor holds
-at most 8 MiB a layer and what the layers put out.
+multiple of its weights: one copy to put back and to compare with, one bit a weight for its masks, and what one layer
+is worked on with. A training then holds its masks in bools as well, a byte a weight. `reconstruct` holds the Gram
+matrix of one layer in float64, and what a pass holds between two layers for each batch that waits (`held_bytes`). The
+monitor holds at most 8 MiB a layer and what the layers put out.
 
 {memory}
 

@@ -15,6 +15,7 @@ from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.own import own
+from reflow_lightning.running.through_layers import ThroughLayers
 from reflow_lightning.running.world import rank, world_size
 
 
@@ -43,6 +44,7 @@ class Alike:
         self._batch: Any = None
         self._generators: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
         self._told: set[str] = set()
+        self._through = ThroughLayers()
 
     def each(self, batches: Iterable[Any]) -> Iterator[Any]:
         """A pass over batches."""
@@ -52,11 +54,12 @@ class Alike:
         self._batch = None
 
     def forward(self, forward: Forward) -> Forward:
-        """The forward pass that is alike."""
+        """The forward pass that is alike, and calls linear layers that functions use; see `ThroughLayers`."""
+        through = self._through.forward(forward)
 
         def alike(model: nn.Module, batch: Any) -> Any:
             with self._drawing(model, batch):
-                return forward(model, own(batch, self._told))
+                return through(model, own(batch, self._told))
 
         return Around(forward, alike)
 

@@ -16,7 +16,6 @@ from reflow_lightning.running.alike import Alike
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.nested import mapped
 from reflow_lightning.running.processes import gather, warn
-from reflow_lightning.running.through_layers import ThroughLayers
 from reflow_lightning.running.world import share, world_size
 
 BAR_DELAY = 2.0
@@ -164,7 +163,7 @@ class Batches:
         self._read: Iterator[Any] | None = None
         self._begun: Iterator[Any] | None = None
         self._first: list[Any] | None = None
-        self._alike, self._through = Alike(), ThroughLayers()
+        self._alike = Alike()
 
     def __iter__(self) -> Iterator[Any]:
         self.asked = True
@@ -198,11 +197,8 @@ class Batches:
         )
 
     def alike(self, forward: Forward) -> Forward:
-        """A forward pass that is alike for every network and in every pass over these batches; see `Alike`.
-
-        It calls all linear layers by whose weight it multiplies; see `ThroughLayers`.
-        """
-        return self._alike.forward(self._through.forward(forward))
+        """A forward pass that is alike for every network and in every pass over these batches; see `Alike`."""
+        return self._alike.forward(forward)
 
     def _limited(self, source: Iterator[Any]) -> Iterator[Any]:
         total = None if self.auto else self.max_batches

@@ -1,12 +1,17 @@
 import copy
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from types import MethodType
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.running.compat.torch import function_modes
+from reflow_lightning.running.hooks import watching
 from reflow_lightning.running.through_layers import ThroughLayers
 
 
@@ -37,9 +42,9 @@ class Within(Called):
             return super().forward(x)
 
 
-def pair(bias=True):
+def pair():
     torch.manual_seed(0)
-    called, functional_one = Called(bias).eval(), Functional(bias).eval()
+    called, functional_one = Called().eval(), Functional().eval()
     functional_one.load_state_dict(called.state_dict())
     return called, functional_one
 
@@ -49,25 +54,18 @@ def batches():
     return [torch.randn(64, 6, generator=generator) for _ in range(3)]
 
 
+@contextmanager
 def counted(model):
-    """How often each layer is called, as its hooks tell."""
-    calls = dict.fromkeys(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-
-    def count(name):
-        def hook(*_):
-            calls[name] = (calls[name] or 0) + 1
-
-        return hook
-
-    for name in calls:
-        model.get_submodule(name).register_forward_hook(count(name))
-    return calls
+    """How often each linear layer is called, as those see it who watch it."""
+    calls = Counter()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    with watching(model, names, lambda name, _: calls.update([name])):
+        yield calls
 
 
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("repair", ["moments", "reconstruct", "reselect"])
-def test_layers_of_which_only_the_weights_are_used_are_repaired_as_others(repair, bias):
-    called, by_functions = pair(bias)
+def test_layers_of_which_only_the_parameters_are_used_are_repaired_as_others(repair):
+    called, by_functions = pair()
     states = []
     for model in (called, by_functions):
         dense = copy.deepcopy(model)
@@ -89,26 +87,48 @@ def test_their_signal_is_measured():
     assert of_called.rows[1].variance == by_functions.rows[1].variance
 
 
-@pytest.mark.parametrize("kind", [Called, Within, Functional])
+class Below(Called):
+    """Calls its layers below a mode of a user's own, which takes a detour."""
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return self.run(func, args, kwargs or {})
+
+        def run(self, func, args, kwargs):
+            return func(*args, **kwargs)
+
+    def forward(self, x):
+        with self.Mode():
+            return super().forward(x)
+
+
+class Both(Called):
+    """Calls a layer and multiplies by its weight as well, as a penalty does."""
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return self.second(self.norm(hidden + functional.linear(x, self.first.weight, self.first.bias)))
+
+
+@pytest.mark.parametrize("kind", [Called, Within, Functional, Below, Both])
 def test_every_layer_is_called_once_a_pass(kind):
     model = kind()
-    calls, run = counted(model), ThroughLayers().forward(nn.Module.__call__)
-    for passes in (1, 2, 3):
-        run(model, batches()[0])
-        assert calls == {"first": passes, "second": passes}
+    run = ThroughLayers().forward(nn.Module.__call__)
+    with counted(model) as calls:
+        for passes in (1, 2, 3):
+            run(model, batches()[0])
+            assert calls == {"first": passes, "second": passes}
 
 
-def test_a_layer_that_is_called_and_used_is_called_for_both_in_every_pass():
-    class Both(Called):
-        def forward(self, x):
-            used = functional.linear(x, self.first.weight, self.first.bias)
-            return self.second(self.norm(self.first(x) + used))
+class Product(nn.Sequential):
+    """A product with the first layer."""
 
-    model = Both()
-    calls, run = counted(model), ThroughLayers().forward(nn.Module.__call__)
-    for passes in (1, 2):
-        run(model, batches()[0])
-        assert calls == {"first": 2 * passes, "second": passes}
+    def __init__(self, product):
+        super().__init__(nn.Linear(6, 6))
+        self.product = product
+
+    def forward(self, x):
+        return self.product(x, self[0])
 
 
 @pytest.mark.parametrize(
@@ -120,22 +140,90 @@ def test_a_layer_that_is_called_and_used_is_called_for_both_in_every_pass():
     ],
 )
 def test_another_product_is_no_call(product):
-    class Other(nn.Sequential):
+    model = Product(product)
+    with counted(model) as calls:
+        ThroughLayers().forward(nn.Module.__call__)(model, batches()[0])
+    assert not calls
+
+
+def test_a_penalty_on_a_weight_without_bias_is_no_call():
+    class Penalty(Called):
         def forward(self, x):
-            return product(x, self[0])
+            self.penalty = functional.linear(10 * torch.eye(6), self.first.weight).square().sum()
+            return super().forward(x)
 
-    model = Other(nn.Linear(6, 4))
-    calls = counted(model)
-    ThroughLayers().forward(nn.Module.__call__)(model, batches()[0])
-    assert calls == {"0": None}
+    model = Penalty(bias=False)
+    with counted(model) as calls:
+        ThroughLayers().forward(nn.Module.__call__)(model, batches()[0])
+    assert calls == {"first": 1, "second": 1}
 
 
-def test_a_layer_that_shares_its_weight_with_the_one_that_is_called_is_not_called():
-    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
-    model[1].weight = model[0].weight
-    calls = counted(model)
-    ThroughLayers().forward(nn.Module.__call__)(model, batches()[0])
-    assert calls == {"0": 1, "1": 1}
+def doubles(model):
+    model[0].forward = MethodType(lambda self, x: 2 * functional.linear(x, self.weight, self.bias), model[0])
+
+
+def is_hooked(model):
+    model[0].register_forward_hook(lambda module, inputs, output: output * 0)
+
+
+def shares(model):
+    model.other = nn.Linear(6, 6)
+    model.other.weight = model[0].weight
+
+
+@pytest.mark.parametrize("change", [doubles, is_hooked, shares])
+def test_a_layer_that_does_more_than_to_multiply_is_left_to_its_network(change):
+    model = Product(lambda x, layer: functional.linear(x, layer.weight, layer.bias))
+    change(model)
+    expected = model(batches()[0])
+    with counted(model) as calls:
+        assert torch.equal(ThroughLayers().forward(nn.Module.__call__)(model, batches()[0]), expected)
+    assert not calls
+
+
+def test_a_layer_of_a_forward_of_its_own_is_called_as_before():
+    model = nn.Sequential(nn.Linear(6, 6))
+    doubles(model)
+    expected = model(batches()[0])
+    with counted(model) as calls:
+        assert torch.equal(ThroughLayers().forward(nn.Module.__call__)(model, batches()[0]), expected)
+    assert calls == {"0": 1}
+
+
+def test_a_layer_may_go_after_the_first_pass():
+    class Once(Called):
+        def forward(self, x):
+            if hasattr(self, "first"):
+                x = functional.linear(x, self.first.weight, self.first.bias)
+                del self.first
+                return x
+            return x
+
+    model, run = Once(), ThroughLayers().forward(nn.Module.__call__)
+    for _ in range(2):
+        run(model, batches()[0])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("repair", ["moments", "reconstruct", "reselect", "align", ["reconstruct", "align"]])
+def test_a_repair_leaves_the_settings_of_torch_as_they_were(repair, fails):
+    def forward(model, batch):
+        passes.append(batch)
+        if fails and len(passes) > 4:
+            raise RuntimeError("it ends here")
+        return model(batch)
+
+    passes, (model, _) = [], pair()
+    dense = copy.deepcopy(model)
+    prune(model, 0.5)
+    with pytest.raises(RuntimeError, match="it ends here") if fails else nullcontext():
+        calibrate(model, batches(), repair=repair, reference=dense, max_batches=3, forward=forward)
+    assert torch.backends.mha.get_fastpath_enabled()
+    compiled = []
+    torch.compiler.reset()
+    torch.compile(lambda x: x + 1, backend=lambda graph, _: compiled.append(graph) or graph)(torch.ones(1))
+    assert compiled
+    assert not function_modes()
 
 
 def test_no_mode_stays_where_no_such_layer_was_found():
@@ -159,11 +247,12 @@ def test_a_pass_that_ended_early_is_looked_at_again():
         return model(batch)
 
     failures, model = [], Functional()
-    calls, run = counted(model), ThroughLayers().forward(forward)
-    with pytest.raises(RuntimeError, match="too early"):
+    run = ThroughLayers().forward(forward)
+    with counted(model) as calls:
+        with pytest.raises(RuntimeError, match="too early"):
+            run(model, batches()[0])
         run(model, batches()[0])
-    run(model, batches()[0])
-    run(model, batches()[0])
+        run(model, batches()[0])
     assert calls == {"first": 2, "second": 2}
 
 

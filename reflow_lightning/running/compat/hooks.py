@@ -14,9 +14,14 @@ def pre_hooks(module: nn.Module) -> list[Any]:
     return list(module._forward_pre_hooks.values())
 
 
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What is called before and after each call of a module."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether something is called before or after each call of a module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(hooks_of(module))
 
 
 def has_backward_hooks(module: nn.Module) -> bool:
