@@ -48,7 +48,9 @@ def modes(monkeypatch):
 def test_no_operation_is_watched_for_what_nobody_asks_for(metrics, watches, modes):
     model = small_net()
     measure_signal(model, BATCHES, reference=copy.deepcopy(model), max_batches=4, metrics=metrics)
-    assert set(modes) == watches
+    first_passes = modes.count("_Products")  # which find linear layers that functions use
+    assert first_passes <= 2
+    assert set(modes) - {"_Products"} == watches
 
 
 def test_each_network_runs_once_a_batch_and_the_reference_only_if_it_is_compared_with():
