@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.compat.hooks import hooks_of
-from reflow_lightning.running.compat.torch import FunctionMode, own_parameters
+from reflow_lightning.running.compat.torch import FunctionMode, is_transformed, own_parameters
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import eager
 
@@ -32,7 +32,7 @@ class ThroughLayers:
     The first pass through a network finds such layers; if it finds none, later passes have no mode of torch around
     them. Not found are layers without a bias, whose weight may as well be read for a penalty, layers that share a
     weight, or have hooks or a ``forward`` of their own, weights that change before they multiply, and products within
-    another function of torch, such as `multi_head_attention_forward`.
+    another function of torch, such as `multi_head_attention_forward`, or a transform, such as `torch.func.jvp`.
 
     Example:
         >>> import torch
@@ -107,7 +107,8 @@ class _Products(FunctionMode):
         if func is functional.linear:
             given = dict(zip(("input", "weight", "bias"), args, strict=False)) | {**kwargs}
             name = self._names.get(id(given["weight"]))
-            if name is not None and self._calls(name, given["weight"], given.get("bias")):
+            in_transform = is_transformed(given["input"])  # whose networks are no sequence of layers
+            if name is not None and not in_transform and self._calls(name, given["weight"], given.get("bias")):
                 self.found.add(name)
                 return self._layers[name](given["input"])  # torch has taken this mode off, so that it ends there
         return func(*args, **kwargs)

@@ -83,6 +83,16 @@ def test_tensors_that_stand_for_many():
         assert not of_torch.is_batched("text")
 
 
+def test_tensors_within_a_transform_of_functions():
+    with relies_on("torch._C._functorch.is_functorch_wrapped_tensor"):
+        seen = []
+        torch.func.grad(lambda x: seen.append(of_torch.is_transformed(x)) or x)(torch.ones(()))
+        torch.vmap(lambda x: seen.append(of_torch.is_transformed(x)) or x)(torch.ones(2, 3))
+        assert seen == [True, True]
+        assert not of_torch.is_transformed(torch.ones(2, 3))
+        assert not of_torch.is_transformed("text")
+
+
 def test_trees_of_values():
     with relies_on(
         "torch.utils._pytree.tree_map", "torch.utils._pytree.tree_map_only", "torch.utils._pytree.tree_leaves"

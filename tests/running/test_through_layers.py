@@ -158,6 +158,13 @@ def test_a_penalty_on_a_weight_without_bias_is_no_call():
     assert calls == {"first": 1, "second": 1}
 
 
+def test_a_product_within_a_transform_of_functions_is_no_call():
+    model = Product(lambda x, layer: functional.linear(x, layer.weight, layer.bias).sum())
+    with counted(model) as calls:
+        ThroughLayers().forward(lambda network, x: torch.func.grad(network)(x))(model, batches()[0])
+    assert not calls
+
+
 def doubles(model):
     model[0].forward = MethodType(lambda self, x: 2 * functional.linear(x, self.weight, self.bias), model[0])
 

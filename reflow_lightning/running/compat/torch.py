@@ -175,6 +175,18 @@ def own_attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in plain_attributes(module).items() if name not in _OF_MODULES}
 
 
+def is_transformed(value: Any) -> bool:
+    """Whether a value is a tensor within `torch.vmap`, `torch.func.grad`, `jvp` or another transform of functions.
+
+    Example:
+        >>> seen = []
+        >>> _ = torch.func.grad(lambda x: seen.append(is_transformed(x)) or x)(torch.ones(()))
+        >>> seen, is_transformed(torch.ones(2))
+        ([True], False)
+    """
+    return isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
 def is_batched(value: Any) -> bool:
     """Whether a value is a tensor that stands for many, within `torch.vmap`, and can't be read.
 
