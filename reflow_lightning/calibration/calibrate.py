@@ -137,7 +137,7 @@ def calibrate(
     training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held whole
     meanwhile; a repair that compares with the dense network then works on a whole copy, and on one of that.
 
-    A warning says where a repair that is given the dense network made the outputs less like those of the dense network.
+    A repair that is given the dense network may move the outputs away from the dense outputs. Then a warning says so.
 
     Args:
         model: Any module, on the device where it shall run.

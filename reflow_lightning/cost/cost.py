@@ -18,8 +18,8 @@ from reflow_lightning.layers import Computed, layer_of
 from reflow_lightning.running.arguments import Arguments, Example, as_arguments, called, example_arguments
 from reflow_lightning.running.batches import device_of
 from reflow_lightning.running.compat.torch import own_parameters
+from reflow_lightning.running.eager import eager
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.inference import ordinary, outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.nested import tensors

@@ -10,7 +10,7 @@ from torch import nn
 
 from reflow_lightning.running.arguments import Arguments, Example, called, example_arguments
 from reflow_lightning.running.batches import device_of
-from reflow_lightning.running.hooks import eager
+from reflow_lightning.running.eager import eager
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.live import LiveTensors

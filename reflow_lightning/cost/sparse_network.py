@@ -19,8 +19,9 @@ from reflow_lightning.running.batches import device_of, move
 from reflow_lightning.running.compat.torch import inner_of_compiled, own_children
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.difference import relative_difference
+from reflow_lightning.running.eager import eager
 from reflow_lightning.running.forward import Forward, default_forward
-from reflow_lightning.running.hooks import eager, watching
+from reflow_lightning.running.hooks import watching
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
 from reflow_lightning.running.own import own

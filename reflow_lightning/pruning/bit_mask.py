@@ -135,7 +135,7 @@ def _kept_here(name: str, mask: Tensor) -> tuple[int, dist.ProcessGroup | None]:
 
 
 def _summed(counts: Sequence[tuple[int, dist.ProcessGroup | None]]) -> list[int]:
-    """Numbers, of which some are the part of a process in a sum over a group of processes."""
+    """The counts. A count that is given with a group of processes is summed over that group."""
     totals = torch.tensor([count for count, _ in counts], dtype=torch.int64, device="cpu")
     for group in dict.fromkeys(group for _, group in counts if group is not None):  # one order on all ranks
         indices = [i for i, (_, of) in enumerate(counts) if of is group]

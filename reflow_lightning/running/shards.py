@@ -181,7 +181,7 @@ class Placement:
         return cls(given.device_mesh, given.placements, given.shape) if is_sharded(tensor) else None
 
     def around(self, values: Tensor) -> Tensor:
-        """The DTensor of which this process holds the given values, in the usual order of memory. Nothing is sent."""
+        """A DTensor. This process holds the given values, in the usual order of memory; nothing is sent."""
         from torch.distributed.tensor import DTensor
 
         stride = torch.empty(self.shape, device="meta").stride()

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from reflow_lightning.running.attention_mask import Around
 from reflow_lightning.running.compat.hooks import hooks_of
-from reflow_lightning.running.compat.torch import FunctionMode, is_transformed, own_parameters
+from reflow_lightning.running.compat.torch import FunctionMode, own_parameters
+from reflow_lightning.running.compat.transforms import is_transformed
+from reflow_lightning.running.eager import eager
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.hooks import eager
 
 _FORWARD = nn.Linear.forward
 _FRAMES = 8

@@ -31,9 +31,10 @@ from reflow_lightning.running.compat import hooks as of_hooks
 from reflow_lightning.running.compat import lightning as of_lightning
 from reflow_lightning.running.compat import sharding as of_sharding
 from reflow_lightning.running.compat import torch as of_torch
+from reflow_lightning.running.compat import transforms
 
 PACKAGE = Path(reflow_lightning.__file__).parent
-COMPAT = (Path(of_torch.__file__), Path(of_hooks.__file__), Path(of_lightning.__file__), Path(of_sharding.__file__))
+COMPAT = tuple(Path(module.__file__) for module in (of_torch, of_hooks, of_lightning, of_sharding, transforms))
 FOREIGN = ("torch", "lightning", "torchmetrics", "torchvision")
 
 
@@ -77,20 +78,20 @@ def test_kinds_of_modules():
 def test_tensors_that_stand_for_many():
     with relies_on("torch._C._functorch.is_batchedtensor"):
         seen = []
-        torch.vmap(lambda x: seen.append(of_torch.is_batched(x)) or x)(torch.ones(2, 3))
+        torch.vmap(lambda x: seen.append(transforms.is_batched(x)) or x)(torch.ones(2, 3))
         assert seen == [True]
-        assert not of_torch.is_batched(torch.ones(2, 3))
-        assert not of_torch.is_batched("text")
+        assert not transforms.is_batched(torch.ones(2, 3))
+        assert not transforms.is_batched("text")
 
 
 def test_tensors_within_a_transform_of_functions():
     with relies_on("torch._C._functorch.is_functorch_wrapped_tensor"):
         seen = []
-        torch.func.grad(lambda x: seen.append(of_torch.is_transformed(x)) or x)(torch.ones(()))
-        torch.vmap(lambda x: seen.append(of_torch.is_transformed(x)) or x)(torch.ones(2, 3))
+        torch.func.grad(lambda x: seen.append(transforms.is_transformed(x)) or x)(torch.ones(()))
+        torch.vmap(lambda x: seen.append(transforms.is_transformed(x)) or x)(torch.ones(2, 3))
         assert seen == [True, True]
-        assert not of_torch.is_transformed(torch.ones(2, 3))
-        assert not of_torch.is_transformed("text")
+        assert not transforms.is_transformed(torch.ones(2, 3))
+        assert not transforms.is_transformed("text")
 
 
 def test_trees_of_values():

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import reflow_lightning
-from reflow_lightning.running.hooks import Call, eager, in_type, watching, watching_inputs
+from reflow_lightning.running.eager import eager
+from reflow_lightning.running.hooks import Call, in_type, watching, watching_inputs
 
 PACKAGE = Path(reflow_lightning.__file__).parent
 
@@ -173,10 +174,18 @@ def test_compiled_modules_call_their_listeners(watch, whole):
     assert seen == [name]
 
 
-@pytest.mark.parametrize("name", ["register_forward", "register_module_forward", "set_stance", "set_fastpath_enabled"])
-def test_no_other_file_puts_on_forward_hooks_or_turns_the_switches(name):
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("register_forward", "running/hooks.py"),
+        ("register_module_forward", "running/hooks.py"),
+        ("set_stance", "running/eager.py"),
+        ("set_fastpath_enabled", "running/eager.py"),
+    ],
+)
+def test_no_other_file_puts_on_forward_hooks_or_turns_the_switches(name, home):
     users = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if name in path.read_text()}
-    assert users <= {"running/hooks.py"}
+    assert users <= {home}
 
 
 def test_listeners_get_tensors_of_subclasses_as_ordinary_ones_and_the_network_its_own():

@@ -24,8 +24,8 @@ from reflow_lightning.running.compat.torch import (
     times_written,
 )
 from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.eager import eager
 from reflow_lightning.running.errors import ReflowError
-from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import replaced
 
 

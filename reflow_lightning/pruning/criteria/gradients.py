@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from reflow_lightning.pruning.criteria.losses import Loss
 from reflow_lightning.pruning.criteria.reach import GRADIENT, Reach
 from reflow_lightning.pruning.criteria.samples import count_samples
+from reflow_lightning.running.eager import eager
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.hooks import eager
 from reflow_lightning.running.isolation import only_training, recurrent_gradients
 
 Gradients = dict[str, Tensor]
