@@ -22,6 +22,7 @@ from reflow_lightning.calibration.repair import (
     Repair,
     needs_reference,
     run,
+    undone_by_caller,
     undone_if_it_fails,
     writes_weights,
 )
@@ -199,7 +200,8 @@ def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Mod
     """Repair a copy of a network that is spread over processes, and write its values back."""
     dense = plain_copy(reference) if reference is not None and is_spread(reference) else reference
     copied = plain_copy(model)
-    result = calibrate(copied, batches, reference=dense, **how)
+    with undone_by_caller():  # a copy that is thrown away needs no undo
+        result = calibrate(copied, batches, reference=dense, **how)
     before = Snapshot([model])
     try:
         with together("writing the repaired values"):

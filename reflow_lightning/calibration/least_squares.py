@@ -62,7 +62,7 @@ class Normals:
         for (values, origin, sums), columns in (((x, of_x, sum_x), slice(1, k)), (of_y, slice(k, None))):
             totals = sums + x.shape[1] * origin
             blocks[:, :1, columns] += totals
-            blocks[:, 1:, columns] += (x.transpose(1, 2) @ values).to(blocks)
+            blocks[:, 1:, columns] += x.transpose(1, 2) @ values
             blocks[:, 1:, columns] += of_x.transpose(1, 2) @ totals + sum_x.transpose(1, 2) @ origin
 
     def add(self, products: Tensor) -> None:
@@ -86,13 +86,16 @@ class Normals:
             (4.0, 12.0)
         """
         k = self.inputs
-        mean = self.sums[:, :1, 1:] / self.sums[:, :1, :1].clamp(min=1.0) * float(centred)
-        products = self.sums[:, 1:, 1:] - self.sums[:, :1, :1] * mean[..., :k].transpose(1, 2) @ mean
-        gram, products = products[..., :k], products[..., k:]
+        count = self.sums[:, :1, :1]
+        mean = self.sums[:, :1, 1:] / count.clamp(min=1.0) * float(centred)
+        # In place where it can be: the equations of a wide layer take more memory than its weights.
+        products = torch.baddbmm(self.sums[:, 1:, 1:], mean[..., :k].transpose(1, 2) * -count, mean)
         if centred:
-            varies = gram.diagonal(dim1=1, dim2=2) > _ROUNDING * self.sums[:, 1:, 1 : k + 1].diagonal(dim1=1, dim2=2)
-            gram = gram * varies[:, :, None] * varies[:, None, :]
-            products = products * varies[:, :, None]
+            mean_square = self.sums[:, 1:, 1 : k + 1].diagonal(dim1=1, dim2=2)
+            varies = products[..., :k].diagonal(dim1=1, dim2=2) > _ROUNDING * mean_square
+            products[..., :k] *= varies[:, None, :]
+            products *= varies[:, :, None]
+        gram, products = products[..., :k], products[..., k:]
         return Sums(gram, products, mean[..., :k], mean[..., k:])
 
 
@@ -125,31 +128,54 @@ def ridge(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tens
         >>> ridge(x.T @ x, x.T @ y, kept, strength=0.0).round(decimals=4).tolist()
         [[3.0, 0.0]]
     """
-    gram, products = gram.double(), products.double()
-    penalty = strength * gram.diagonal().mean()
     change = torch.zeros(kept.shape, dtype=torch.float64, device=gram.device)
+    for rows in solved_at_once(kept):
+        change[rows] = ridge_at_once(gram, products[:, rows], kept[rows], strength)
+    return change
+
+
+def solved_at_once(kept: Tensor) -> Iterator[Tensor]:
+    """The rows of a weight in groups: each group has one mask, or masks of a similar size.
+
+    Args:
+        kept: Bool tensor of shape (O, K).
+
+    Yields:
+        Places of rows. A row that keeps nothing is in no group.
+
+    Example:
+        >>> kept = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
+        >>> [rows.tolist() for rows in solved_at_once(kept)]
+        [[0, 3], [1]]
+    """
     masks, which, counts = torch.unique(kept, dim=0, return_inverse=True, return_counts=True)
     for mask in torch.nonzero(counts > 1).flatten():  # rows of one mask, as those of a dense layer, share their system
         if bool(masks[mask].any()):
-            rows, columns = torch.nonzero(which == mask).flatten(), torch.nonzero(masks[mask]).flatten()
-            system = gram[columns[:, None], columns] + penalty * torch.eye(len(columns)).to(gram)
-            change[rows[:, None], columns] = _solve(system[None], products[columns][:, rows][None])[0].T
-    single = torch.nonzero(counts[which] == 1).flatten()
+            yield torch.nonzero(which == mask).flatten()
+    single = torch.nonzero((counts[which] == 1) & kept.any(1)).flatten()
     for chosen in _of_like_size(kept[single].sum(1)):
-        rows = single[chosen]
-        width = int(kept[rows].sum(1).max())
-        if not width:
-            continue
-        # Each row's kept columns, filled up with columns that are made unit vectors below.
-        columns = kept[rows].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        real = kept[rows].gather(1, columns)
-        both = real[:, :, None] & real[:, None, :]
-        systems = torch.where(both, gram[columns[:, :, None], columns[:, None, :]], 0.0)
-        systems.diagonal(dim1=1, dim2=2).add_(torch.where(real, penalty, 1.0))
-        wanted = torch.where(real, products.T[rows].gather(1, columns), 0.0)
-        solved = torch.where(real, _solve(systems, wanted[..., None])[..., 0], 0.0)
-        change[rows] = change[rows].scatter(1, columns, solved)
-    return change
+        yield single[chosen]
+
+
+def ridge_at_once(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tensor:
+    """What `ridge` gives for the rows of one group of `solved_at_once`."""
+    gram, products = gram.double(), products.double()
+    penalty = strength * gram.diagonal().mean()
+    change = torch.zeros(kept.shape, dtype=torch.float64, device=gram.device)
+    if len(kept) > 1 and bool((kept == kept[:1]).all()):
+        columns = torch.nonzero(kept[0]).flatten()
+        system = gram[columns[:, None], columns] + penalty * torch.eye(len(columns)).to(gram)
+        change[:, columns] = _solve(system[None], products[columns][None])[0].T
+        return change
+    # Each row's kept columns, filled up with columns that are made unit vectors below.
+    columns = kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
+    real = kept.gather(1, columns)
+    both = real[:, :, None] & real[:, None, :]
+    systems = torch.where(both, gram[columns[:, :, None], columns[:, None, :]], 0.0)
+    systems.diagonal(dim1=1, dim2=2).add_(torch.where(real, penalty, 1.0))
+    wanted = torch.where(real, products.T.gather(1, columns), 0.0)
+    solved = torch.where(real, _solve(systems, wanted[..., None])[..., 0], 0.0)
+    return change.scatter(1, columns, solved)
 
 
 def _solve(systems: Tensor, wanted: Tensor) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from reflow_lightning.calibration.least_squares import Normals, Sums, ridge
+from reflow_lightning.calibration.least_squares import Normals, Sums, ridge_at_once, solved_at_once
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Valid
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.hooks import Call
+from reflow_lightning.running.processes import together, total
+from reflow_lightning.running.world import dealt
 
 
 def by_group(values: Tensor, affine: AffineMap) -> Tensor:
@@ -59,17 +60,13 @@ def not_zero(_: AffineMap, __: Sums, old: Tensor, ___: float) -> list[Tensor]:
     return [old != 0]
 
 
-class _Fitted(NamedTuple):
-    misfit: float
-    stays: Tensor
-    change: Tensor
-
-
 @torch.no_grad()
 def solve(
     affine: AffineMap, normals: Normals, strength: float, free_shift: bool = False, choose: Chooser = not_zero
 ) -> None:
     """Change the weights of a map that stay, and its biases, so that it fits best; the others are zero.
+
+    Where processes run together, all must call it, with the same equations: each solves its share of the rows.
 
     Args:
         affine: The map.
@@ -81,13 +78,14 @@ def solve(
     weights = affine.matrix().view(affine.groups, -1, normals.inputs)
     sums = normals.compute(centred=affine.can_shift or free_shift)
     old = weights.to(sums.gram)
-    choices = choose(affine, sums, old, strength)
-    best: list[_Fitted] = []
-    for g, before in enumerate(old):
-        fitted = [_fit(sums.gram[g], sums.products[g], before, stays[g], strength) for stays in choices]
-        best.append(min(fitted, key=lambda found: found.misfit))
-    stays = torch.stack([found.stays for found in best])
-    old, change = torch.where(stays, old, 0.0), torch.stack([found.change for found in best])
+    choices = torch.stack(choose(affine, sums, old, strength))
+    with together(f"solving for '{affine.name}'"):
+        changes = _share_of_changes(sums, old, choices, strength)
+    changes = total(changes)
+    best = _best(sums, torch.where(choices, old, 0.0) + changes)
+    groups = torch.arange(affine.groups, device=best.device)
+    stays, change = choices[best, groups], changes[best, groups]
+    old = torch.where(stays, old, 0.0)
     shift = None
     if affine.can_shift:
         shift = (sums.mean_y - sums.mean_x @ (old + change).transpose(1, 2)).flatten()
@@ -97,13 +95,39 @@ def solve(
     affine.add(change.flatten(0, 1), shift)
 
 
-def _fit(gram: Tensor, products: Tensor, before: Tensor, stays: Tensor, strength: float) -> _Fitted:
-    """The weights that stay, fitted, and what they leave of the squared error, up to a constant."""
-    start = torch.where(stays, before, 0.0)
-    change = ridge(gram, products - gram @ start.T, stays, strength)  # of what the old ones leave to explain
-    new = start + change
-    misfit = float(((new @ gram) * new).sum() - 2 * (new * products.T).sum())
-    return _Fitted(misfit, stays, change)
+def _share_of_changes(sums: Sums, old: Tensor, choices: Tensor, strength: float) -> Tensor:
+    """The changes of the weights that stay, for the rows that this process solves; zero for all others.
+
+    Args:
+        sums: The sums of the map.
+        old: Its weights, of shape (groups, O, K).
+        choices: Which weights stay, of shape (choices, groups, O, K).
+        strength: Of the ridge.
+
+    Returns:
+        Tensor of the shape of ``choices``.
+    """
+    changes = torch.zeros(choices.shape, dtype=old.dtype, device=old.device)
+    for c, g, rows in dealt(_rows_at_once(choices)):
+        stays = choices[c, g, rows]
+        left = sums.products[g][:, rows] - sums.gram[g] @ torch.where(stays, old[g, rows], 0.0).T
+        changes[c, g, rows] = ridge_at_once(sums.gram[g], left, stays, strength)
+    return changes
+
+
+def _rows_at_once(choices: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """What is solved at once: a choice, a group, and rows."""
+    for c, choice in enumerate(choices):
+        for g, kept in enumerate(choice):
+            yield from ((c, g, rows) for rows in solved_at_once(kept))
+
+
+def _best(sums: Sums, weights: Tensor) -> Tensor:
+    """For each group, which of several weights (choices, groups, O, K) leave the least of the squared error."""
+    if len(weights) == 1:
+        return torch.zeros(weights.shape[1], dtype=torch.long, device=weights.device)
+    of_products = 2 * weights * sums.products.transpose(1, 2)
+    return ((weights @ sums.gram) * weights - of_products).sum((2, 3)).argmin(0)
 
 
 @torch.no_grad()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -29,6 +33,16 @@ def share(total: int) -> int:
         50
     """
     return len(range(rank(), total, world_size()))
+
+
+def dealt(tasks: Iterable[T]) -> Iterator[T]:
+    """The tasks of this process, where the processes take them in turn; all of them if there is no other process.
+
+    Example:
+        >>> list(dealt("abc"))
+        ['a', 'b', 'c']
+    """
+    return islice(tasks, rank(), None, world_size())
 
 
 _alone: WeakSet[object] = WeakSet()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflow_lightning.calibration.least_squares import Normals, ridge
+from reflow_lightning.calibration.least_squares import Normals, ridge, solved_at_once
 
 CPU = torch.device("cpu")
 
@@ -53,6 +53,14 @@ def test_rows_that_are_solved_a_few_at_a_time_are_the_same(monkeypatch):
     expected = solved(x, y, kept, 0.1)
     monkeypatch.setattr("reflow_lightning.calibration.least_squares._ELEMENTS", 40)
     torch.testing.assert_close(solved(x, y, kept, 0.1), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(1, 4), st.floats(0, 1), st.integers(0, 100))
+def test_each_row_that_keeps_a_weight_is_in_one_group(outputs, inputs, share, seed):
+    kept = torch.rand(outputs, inputs, generator=torch.Generator().manual_seed(seed)) < share
+    found = [row for rows in solved_at_once(kept) for row in rows.tolist()]
+    assert sorted(found) == torch.nonzero(kept.any(1)).flatten().tolist()
 
 
 @pytest.mark.parametrize("case", ["repeated input", "dead input", "fewer samples than inputs"])
