@@ -67,6 +67,14 @@ def test_as_many_batches_as_needed_write_the_same_on_all_processes(together):
         assert all(torch.equal(second[repair]["state"][key], value) for key, value in found["state"].items())
 
 
+def test_processes_whose_devices_round_differently_end_with_the_same_bits(together):
+    first, second = results("devices_that_round_differently", together)
+    for name, found in first.items():
+        assert found["undone"]
+        assert second[name]["undone"]
+        assert all(torch.equal(second[name]["state"][key], value) for key, value in found["state"].items()), name
+
+
 def test_a_process_that_fails_raises_on_all_and_all_are_as_before(together):
     for rank, raised in enumerate(results("a_forward_pass_that_breaks_on_one", together)):
         for case, text in raised.items():

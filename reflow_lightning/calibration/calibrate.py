@@ -27,12 +27,13 @@ from reflow_lightning.calibration.repair import (
     writes_weights,
 )
 from reflow_lightning.calibration.reselect import Reselect
+from reflow_lightning.running.agreeing import take_from_first
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference, writing
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.plain import plain_copy, write_back
-from reflow_lightning.running.processes import together
+from reflow_lightning.running.processes import gather, together
 from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import is_spread, sharded_modules, splits_layers, whole
 from reflow_lightning.running.snapshot import Snapshot
@@ -190,6 +191,7 @@ def calibrate(
             closer = Closer(model, reference, moved, alike)
         result = run(resolved, model, moved, alike, reference)
         with undone_if_it_fails(result), together("the check of the repair"):
+            take_from_first(_repaired_on_all(model, result))
             moved.check()
             if closer is not None:
                 closer.check()
@@ -210,6 +212,12 @@ def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Mod
         before.restore()
         raise
     return replace(result, before=before)
+
+
+def _repaired_on_all(model: nn.Module, result: Calibration) -> list[nn.Module]:
+    """The modules that a repair names on every process, in an order that all have."""
+    names = set.intersection(*map(set, gather(result.repaired)))
+    return [module for name, module in model.named_modules() if name in names]
 
 
 def _needs_whole(repair: Repair, model: nn.Module, reference: nn.Module | None) -> bool:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from reflow_lightning import Pruner, calibrate
-from reflow_lightning.calibration import Align, Repair, best, recipes
+from reflow_lightning.calibration import Align, Repair, best, matching, recipes
 from scenarios.processes import error_of, mine, named, on_the_last
 from scenarios.thinned import bits, make
 
@@ -47,6 +47,19 @@ def uneven_batches(_: Path) -> dict[str, Any]:
 
 def all_batches_on_the_last(_: Path) -> dict[str, Any]:
     return _by_each(on_the_last)
+
+
+def devices_that_round_differently(_: Path) -> dict[str, Any]:
+    """Each process computes other corrections, by more than any device would."""
+
+    def correction(*arguments: Any) -> tuple[Tensor, Tensor]:
+        gain, shift = exact(*arguments)
+        return gain * (1 + 1e-3 * dist.get_rank()), shift
+
+    exact = matching.correction
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "correction", correction)
+        return {name: repaired(name, "moments", mine(parts(name)[2])) for name in NAMES}
 
 
 def wrapped_in_ddp(_: Path) -> dict[str, Any]:
@@ -155,4 +168,5 @@ SCENARIOS = named(
     a_later_pruning_that_breaks_on_one,
     the_best_in_a_time,
     as_many_as_needed,
+    devices_that_round_differently,
 )
