@@ -227,7 +227,7 @@ def _candidates(
     computed = computed_in(model, selected)
     values = dict(selected) | {name: found.value() for name, found in computed.items()}
     parts = {name: part_of(name, weight) for name, weight in values.items()}
-    scores = {n: Scores(n, p.values, learned.scoring, _pruned(n, p, previous), part=p) for n, p in parts.items()}
+    scores = {n: Scores(n, p.values, learned.scoring, _pruned_before(n, p, previous), part=p) for n, p in parts.items()}
     if spec.pattern is not None:
         parsed = Pattern.parse(spec.pattern)
         known = stored_weights(model, scores)
@@ -238,9 +238,9 @@ def _candidates(
     return _Candidates(maps, keep, lambda min_kept: least_kept(total, most, min_kept, keep, needed))
 
 
-def _pruned(name: str, part: Part, previous: Mapping[str, Tensor] | None) -> Tensor | None:
+def _pruned_before(name: str, part: Part, previous: Mapping[str, Tensor] | None) -> Callable[[], Tensor] | None:
     if previous is None:
         return None
     if name not in previous:
         raise ValueError(f"previous holds no mask for '{name}': pass masks of the same selection")
-    return ~part_like(part, previous[name])
+    return lambda: ~part_like(part, previous[name])

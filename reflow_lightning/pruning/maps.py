@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,11 +130,14 @@ def map_sizes(model: nn.Module, weights: Mapping[str, Tensor], whole: Collection
 
 def _part(whole: Scores, name: str, dim: int, outputs: Tensor) -> Scores:
     """The scores of some outputs of a parameter."""
-    pruned, outside = (None if m is None else _picked(m, dim, outputs) for m in (whole.pruned, whole.outside))
+    before = whole.pruned_before
+    pruned_before = None if before is None else lambda: _picked(before(), dim, outputs)
+    outside = None if whole.outside is None else _picked(whole.outside, dim, outputs)
     streamed = isinstance(whole.criterion, StreamedCriterion)
     criterion = whole.criterion if streamed else _OfWhole(whole, dim, outputs)
     weight = _picked(whole.weight, dim, outputs)
-    return replace(whole, name=name, weight=weight, criterion=criterion, pruned=pruned, outside=outside, part=None)
+    marks: dict[str, Any] = {"pruned_before": pruned_before, "outside": outside}
+    return replace(whole, name=name, weight=weight, criterion=criterion, part=None, **marks)
 
 
 def _picked(values: Tensor, dim: int, outputs: Tensor) -> Tensor:

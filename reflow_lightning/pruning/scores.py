@@ -47,7 +47,8 @@ class Scores:
         name: Name of the parameter.
         weight: Its values, as far as they are held here.
         criterion: Maps them to scores.
-        pruned: Bool tensor of the weight's shape, True where it was pruned before. ``None``: where it is zero.
+        pruned_before: Makes a bool tensor of the weight's shape, True where it was pruned before; only when asked, as
+            masks are kept as bits, and the bools of all layers at once may not fit. ``None``: where it is zero.
         outside: Bool tensor of the weight's shape, True where an N:M pattern forbids a weight. ``None``: nowhere.
         needed: Bool tensor of the weight's shape, True where a weight stays in any case. ``None``: nowhere.
         part: Where the values lie in a parameter that is spread over processes. ``None``: they are all of it.
@@ -56,7 +57,7 @@ class Scores:
     name: str
     weight: Tensor
     criterion: Criterion
-    pruned: Tensor | None = None
+    pruned_before: Callable[[], Tensor] | None = None
     outside: Tensor | None = None
     needed: Tensor | None = None
     part: Part | None = None
@@ -83,6 +84,11 @@ class Scores:
         return self.part or Part(self.weight, self.weight.shape)
 
     @property
+    def pruned(self) -> Tensor | None:
+        """Where a weight was pruned before, made anew each time; ``None``: where it is zero."""
+        return None if self.pruned_before is None else self.pruned_before()
+
+    @property
     def shape(self) -> torch.Size:
         """Shape of the parameter, on all processes together."""
         return self.whole.shape
@@ -100,9 +106,10 @@ class Scores:
     @cached_property
     def left(self) -> int:
         """Number of weights that earlier prunings and the pattern leave, on all processes together."""
-        if self.pruned is None:
+        pruned = self.pruned
+        if pruned is None:
             return self.most
-        return self.size - self._count(self.pruned if self.outside is None else self.pruned | self.outside)
+        return self.size - self._count(pruned if self.outside is None else pruned | self.outside)
 
     def _count(self, marks: Tensor) -> int:
         return int(summed(marks.count_nonzero(), self.whole.group))
@@ -138,7 +145,7 @@ class Scores:
         unsigned = is_unsigned(self.criterion)  # then the bits order as they are, which saves three passes
         keys = (_bits(piece, dtype) if unsigned else sort_keys(piece, dtype) for piece in pieces)
         if (
-            unsigned and self.pruned is None and self.outside is None and self.needed is None
+            unsigned and self.pruned_before is None and self.outside is None and self.needed is None
         ):  # a zero weight has the lowest score already
             yield from keys
         else:
@@ -146,7 +153,7 @@ class Scores:
 
     def _with_levels(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         weights = flat_chunks(self.weight)
-        pruned = None if self.pruned is None else self.pruned.reshape(-1)
+        pruned = None if self.pruned_before is None else self.pruned_before().reshape(-1)
         outside = None if self.outside is None else self.outside.reshape(-1)
         needed = None if self.needed is None else self.needed.reshape(-1)
         start = 0

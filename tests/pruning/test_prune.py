@@ -10,6 +10,7 @@ from zoo.convolutional import small_net
 
 from reflow_lightning import prune
 from reflow_lightning.pruning import make_masks
+from reflow_lightning.running.live import LiveTensors
 
 
 def unchanged(model, before):
@@ -79,6 +80,18 @@ def test_the_masks_of_before_win_over_zeros():
         model.weight.copy_(torch.tensor([[0.0, 1.0, 2.0, 3.0]]))  # a kept weight that happens to be zero
     previous = {"weight": torch.tensor([[True, True, True, False]])}
     assert make_masks(model, 0.25, previous=previous)["weight"].tolist() == [[True, True, True, False]]
+
+
+def test_the_bools_of_one_earlier_mask_at_a_time_are_held():
+    """All of them together would take a byte a weight."""
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(12)))
+    first = prune(copy.deepcopy(model), 0.5)
+    with LiveTensors() as without:
+        make_masks(model, 0.8)
+    with LiveTensors() as after:
+        masks = make_masks(model, 0.8, previous=first)
+    assert after.peak - without.peak < 5 * model[0].weight.numel()  # some copies of one, not of twelve
+    assert not any(bool((mask & ~first[name]).any()) for name, mask in masks.items())
 
 
 def test_tied_weights_count_once():

@@ -175,7 +175,8 @@ def _asked(budget: int, relevance: Mapping[str, float]) -> dict[str, float]:
 
 def _remaining(scores: Scores) -> Tensor:
     """Absolute values, in float64, of the weights that earlier prunings and the pattern leave."""
-    gone = scores.weight == 0 if scores.pruned is None else scores.pruned
+    pruned = scores.pruned
+    gone = scores.weight == 0 if pruned is None else pruned
     gone = gone if scores.outside is None else gone | scores.outside
     part = scores.whole
     return whole_of(part)[~whole_of(replace(part, values=gone))].abs().double()

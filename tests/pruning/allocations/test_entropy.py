@@ -1,5 +1,6 @@
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -69,7 +70,8 @@ def test_a_relevance_of_nearly_nothing_goes_first_and_is_no_error(tiny):
 
 
 def scores_of(weights, pruned=None):
-    return {name: Scores(name, w, Magnitude(), None if pruned is None else pruned[name]) for name, w in weights.items()}
+    before = {name: None if pruned is None else partial(pruned.get, name) for name in weights}
+    return {name: Scores(name, w, Magnitude(), before[name]) for name, w in weights.items()}
 
 
 @st.composite
