@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from reflow_lightning import calibrate, prune
+from reflow_lightning.calibration import Align
 from reflow_lightning.calibration.repairable import layers_to_repair, leaving, norms_to_repair
 
-REPAIRS = ["auto", "batchnorm", "moments", "reconstruct", "align"]
+REPAIRS = ["auto", "batchnorm", "moments", "reconstruct", Align(steps=30)]
 
 
 def network():
@@ -30,7 +31,7 @@ def repaired(repair, left):
     return done, changed
 
 
-@pytest.mark.parametrize("repair", REPAIRS)
+@pytest.mark.parametrize("repair", REPAIRS, ids=str)
 def test_what_is_left_stays_and_all_else_is_repaired(repair):
     _, by_default = repaired(repair, [])
     done, changed = repaired(repair, ["2"])
