@@ -12,7 +12,8 @@ class Row(NamedTuple):
     """One line of what was done, or left.
 
     Attributes:
-        what: The kind of change: ``"channels"``, ``"branch"``, ``"rectifier"``, ``"merge"`` or ``"batchnorm"``.
+        what: The kind of change: ``"channels"``, ``"branch"``, ``"rectifier"``, ``"merge"``, ``"batchnorm"``, or
+            ``"norm"``.
         where: Name of the layer.
         why: What was found there.
     """

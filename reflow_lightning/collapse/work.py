@@ -18,6 +18,7 @@ from reflow_lightning.collapse.leftovers import leftovers
 from reflow_lightning.collapse.operators.affine import is_weighted, width
 from reflow_lightning.collapse.passes.constants import drop_constant_branches
 from reflow_lightning.collapse.passes.merging import fold_batchnorm, merge_layers
+from reflow_lightning.collapse.passes.norms import fold_into_norms
 from reflow_lightning.collapse.passes.rectifying import straighten
 from reflow_lightning.collapse.passes.removal import find_removal
 from reflow_lightning.collapse.passes.rewriting import remove_channels
@@ -116,6 +117,8 @@ class Work:
             "channels": _remove_channels,
             "merge": lambda a: merge_layers(a.steps, a.values)[0],
         }
+        if self._splits_sums:  # further steps in the graph are possible
+            changes["norm"] = lambda a: fold_into_norms(a.steps, a.bounds, a.values)
         for _ in range(_MOST_ROUNDS):
             taken = [self.attempt(what, change) for what, change in changes.items()]
             if "channels" in self.refused:  # together; by themselves some may fit
