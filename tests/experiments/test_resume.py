@@ -204,16 +204,16 @@ def test_a_run_that_is_told_to_terminate_saves_before_it_ends(tmp_path):
     assert same(outcome(folder), outcome(tmp_path))
 
 
-@pytest.mark.parametrize("batch", range(9))
 @pytest.mark.parametrize("overrides", [(), ("+trainer.val_check_interval=3",)])
-def test_told_to_terminate_at_any_batch_it_ends_like_one_that_was_not(batch, overrides, tmp_path):
+def test_told_to_terminate_at_any_batch_it_ends_like_one_that_was_not(overrides, tmp_path):
     never = ("checkpoint.every_minutes=null", "epochs=2", "finetune_epochs=1", *overrides)
     run(configuration(*never), tmp_path)
-    folder = tmp_path / "stopped"
-    folder.mkdir()
-    stopped(configuration(*never), folder, batch, how=int(signal.SIGTERM), expected=SystemExit)
-    run(configuration(*never, "resume=true"), folder)
-    assert same(outcome(folder), outcome(tmp_path))
+    for batch in range(9):
+        folder = tmp_path / f"stopped_{batch}"
+        folder.mkdir()
+        stopped(configuration(*never), folder, batch, how=int(signal.SIGTERM), expected=SystemExit)
+        run(configuration(*never, "resume=true"), folder)
+        assert same(outcome(folder), outcome(tmp_path)), f"stopped at batch {batch}"
 
 
 STOP = """
