@@ -341,3 +341,17 @@ def test_of_a_compiled_network_the_one_that_was_compiled_is_collapsed():
     model = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
     collapsed = collapse(torch.compile(model, backend="eager"), torch.ones(1, 2))
     assert same(model, collapsed, (torch.randn(5, 2),)) < 1e-5
+
+
+def test_sums_of_sums_lose_what_is_constant_in_each_operand():
+    torch.manual_seed(0)
+    one, two, three, last = nn.Linear(4, 32), nn.Linear(4, 32), nn.Linear(4, 32), nn.Linear(32, 3)
+    with torch.no_grad():
+        two.weight[:16], three.weight[:24] = 0, 0
+    layers = {"one": one, "two": two, "three": three, "last": last}
+    model = Forward(lambda net, x: net.last((net.one(x) + (net.two(x) + net.three(x))).relu()), **layers).eval()
+    x = torch.randn(5, 4)
+    collapsed = collapse(model, x)
+    assert not [row for row in collapse_report(collapsed).left if row.what == "error"]
+    assert same(model, collapsed, (x,)) < 1e-6
+    assert widths(collapsed) == {"one": 32, "two": 16, "three": 8, "last": 3}

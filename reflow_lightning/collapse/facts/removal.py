@@ -65,6 +65,7 @@ class Shrinking:
         bounds: Bounds by step.
         removal: Which channels go.
         axes: The channel dimension of each step as it was before anything changed.
+        inputs: The steps that each step read then.
     """
 
     steps: Steps
@@ -74,6 +75,7 @@ class Shrinking:
 
     def __post_init__(self) -> None:
         self.axes = {node: self.channels.axis(node) for node in self.steps.traced.graph.nodes}
+        self.inputs = {node: tuple(node.all_input_nodes) for node in self.axes}
 
     def stays(self, node: fx.Node) -> Tensor | None:
         """Which output channels of a step stay, if it has channels and some go."""

@@ -131,7 +131,7 @@ class Pad(Move):
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Correct how many channels are added."""
-        stays, axis, given = shrinking.stays(node), shrinking.axes[node], shrinking.axes[node.all_input_nodes[0]]
+        stays, axis, given = shrinking.stays(node), shrinking.axes[node], shrinking.axes[shrinking.inputs[node][0]]
         if stays is None or axis is None:
             return
         given_amounts: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]

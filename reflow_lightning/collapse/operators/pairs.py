@@ -130,7 +130,8 @@ class Add(Pair):
             return
         traced, graph = shrinking.steps.traced, shrinking.steps.traced.graph
         (part,) = shrinking.channels.apart[node]
-        (lead,) = (n for n in node.all_input_nodes if n is not part)
+        place = shrinking.inputs[node].index(part)
+        operand, lead = node.all_input_nodes[place], node.all_input_nodes[1 - place]  # which may be other steps by now
         own, whole = shrinking.axes[part], shrinking.axes[node]
         if own is None:
             return
@@ -151,7 +152,7 @@ class Add(Pair):
                 shift = graph.get_attr(new_buffer(traced, f"constant_{node.name}", constants.to(like).view(shape)))
                 lead = graph.call_function(torch.add, (lead, shift))
             index = graph.get_attr(new_buffer(traced, f"index_{node.name}", position.to(like.device)))
-            total = graph.call_function(torch.index_add, (lead, own.dim, index, part))
+            total = graph.call_function(torch.index_add, (lead, own.dim, index, operand))
         bypass(node, total)
 
 

@@ -38,10 +38,7 @@ class IndexSelect(Operator):
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Correct the numbers of the channels."""
-        given, where = node.args[0], node.args[2]
-        if not isinstance(given, fx.Node) or not isinstance(where, fx.Node):
-            return
-        axis = shrinking.axes[given]
+        axis, where = shrinking.axes[shrinking.inputs[node][0]], shrinking.inputs[node][-1]
         if axis is None or shrinking.axes[node] is None:
             return
         stays = shrinking.removal.keeps(axis.numbers)

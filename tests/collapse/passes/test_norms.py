@@ -126,3 +126,36 @@ def test_it_survives_a_file_and_another_collapse(tmp_path):
     torch.save(collapsed, tmp_path / "collapsed.pt")
     again = collapse(torch.load(tmp_path / "collapsed.pt", weights_only=False), X)
     assert same(again(X), model(X))
+
+
+class Residual(nn.Module):
+    """A block that adds constants in some channels to a stream with constants, and a norm behind it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm = nn.Linear(6, 32), nn.LayerNorm(32)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.last, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+        with torch.no_grad():
+            self.embed.weight[:20] = 0
+            self.down.weight[:15] = 0
+            for norm in (self.norm, self.last):
+                norm.weight.uniform_(0.5, 2.0)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+        return self.head(self.last(x))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 5, 6)])
+def test_a_residual_stream_gets_narrower(shape, monkeypatch):
+    monkeypatch.setattr(norms, "_STEPS", 0)
+    model, x = Residual().eval(), torch.randn(shape)
+    collapsed = collapse(model, x)
+    assert [row.where for row in rows(collapsed)] == ["norm", "last"]
+    sizes = {name: collapsed.get_submodule(name).weight.shape for name in ("embed", "up", "down", "head")}
+    assert sizes == {"embed": (12, 6), "up": (64, 14), "down": (17, 64), "head": (10, 19)}
+    assert same(collapsed(x), model(x))
+    assert not [row for row in collapse_report(collapsed).left if row.what == "error"]
