@@ -8,10 +8,10 @@ from reflow_lightning.collapse.operators.ends import Attribute, Opaque, Output
 from reflow_lightning.collapse.operators.layernorm import LayerNorm
 from reflow_lightning.collapse.operators.linear import Linear, TransposedLinear
 from reflow_lightning.collapse.operators.moves import Move, Pad, View
-from reflow_lightning.collapse.operators.pairs import Add, Extreme, IndexAdd, Pair
+from reflow_lightning.collapse.operators.pairs import Add, Extreme, Pair
 from reflow_lightning.collapse.operators.pools import Pool
 from reflow_lightning.collapse.operators.reductions import Reduction
-from reflow_lightning.collapse.operators.selections import IndexSelect
+from reflow_lightning.collapse.operators.selections import IndexAdd, IndexSelect
 from reflow_lightning.collapse.operators.shapes import Shape
 
 for _family in (

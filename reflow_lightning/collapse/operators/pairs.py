@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from reflow_lightning.collapse.edits import bypass, new_buffer, owner
+from reflow_lightning.collapse.edits import bypass, new_buffer
 from reflow_lightning.collapse.facts.apart import part_of_sum
 from reflow_lightning.collapse.facts.following import Following
 from reflow_lightning.collapse.facts.groups import spread
@@ -154,32 +154,3 @@ class Add(Pair):
             index = graph.get_attr(new_buffer(traced, f"index_{node.name}", position.to(like.device)))
             total = graph.call_function(torch.index_add, (lead, own.dim, index, operand))
         bypass(node, total)
-
-
-class IndexAdd(Operator):
-    """What becomes of a sum from which channels are missing in one operand."""
-
-    functions: Mapping[str, str] = words("index_add")
-
-    def bounds(self, step: Step) -> Any:
-        """See `Operator`."""
-        return step.rising() if step.reads_tensors and not step.kwargs else step.nothing
-
-    def channels(self, step: Step, follow: Following) -> Any:
-        """The channels of the first operand; where the second is added, both are the same."""
-        axis = None if step.kwargs else follow.along(step.first)
-        where = step.node.args[2] if axis is not None else None
-        if axis is None or axis.dim != step.args[1] or not isinstance(where, fx.Node) or where.op != "get_attr":
-            return super().channels(step, follow)
-        follow.groups.unite(step.first.index_select(step.args[1], step.steps.value(where).cpu()), step.args[3])
-        return step.first
-
-    def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
-        """Correct at which channels something is added."""
-        stays, where = shrinking.stays(node), node.args[2]
-        if stays is None or not isinstance(where, fx.Node):
-            return
-        holder, name = owner(shrinking.steps.traced, str(where.target))
-        index: Tensor = getattr(holder, name)
-        places = stays.cumsum(0) - 1
-        setattr(holder, name, places[index.cpu()][stays[index.cpu()]].to(index))

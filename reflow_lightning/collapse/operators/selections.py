@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,33 +17,55 @@ from reflow_lightning.collapse.facts.step import Step
 from reflow_lightning.collapse.graph.kind import words
 
 
-class IndexSelect(Operator):
-    """`torch.index_select` with numbers that are a buffer: nobody reads the channels that it does not pick."""
-
-    functions: Mapping[str, str] = words("index_select")
+class _Selection(Operator):
+    """Steps whose arguments are a tensor, its channel dimension, and a buffer with numbers of channels."""
 
     def bounds(self, step: Step) -> Any:
         """See `Operator`."""
         return step.rising() if step.reads_tensors and not step.kwargs else step.nothing
 
     def channels(self, step: Step, follow: Following) -> Any:
-        """The numbers of the channels that are picked."""
+        """See `Operator`."""
         axis = None if step.kwargs else follow.along(step.first)
         where = step.node.args[2] if axis is not None else None
         if axis is None or not isinstance(where, fx.Node) or where.op != "get_attr" or step.steps.is_shared(where):
             return super().channels(step, follow)
         if step.args[1] % step.value.ndim != axis.dim:
             return super().channels(step, follow)
-        picked = axis.numbers[step.steps.value(where).cpu()]
-        return spread(Axis(axis.dim, picked), step.value.shape)
+        return self.picked(step, follow, axis, step.steps.value(where).cpu())
+
+    @abstractmethod
+    def picked(self, step: Step, follow: Following, axis: Axis, index: Tensor) -> Any:
+        """The channels of the output, from those of the tensor, and places of some among them."""
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Correct the numbers of the channels."""
-        axis, where = shrinking.axes[shrinking.inputs[node][0]], shrinking.inputs[node][-1]
-        if axis is None or shrinking.axes[node] is None:
+        axis, where = shrinking.axes[shrinking.inputs[node][0]], node.args[2]
+        if axis is None or shrinking.axes[node] is None or not isinstance(where, fx.Node):
             return
         stays = shrinking.removal.keeps(axis.numbers)
         holder, name = owner(shrinking.steps.traced, str(where.target))
         index: Tensor = getattr(holder, name)
         places = stays.cumsum(0) - 1
         setattr(holder, name, places[index.cpu()][stays[index.cpu()]].to(index))
+
+
+class IndexSelect(_Selection):
+    """`torch.index_select`: nobody reads the channels that it does not pick."""
+
+    functions: Mapping[str, str] = words("index_select")
+
+    def picked(self, step: Step, follow: Following, axis: Axis, index: Tensor) -> Any:
+        """The channels at these places."""
+        return spread(Axis(axis.dim, axis.numbers[index]), step.value.shape)
+
+
+class IndexAdd(_Selection):
+    """What becomes of a sum from which channels are missing in one operand."""
+
+    functions: Mapping[str, str] = words("index_add")
+
+    def picked(self, step: Step, follow: Following, axis: Axis, index: Tensor) -> Any:
+        """The channels of the first operand; where the second is added, both are the same."""
+        follow.groups.unite(step.first.index_select(axis.dim, index), step.args[3])
+        return step.first
