@@ -74,9 +74,9 @@ def measure(case: Case, sparsity: float, given: Material) -> list[tuple[Row, Col
         row["rectifiers"] = sum(step.what == "rectifier" for step in report.removed)
         row |= _removed(sizes["repaired"], sizes[name])
         for size, times in seconds.items():
-            row[f"batch {size}"] = _ratio(times, "repaired", name)
-            row[f"batch {size}, folded"] = _ratio(times, "folded", name)
-            row[f"batch {size}, itself"] = _ratio(times, "repaired", "itself")
+            row[f"batch {size}"] = ratio(times, "repaired", name)
+            row[f"batch {size}, folded"] = ratio(times, "folded", name)
+            row[f"batch {size}, itself"] = ratio(times, "repaired", "itself")
         row["memory"] = _saved("peak_bytes", sizes["repaired"], sizes[name])
         row["memory, folded"] = _saved("peak_bytes", sizes["folded"], sizes[name])
         row["file"] = _saved("file_bytes", sizes["repaired"], sizes[name])
@@ -95,7 +95,7 @@ def _saved(name: str, before: Size, after: Size) -> float:
     return 1 - getattr(after, name) / getattr(before, name)
 
 
-def _ratio(seconds: Mapping[str, Sequence[float]], before: str, after: str) -> str:
+def ratio(seconds: Mapping[str, Sequence[float]], before: str, after: str) -> str:
     """How many times as fast: the median over the rounds, and the range of the middle 80 % of them."""
     ratios = [slow / fast for slow, fast in zip(seconds[before], seconds[after], strict=True)]
     deciles = statistics.quantiles(ratios, n=10)
@@ -112,7 +112,7 @@ def widths() -> list[Row]:
     for size in ROUNDS:
         seconds = paired_latency(pairs, torch.randn(size, 64, 8, 8), rounds=ROUNDS[1])
         for row, width in zip(rows, WIDTHS[1:], strict=True):
-            row[f"batch {size}"] = _ratio(seconds, "64", str(width))
+            row[f"batch {size}"] = ratio(seconds, "64", str(width))
     return rows
 
 

@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from collapse import ROUNDS, SEED, _ratio
+from collapse import ROUNDS, SEED, ratio
 from collapse_networks import CASES, accuracy, material, outputs
 from tables import ROOT, Row, environment, in_kept_folder, markdown, put
 from torch import nn
@@ -54,7 +54,7 @@ def pairs() -> list[Row]:
                 "constant": share,
                 "folded": "yes" if is_folded else "no, it would not pay",
                 "parameters": 1 - parameters[1] / parameters[0],
-                "times as fast": _ratio(seconds, "net", "smaller"),
+                "times as fast": ratio(seconds, "net", "smaller"),
             }
         )
         print(rows[-1], flush=True)

@@ -36,7 +36,14 @@ class _Selection(Operator):
 
     @abstractmethod
     def picked(self, step: Step, follow: Following, axis: Axis, index: Tensor) -> Any:
-        """The channels of the output, from those of the tensor, and places of some among them."""
+        """The channels of the output.
+
+        Args:
+            step: The step.
+            follow: What is known so far.
+            axis: The channels of the tensor.
+            index: Places of some of these channels.
+        """
 
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Correct the numbers of the channels."""
@@ -51,7 +58,7 @@ class _Selection(Operator):
 
 
 class IndexSelect(_Selection):
-    """`torch.index_select`: nobody reads the channels that it does not pick."""
+    """`torch.index_select`: channels that it does not pick can go."""
 
     functions: Mapping[str, str] = words("index_select")
 
