@@ -54,7 +54,7 @@ def test_the_norm_of_rows_prunes_whole_channels():
 
 def test_ratios_are_those_of_rounds_that_belong_together():
     seconds = {"slow": [2.0, 20.0, 2.0, 20.0], "fast": [1.0, 10.0, 1.0, 10.0]}
-    assert collapse._ratio(seconds, "slow", "fast") == "2.00 (2.00-2.00)"
+    assert collapse.ratio(seconds, "slow", "fast") == "2.00 (2.00-2.00)"
 
 
 def test_the_published_numbers_are_of_every_case_and_of_unchanged_outputs():
