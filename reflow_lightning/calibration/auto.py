@@ -27,6 +27,7 @@ from reflow_lightning.calibration.repair import (
     leaves_undo_to_caller,
     needs_reference,
     undone_if_it_fails,
+    unit_by_unit,
     writes_weights,
 )
 from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair
@@ -72,6 +73,7 @@ class Auto:
     writes_weights: ClassVar[bool] = False  # but where it has the dense network
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
+    unit_by_unit: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether the dense network is needed: it may be, as the calls tell only later what no BatchNorm follows."""
@@ -160,6 +162,10 @@ class ThenBatchNorm:
     def leaves_undo_to_caller(self) -> bool:
         """Whether the first repair does."""
         return leaves_undo_to_caller(self.first)
+
+    def unit_by_unit(self) -> bool:
+        """Whether the first repair does."""
+        return unit_by_unit(self.first)
 
     @property
     def writes_weights(self) -> bool:

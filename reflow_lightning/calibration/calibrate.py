@@ -21,9 +21,11 @@ from reflow_lightning.calibration.repair import (
     Calibration,
     Repair,
     needs_reference,
+    remembered,
     run,
     undone_by_caller,
     undone_if_it_fails,
+    unit_by_unit,
     writes_weights,
 )
 from reflow_lightning.calibration.reselect import Reselect
@@ -36,7 +38,7 @@ from reflow_lightning.running.plain import plain_copy, write_back
 from reflow_lightning.running.processes import gather, together
 from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import is_spread, sharded_modules, splits_layers, whole
-from reflow_lightning.running.snapshot import Snapshot
+from reflow_lightning.running.units import by_unit, serving
 
 
 def _check_repair(name: str, repair: Repair) -> None:
@@ -180,9 +182,10 @@ def calibrate(
         False
     """
     resolved = resolve_repair(repair)
-    if splits_layers(model) or (sharded_modules(model) and _needs_whole(resolved, model, reference)):
-        how = {"repair": resolved, "max_batches": max_batches, "forward": forward, "progress": progress}
-        return _calibrate_whole(model, batches, reference, **how)
+    sharded = bool(sharded_modules(model)) and (unit_by_unit(resolved) or _needs_whole(resolved, model, reference))
+    if splits_layers(model) or sharded:
+        how = {"max_batches": max_batches, "forward": forward, "progress": progress}
+        return _calibrate_copy(model, batches, reference, resolved, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
     with isolated_rng(), whole(model), together("calibration"), torch.no_grad(), writing(model):
         alike = moved.alike(as_forward(forward))
@@ -198,18 +201,22 @@ def calibrate(
     return result
 
 
-def _calibrate_whole(model: nn.Module, batches: Iterable[Any], reference: nn.Module | None, **how: Any) -> Calibration:
-    """Repair a copy of a network that is spread over processes, and write its values back."""
-    dense = plain_copy(reference) if reference is not None and is_spread(reference) else reference
-    copied = plain_copy(model)
-    with undone_by_caller():  # a copy that is thrown away needs no undo
-        result = calibrate(copied, batches, reference=dense, **how)
-    before = Snapshot([model])
+def _calibrate_copy(
+    model: nn.Module, batches: Iterable[Any], reference: nn.Module | None, repair: Repair, **how: Any
+) -> Calibration:
+    """Repair a copy of a network that is spread over processes, whole one unit at a time if the repair allows it."""
+    copied_of = plain_copy if splits_layers(model) or not unit_by_unit(repair) else by_unit
+    before = remembered([model])
     try:
+        dense = copied_of(reference) if reference is not None and is_spread(reference) else reference
+        copied = copied_of(model)
+        with serving(dense), serving(copied), undone_by_caller():  # a copy needs no undo
+            result = calibrate(copied, batches, reference=dense, repair=repair, **how)
         with together("writing the repaired values"):
             write_back(model, copied)
     except BaseException:
-        before.restore()
+        if before is not None:
+            before.restore()
         raise
     return replace(result, before=before)
 

@@ -21,6 +21,7 @@ from reflow_lightning.running.hooks import Call
 from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.names import few_reasons
 from reflow_lightning.running.processes import gather, warn
+from reflow_lightning.running.units import part_here
 
 
 class Change:
@@ -118,9 +119,10 @@ def _is_pruned_copy(model: nn.Module, reference: nn.Module, names: Iterable[str]
     for name in names:
         others = dict(reference.get_submodule(name).named_parameters())
         for parameter, values in model.get_submodule(name).named_parameters():
-            if not torch.equal(values, others.get(parameter, values)):
+            here, other = part_here(values), others.get(parameter, values)
+            if not torch.equal(here, part_here(other)):
                 return False
-            zeros += int((values == 0).sum()) if values.ndim > 1 else 0
+            zeros += int((here == 0).sum()) if values.ndim > 1 else 0
             total += values.numel() if values.ndim > 1 else 0
     return zeros > 0.1 * total
 
@@ -141,7 +143,8 @@ def stray(name: str, _: Call) -> None:
 def _check_finite(modules: Mapping[str, nn.Module]) -> None:
     for name, module in modules.items():
         buffers = module.named_buffers() if isinstance(module, BatchNorm) else ()
-        for of_module, values in (*module.named_parameters(), *buffers):
+        held = ((of_module, part_here(parameter)) for of_module, parameter in module.named_parameters())
+        for of_module, values in (*held, *buffers):
             if not is_lazy(values) and not values.is_meta and not bool(torch.isfinite(values).all()):
                 raise ValueError(
                     f"the repair gave NaN or infinite values in '{name}.{of_module}': look at the batches and at the "

@@ -14,6 +14,7 @@ from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Valid
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, in_type, watching
+from reflow_lightning.running.units import held
 from reflow_lightning.signal.statistic import of_all
 from reflow_lightning.signal.statistics import ChannelMoments, MergedMoments, merge_moments, moments
 
@@ -47,8 +48,10 @@ class Collector:
         self.calls[name] += 1
         self.repeated |= self.calls[name] > 1
         layer = self.layers[name]
-        held = self.valid.call(in_type(call, layer.maps[0].weights[0].dtype), layer)
-        for affine, values in zip(layer.maps, layer.outputs(held), strict=True):
+        given = self.valid.call(in_type(call, layer.maps[0].weights[0].dtype), layer)
+        with held(layer.module):
+            outputs = layer.outputs(given)
+        for affine, values in zip(layer.maps, outputs, strict=True):
             if values.shape[1] != affine.channels:
                 raise ValueError(
                     f"layer '{name}' puts out {tuple(call.output.shape)}, not {affine.channels} channels where a "

@@ -16,6 +16,7 @@ from reflow_lightning.layers.affine import Stage
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.running.processes import gather, together, warn
+from reflow_lightning.running.units import held
 
 OTHER_ROWS = "other rows of the batches than in the dense network, as the data choose them"
 
@@ -61,6 +62,7 @@ def _gathered(arrivals: Iterable[Arrival], layer: Layer, dense_layer: Layer, sta
         seen += len(dense) + len(own)
         paired = paired and (same or stage.dense_inputs)
         for call, dense_call in zip(given, dense, strict=True) if paired else ():
-            outputs = dense_layer.outputs(valid.call(dense_call, dense_layer))
-            take_in(sums, stage, source, valid.call(call, source), outputs, valid)
+            with held(dense_layer.module, source.module):
+                outputs = dense_layer.outputs(valid.call(dense_call, dense_layer))
+                take_in(sums, stage, source, valid.call(call, source), outputs, valid)
     return _Gathered(sums, seen, paired)

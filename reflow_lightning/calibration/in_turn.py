@@ -17,6 +17,7 @@ from reflow_lightning.calibration.repair import (
     leaves_undo_to_caller,
     needs_reference,
     run,
+    unit_by_unit,
     writes_weights,
 )
 from reflow_lightning.running.forward import Forward
@@ -37,6 +38,10 @@ class InTurn:
     def leaves_undo_to_caller(self) -> bool:
         """Whether all of them do."""
         return all(map(leaves_undo_to_caller, self.repairs))
+
+    def unit_by_unit(self) -> bool:
+        """Whether all of them do."""
+        return all(map(unit_by_unit, self.repairs))
 
     @property
     def writes_weights(self) -> bool:

@@ -20,6 +20,7 @@ from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import Call, watching
 from reflow_lightning.running.processes import gather, together
+from reflow_lightning.running.units import each_held
 from reflow_lightning.signal.statistics import ChannelMoments, is_constant
 
 _STEP = 0.25  # of layers that feed back
@@ -204,9 +205,9 @@ def match_moments(
         done += 1
         if repeated:
             needed = max(needed, 2)
-        for name, layer in layers.items():
-            if layer.feeds_back and done == needed:
-                continue  # those behind it have just been corrected for what it gives now
+        # in the last pass, those behind a layer that feeds back were corrected for what it gives now
+        moved = {n: layer for n, layer in layers.items() if not (layer.feeds_back and done == needed)}
+        for (name, layer), _ in zip(moved.items(), each_held(layer.module for layer in moved.values()), strict=True):
             for affine in layer.maps:
                 found, target = reached.get(affine.name, (None, None))
                 if found is not None and target is not None and bool((found.values > 0).any()):

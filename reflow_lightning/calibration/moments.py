@@ -19,7 +19,7 @@ from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
-from reflow_lightning.running.sharding import whole
+from reflow_lightning.running.units import runnable
 
 DONE = "moments"
 
@@ -51,6 +51,7 @@ class Moments:
     writes_weights: ClassVar[bool] = True
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
+    unit_by_unit: ClassVar[bool] = True
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     def needs_reference(self, model: nn.Module) -> bool:
@@ -112,8 +113,8 @@ def batchnorm_targets(
     """
     modules = dict(model.named_modules())
     moved = Batches(batches, 1, device_of(model), task="finding the targets")
-    with isolated_rng(), only_training(model, ()), whole(model):
-        followers = forward_order(model, moved, moved.alike(as_forward(forward))).followers
+    with isolated_rng(), runnable(model) as network, only_training(network, ()):
+        followers = forward_order(network, moved, moved.alike(as_forward(forward))).followers
     moved.check()
     return {
         name: Target(modules[norm].bias.detach().double(), modules[norm].weight.detach().double().abs())

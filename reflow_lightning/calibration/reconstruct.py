@@ -29,6 +29,7 @@ from reflow_lightning.running.free import free_bytes
 from reflow_lightning.running.live import LiveTensors
 from reflow_lightning.running.names import few_reasons
 from reflow_lightning.running.processes import warn
+from reflow_lightning.running.units import held
 
 DONE = "least squares"
 _MOST = 128  # batches under way; each has two threads
@@ -72,6 +73,7 @@ class Reconstruct:
     writes_weights: ClassVar[bool] = True
     restores_itself: ClassVar[bool] = True
     leaves_undo_to_caller: ClassVar[bool] = True
+    unit_by_unit: ClassVar[bool] = True
     ridge: float = 0.01
     held_bytes: int | None = None
 
@@ -196,13 +198,13 @@ def reconstruct(
                 if isinstance(sums, str):
                     left[name] = sums
                     break
-                for index, normals in zip(stage.maps, sums, strict=True):
-                    solve(layers[name].maps[index], normals, strength, name in norms, choose)
-                    if int(normals.sums[0, 0, 0]) < normals.inputs:
-                        samples = int(normals.sums[0, 0, 0])
-                        scarce[layers[name].maps[index].name] = f"{samples} for {normals.inputs} inputs"
-                if name in norms:
-                    renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
+                with held(layers[name].module):
+                    for affine, normals in zip((layers[name].maps[i] for i in stage.maps), sums, strict=True):
+                        solve(affine, normals, strength, name in norms, choose)
+                        if (samples := int(normals.sums[0, 0, 0])) < normals.inputs:
+                            scarce[affine.name] = f"{samples} for {normals.inputs} inputs"
+                    if name in norms:
+                        renormalise(model.get_submodule(norms[name]), layers[name].maps[0], sums[0])
             if name in left:
                 done = match_moments(model, {name: layers[name]}, batches, forward, reference)
                 left[name] = MATCHED if done else left[name]

@@ -28,6 +28,7 @@ class BatchNormStatistics:
 
     writes_weights: ClassVar[bool] = False
     restores_itself: ClassVar[bool] = True
+    unit_by_unit: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether the dense network is needed: never, since nothing is compared."""
@@ -74,6 +75,7 @@ class NoRepair:
 
     writes_weights: ClassVar[bool] = False
     restores_itself: ClassVar[bool] = True
+    unit_by_unit: ClassVar[bool] = True
 
     def needs_reference(self, model: nn.Module) -> bool:
         """Whether the dense network is needed: never, since nothing is compared."""

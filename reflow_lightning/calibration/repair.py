@@ -66,7 +66,9 @@ class Repair(Protocol):
     * ``needs_reference(model) -> bool``: whether it compares with the dense network. Unless ``False``, `Reflow` keeps a
       copy of that for it.
     * ``writes_weights: bool``: whether it changes weights, and not BatchNorm statistics alone. Unless ``False``, it
-      gets a whole copy of the model where `fully_shard` spreads the weights over processes.
+      gets a copy of the model where `fully_shard` spreads the weights over processes.
+    * ``unit_by_unit: bool``: whether it reads and writes weights within `running.units.held` alone, so that a model
+      that `fully_shard` spreads need not be whole at once. Unless ``True``, it gets whole copies of both networks.
     * ``restores_itself: bool``: whether it leaves the model unchanged if it raises, and returns the old values as
       ``before``, for ``undo()``. Unless ``True``, all values are remembered beforehand.
     * ``between_prunings(model) -> Repair``: what stands for it while more weights of the model are to be pruned.
@@ -166,7 +168,24 @@ def leaves_undo_to_caller(repair: Repair) -> bool:
 
     A repair that runs others can if they can.
     """
-    says = vars(type(repair)).get("leaves_undo_to_caller", False)
+    return _says(repair, "leaves_undo_to_caller")
+
+
+def unit_by_unit(repair: Repair) -> bool:
+    """Whether a repair can do with a network that is whole one unit at a time; a subclass says so anew.
+
+    A repair that runs others can if they can.
+
+    Example:
+        >>> from reflow_lightning.calibration import Align, Moments
+        >>> unit_by_unit(Moments()), unit_by_unit(Align())
+        (True, False)
+    """
+    return _says(repair, "unit_by_unit")
+
+
+def _says(repair: Repair, name: str) -> bool:
+    says = vars(type(repair)).get(name, False)
     return bool(says(repair) if callable(says) else says)
 
 

@@ -16,6 +16,7 @@ from reflow_lightning.calibration.solving import Chooser
 from reflow_lightning.layers.affine import AffineMap
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.units import held
 
 DONE = "least squares over other zeros"
 
@@ -51,6 +52,7 @@ class Reselect(Reconstruct):
     """
 
     leaves_undo_to_caller: ClassVar[bool] = True
+    unit_by_unit: ClassVar[bool] = True
 
     def keeping_zeros(self) -> Repair:
         """What stands for it where zeros stay as they are."""
@@ -64,10 +66,12 @@ class Reselect(Reconstruct):
 
 
 def _chooser(dense: nn.Module) -> Chooser:
-    maps = {affine.name: affine for layer in find_layers(dense).known.values() for affine in layer.maps}
+    layers = {affine.name: layer for layer in find_layers(dense).known.values() for affine in layer.maps}
 
     def choose(affine: AffineMap, sums: Sums, old: Tensor, strength: float) -> list[Tensor]:
-        kept, free = old != 0, (maps[affine.name].matrix() != 0).view_as(old)
+        with held(layers[affine.name].module):
+            [in_dense] = (one for one in layers[affine.name].maps if one.name == affine.name)
+            kept, free = old != 0, (in_dense.matrix() != 0).view_as(old)
         if bool((free <= kept).all()) or old.shape[2] > MOST_INPUTS:
             return [kept]
         return [reselected(sums.gram, sums.products, old, kept, free, affine.columns, strength), kept]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 from typing import Any, cast
 
@@ -22,9 +22,9 @@ from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import has_lazy_parameters, isolated_rng, only_training
-from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import is_spread, reshard, whole
+from reflow_lightning.running.sharding import is_spread, reshard
+from reflow_lightning.running.units import runnable
 
 
 class OncePerFit:
@@ -151,7 +151,8 @@ class OncePerFit:
     @torch.no_grad()
     def _try_forward(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         self._tried = True
-        module = cast("pl.LightningModule", runnable(module))
-        drawing = isolated_rng(generators=generators_in(module))
-        with whole(module), together("the first forward pass"), drawing, only_training(module, ()):
-            self.forward = forward_that_works(trainer, module, batch, self.pruner.forward)
+        with runnable(module) as network, together("the first forward pass"), ExitStack() as stack:
+            stack.enter_context(isolated_rng(generators=generators_in(network)))
+            stack.enter_context(only_training(network, ()))
+            tried = cast("pl.LightningModule", network)
+            self.forward = forward_that_works(trainer, tried, batch, self.pruner.forward)

@@ -21,7 +21,13 @@ from reflow_lightning.calibration import (
     warn_of_drift,
 )
 from reflow_lightning.calibration.drift.check import is_trained
-from reflow_lightning.calibration.repair import keeping_zeros, leaves_undo_to_caller, moves_zeros, undone_by_caller
+from reflow_lightning.calibration.repair import (
+    keeping_zeros,
+    leaves_undo_to_caller,
+    moves_zeros,
+    undone_by_caller,
+    unit_by_unit,
+)
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
 from reflow_lightning.events.record import PruneEvent, PruneStep
@@ -30,10 +36,12 @@ from reflow_lightning.pruning import Choice, Masks, check_model
 from reflow_lightning.pruning.refilled import bring_back, masks_after, zero_again
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.sharding import is_spread, reshard
+from reflow_lightning.running.sharding import is_spread, reshard, sharded_modules, splits_layers
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
+from reflow_lightning.running.units import copied_by_unit
 from reflow_lightning.running.world import share
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import Profile
@@ -177,7 +185,14 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
         with plan.isolated():
             profile = Profile(plan.profiled(), plan.forward, plan.metrics)
 
-    return _Prepared(steps, choice, plain_copy(model) if compares else None, profile, seconds, recipe)
+    return _Prepared(steps, choice, _dense(model, repairs) if compares else None, profile, seconds, recipe)
+
+
+def _dense(model: nn.Module, repairs: Sequence[Repair]) -> nn.Module:
+    """A copy of the dense model to compare with, whole one unit at a time where that is enough for all repairs."""
+    if sharded_modules(model) and not splits_layers(model) and all(map(unit_by_unit, repairs)):
+        return copied_by_unit(model)
+    return plain_copy(model)
 
 
 def _with_new(masks: Masks, selected: Mapping[str, Tensor]) -> Masks:
@@ -192,7 +207,8 @@ def _remember(model: nn.Module, reference: nn.Module | None, repairs: Sequence[R
     There is one copy of the weights at most: a repair of this package writes nothing into the dense network, whose
     parameters are the values of before then.
     """
-    shares = reference is not None and all(map(leaves_undo_to_caller, repairs)) and not is_spread(model)
+    alike = reference is not None and is_spread(model) == any(map(is_lent, reference.parameters()))
+    shares = alike and all(map(leaves_undo_to_caller, repairs))
     values = Snapshot.beside(reference, model) if shares and reference is not None else Snapshot([model])
     before = Snapshots([TrainingFlags(model.modules()), values])
 

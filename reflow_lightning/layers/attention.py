@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ class AttentionLayer(Layer):
         super().__init__(module, name)
         self.time_first = not self.module.batch_first
 
-    @cached_property
+    @property
     def maps(self) -> tuple[AffineMap, ...]:
         """Queries, keys, values, output."""
         module, width = self.module, self.module.embed_dim

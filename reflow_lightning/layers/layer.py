@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -149,9 +148,9 @@ class Layer:
 
 
 class OneMap(Layer):
-    """A layer of one map, which is computed once: ``y = W x + b``."""
+    """A layer of one map: ``y = W x + b``."""
 
-    @cached_property
+    @property
     def maps(self) -> tuple[AffineMap, ...]:
         """The map; see `Layer`."""
         return (self.make_map(),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -34,7 +33,7 @@ class NormLayer(Layer):
     channel_dim: int = 1
     module: Any
 
-    @cached_property
+    @property
     def maps(self) -> tuple[AffineMap, ...]:
         """See `Layer`."""
         module, kind = self.module, type(self.module).__name__
@@ -55,7 +54,7 @@ class LastNormLayer(NormLayer):
         super().__init__(module, name)
         self.channel_dim = 1 if has_own_forward(module) and _takes_channels_first(module) else -1
 
-    @cached_property
+    @property
     def maps(self) -> tuple[AffineMap, ...]:
         """See `Layer`."""
         if self.channel_dim == -1 and has_own_forward(self.module) and not _scales_by_its_weight(self.module):

@@ -71,7 +71,7 @@ class RecurrentLayer(Layer):
     matrices: tuple[tuple[str, str], ...] = (("weight_ih", "weight_hh"),)
     module: Any
 
-    @cached_property
+    @property
     def cells(self) -> list[tuple[AffineMap, ...]]:
         """The maps of each cell.
 
@@ -144,7 +144,7 @@ class RecurrentLayer(Layer):
 class CellLayer(RecurrentLayer):
     """An `RNNCell`, `GRUCell` or `LSTMCell`, called once a step."""
 
-    @cached_property
+    @property
     def cells(self) -> list[tuple[AffineMap, ...]]:
         """The cell alone."""
         check_as_in_torch(self.module)
@@ -178,7 +178,7 @@ class StackedLayer(RecurrentLayer):
         names = recurrent_weights(self.module)
         return tuple(Weight(name) for name in names if name.startswith("weight_"))
 
-    @cached_property
+    @property
     def cells(self) -> list[tuple[AffineMap, ...]]:
         """Layer by layer, direction by direction."""
         check_as_in_torch(self.module)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.processes import device_of_group, in_step
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.world import world_size
@@ -40,7 +41,7 @@ def take_from_first(modules: Iterable[nn.Module]) -> None:
 
 
 def _is_held_whole(value: Tensor) -> bool:
-    return not (is_lazy(value) or value.is_meta or is_sharded(value))
+    return not (is_lazy(value) or value.is_meta or is_sharded(value) or is_lent(value))
 
 
 def _send(values: list[Tensor]) -> None:

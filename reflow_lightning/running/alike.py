@@ -16,6 +16,7 @@ from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.own import own
 from reflow_lightning.running.through_layers import ThroughLayers
+from reflow_lightning.running.units import from_outermost
 from reflow_lightning.running.world import rank, world_size
 
 
@@ -55,7 +56,7 @@ class Alike:
 
     def forward(self, forward: Forward) -> Forward:
         """The forward pass that is alike, and calls linear layers that functions use; see `ThroughLayers`."""
-        through = self._through.forward(forward)
+        through = self._through.forward(from_outermost(forward))
 
         def alike(model: nn.Module, batch: Any) -> Any:
             with self._drawing(model, batch):

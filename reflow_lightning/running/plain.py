@@ -12,7 +12,7 @@ from reflow_lightning.running.compat.sharding import without_sharding
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.inference import writing
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import is_sharded, is_spread, reshard, splits_layers
+from reflow_lightning.running.sharding import is_sharded, is_spread, reshard
 from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
 from reflow_lightning.running.snapshot import named_tensors
 
@@ -25,9 +25,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """
     if not is_spread(model):
         return dense_copy(model)
-    reshard(model)
-    with together("copying the network"), _hollow(model):
-        copied = dense_copy(model)
+    copied = hollow_copy(model)
     for name, parameter in model.named_parameters():  # one after the other, so that no more than the copy is held
         if is_sharded(parameter):
             part = part_of(name, parameter)
@@ -35,27 +33,25 @@ def plain_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def runnable(model: nn.Module) -> nn.Module:
-    """The model, or a `plain_copy` where its layers are split over processes, which else must run the same batches.
+def hollow_copy(model: nn.Module) -> nn.Module:
+    """A deep copy that runs by itself, with nothing in the parameters that are spread over processes.
 
-    It is for what reads a model. Where processes run together, all must call it.
-
-    Example:
-        >>> model = nn.Linear(2, 2)
-        >>> runnable(model) is model
-        True
+    All processes must call this.
     """
-    return plain_copy(model) if splits_layers(model) else model
+    reshard(model)
+    with together("copying the network"), _hollow(model):
+        return dense_copy(model)
 
 
 @torch.no_grad()
 def write_back(model: nn.Module, copied: nn.Module) -> None:
-    """Write the parameters and buffers of a `plain_copy` into the network, of which each process holds its part."""
+    """Write the parameters and buffers of a copy into the network, of which each process holds its part."""
     reshard(model)
     with writing(model):
         values = dict(named_tensors(copied))
         for name, tensor in named_tensors(model):
-            local(tensor.detach()).copy_(local(whole_like(tensor, values[name].detach())))
+            if name in values:  # of a copy by units, what is spread is written already
+                local(tensor.detach()).copy_(local(whole_like(tensor, values[name].detach())))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,14 +64,17 @@ def together(task: str) -> Iterator[None]:
 
 
 @contextmanager
-def in_step() -> Iterator[None]:
+def in_step(wanted: int = 0) -> Iterator[None]:
     """A block in which the processes exchange data; it is not begun if another process has failed.
+
+    Args:
+        wanted: What this process asks for first; see `asked_for`.
 
     Raises:
         PeerError: If another process has failed.
     """
     with _nested(), _uninterrupted() as interrupted:
-        if failures := _exchange(None):
+        if failures := _exchange(None, wanted):
             kind = PeerEndedError if any(ends for _, ends in failures) else PeerError
             error = KeyboardInterrupt() if interrupted else kind("; ".join(text for text, _ in failures))
             interrupted.clear()
@@ -165,22 +168,69 @@ def _uninterrupted() -> Iterator[list[int]]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _exchange(failure: tuple[str, bool] | None) -> list[tuple[str, bool]]:
-    """Tell the others, and hear from them, what failed, and whether a process ends."""
+_FAILED = 2**30  # more than there are numbers to ask for
+
+_offered: list[Callable[[], None]] = []  # what all processes do when one asks for it
+
+
+@contextmanager
+def offered(send: Callable[[], None]) -> Iterator[int]:
+    """A block in which any process may ask the others to send something, wherever they come together next.
+
+    All processes must be in it, and offer the same things in the same order.
+
+    Args:
+        send: What all of them do then, in step with each other.
+
+    Yields:
+        The number by which to ask for it; see `asked_for`.
+    """
+    _offered.append(send)
+    try:
+        yield len(_offered)
+    finally:
+        _offered.remove(send)
+
+
+def asked_for(number: int) -> None:
+    """Have all processes send what was `offered` under a number; the others do so when they wait for this one.
+
+    Raises:
+        PeerError: If another process has failed.
+    """
+    with in_step(number):
+        pass
+
+
+def _exchange(failure: tuple[str, bool] | None, wanted: int = 0) -> list[tuple[str, bool]]:
+    """Tell the others, and hear from them, what failed, and whether a process ends; send what they ask for.
+
+    It is over when what this process asks for was sent, or when nobody asks for anything.
+
+    Args:
+        failure: What failed here.
+        wanted: The number of what this process asks for; 0 for nothing.
+    """
     if world_size() == 1:
         return []
-    failed = torch.tensor([failure is not None], dtype=torch.int32, device=device_of_group(None))
-    try:
-        if failed.is_cuda:
-            dist.all_reduce(failed)
-        else:
-            finish(dist.all_reduce(failed, async_op=True))
-    except RuntimeError as error:
-        _told.append(gone := _gone(error))
-        raise gone from error
-    if not failed.item():
-        return []
-    return [told for told in _gathered(failure) if told is not None]
+    while True:
+        here = wanted if failure is None else _FAILED
+        told = torch.tensor([here], dtype=torch.int32, device=device_of_group(None))
+        try:
+            if told.is_cuda:
+                dist.all_reduce(told, dist.ReduceOp.MAX)
+            else:
+                finish(dist.all_reduce(told, dist.ReduceOp.MAX, async_op=True))
+        except RuntimeError as error:
+            _told.append(gone := _gone(error))
+            raise gone from error
+        asked = int(told.item())
+        if asked == _FAILED:
+            return [told for told in _gathered(failure) if told is not None]
+        if asked:
+            _offered[asked - 1]()
+        if asked == wanted:
+            return []
 
 
 def _gone(error: RuntimeError) -> PeerError:

@@ -131,13 +131,35 @@ def whole_of(part: Part) -> Tensor:
     """
     if part.group is None:
         return part.values
-    count = dist.get_world_size(part.group)
-    here = part.values.new_zeros((-(-part.shape[0] // count), *part.shape[1:]), device=device_of_group(part.group))
-    here[: len(part.values)] = part.values
-    found = [torch.empty_like(here) for _ in range(count)]
     with in_step():
-        dist.all_gather(found, here, group=part.group)
-    return torch.cat(found)[: part.shape[0]].to(part.values.device)
+        return _joined(part, part.group)
+
+
+def sent_whole(tensor: Tensor) -> Tensor:
+    """A tensor that is spread over processes, whole, with memory of its own; they must be in step, and all call this.
+
+    Example:
+        >>> sent_whole(torch.ones(2))
+        tensor([1., 1.])
+    """
+    spread: Any = tensor
+    if is_sharded(tensor) and (dims := _sharded_dims("parameter", tensor)) and not _by_rows(tensor, dims):
+        whole: Tensor = spread.full_tensor()
+        return whole
+    part = part_of("parameter", tensor)
+    return part.values.clone() if part.group is None else _joined(part, part.group)
+
+
+def _joined(part: Part, group: dist.ProcessGroup) -> Tensor:
+    """The rows of all processes of a group, which all send as many."""
+    count = dist.get_world_size(group)
+    most = -(-part.shape[0] // count)
+    here = part.values.to(device_of_group(group)).contiguous()
+    if len(here) < most:
+        here = torch.cat([here, here.new_zeros((most - len(here), *part.shape[1:]))])
+    found = here.new_empty((count * most, *part.shape[1:]))
+    dist.all_gather_into_tensor(found, here, group=group)
+    return found[: part.shape[0]].to(part.values.device)
 
 
 def part_like(part: Part, whole: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from reflow_lightning.running.inference import writing
+from reflow_lightning.running.lent import kept
 from reflow_lightning.running.sharding import reshard
+from reflow_lightning.running.shards import local
 
 
 class Restorable(Protocol):
@@ -62,9 +64,9 @@ class Snapshot:
         snapshot = cls.of_buffers([model])
         copies = dict(copied.named_parameters())
         for name, parameter in _writable(model.named_parameters()):
-            other = copies.get(name, parameter)
-            is_shared = other.data_ptr() == parameter.data_ptr()  # what can't be copied is the same in both
-            snapshot._values[0][1][name] = other.detach().clone() if is_shared else other.detach()
+            other = kept(copies.get(name, parameter))
+            is_shared = local(other).data_ptr() == local(parameter.detach()).data_ptr()  # what can't be copied
+            snapshot._values[0][1][name] = other.clone() if is_shared else other
         return snapshot
 
     def restore(self) -> None:

@@ -20,6 +20,7 @@ from reflow_lightning.running.compat.torch import own_attributes, own_buffers, o
 from reflow_lightning.running.copies import copies_in
 from reflow_lightning.running.copying import LARGEST, LONGEST
 from reflow_lightning.running.inference import writing
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import can_be_written
 from reflow_lightning.running.walks import check_no_walk
@@ -75,7 +76,8 @@ class Traces:
         tensors, self._containers, self._arrays = _states([a for _, a in self._attributes], _storages(model))
         buffers = (b for module in modules if id(module) not in passed_over for b in own_buffers(module).values())
         copies = _parameters_of_copies(model)
-        own = [p for p in model.parameters() if id(p) not in written and (id(p) in copies or _is_small_parameter(p))]
+        own = [p for p in model.parameters() if id(p) not in written and not is_lent(p)]
+        own = [p for p in own if id(p) in copies or _is_small_parameter(p)]
         self._tensors = [t for t in (*tensors, *buffers, *own) if t is not None and can_be_written(t)]
         self._copies = [tensor.detach().clone() for tensor in self._tensors]
         self._written = Written(self._tensors)

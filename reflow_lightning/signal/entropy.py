@@ -14,9 +14,8 @@ from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
-from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import gather, together
-from reflow_lightning.running.sharding import whole
+from reflow_lightning.running.units import runnable
 from reflow_lightning.signal.layer_entropy import LayerEntropy, RectifierStates
 from reflow_lightning.signal.leaving import warn_of_left_out
 from reflow_lightning.signal.report import format_table
@@ -91,15 +90,13 @@ def measure_entropy(
         >>> measure_entropy(model, [torch.randn(256, 4)], max_batches=1).linear
         ('2',)
     """
-    given, model = as_forward(forward), runnable(model)
-    states = RectifierStates(model)
     moved = Batches(batches, max_batches, device_of(model), task="entropy measurement", progress=progress)
-    run = moved.alike(given)
-    with only_training(model, ()), whole(model), isolated_rng(), together("entropy measurement"):
-        padding = Padding(model)
+    run = moved.alike(as_forward(forward))
+    with runnable(model) as network, only_training(network, ()), isolated_rng(), together("entropy measurement"):
+        states, padding = RectifierStates(network), Padding(network)
         for batch in moved:
-            with states.counting(model, padding.of(model, batch, run)):
-                run(model, batch)
+            with states.counting(network, padding.of(network, batch, run)):
+                run(network, batch)
     moved.check()
     counts = states.counts()
     warn_of_left_out(states.left_out)

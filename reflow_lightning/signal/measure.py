@@ -21,9 +21,8 @@ from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.labels import batch_labels
 from reflow_lightning.running.names import Patterns
-from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import together
-from reflow_lightning.running.sharding import whole
+from reflow_lightning.running.units import runnable
 from reflow_lightning.signal.learning import learn
 from reflow_lightning.signal.measurement import Measurement
 from reflow_lightning.signal.metrics import HISTOGRAM, METRICS, WITH_REFERENCE, check_metrics
@@ -93,18 +92,16 @@ def measure_signal(
     if reference is None and compared and metrics != METRICS:
         raise ValueError(f"metrics={metrics!r} compare with the dense network: pass reference=..., a copy of it")
     reference = reference if compared else None  # it need not run
-    model, reference = runnable(model), None if reference is None else runnable(reference)
     names = None if layers is None else matching_modules(model, layers)
     given = as_forward(forward)
     moved = Batches(batches, max_batches, device_of(model), task="signal measurement", progress=progress)
     run = moved.alike(given)
     run_reference = moved.alike(Around(given, lambda network, batch: given(network, move(batch, device_of(network)))))
     with ExitStack() as stack:
+        model = stack.enter_context(runnable(model))
+        reference = None if reference is None else stack.enter_context(runnable(reference))
         for network in (model,) if reference is None else (model, reference):
             stack.enter_context(only_training(network, ()))
-        stack.enter_context(whole(model))
-        if reference is not None:
-            stack.enter_context(whole(reference))
         stack.enter_context(isolated_rng())
         stack.enter_context(together("signal measurement"))
         source = iter(moved)
@@ -165,10 +162,9 @@ def learn_order(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward
         >>> learn_order(model, [torch.randn(32, 4)]).followers
         {'0': '1'}
     """
-    model = runnable(model)
     moved = Batches(batches, 1, device_of(model), task="learning the order")
-    with isolated_rng(), only_training(model, ()), whole(model):
-        return forward_order(model, moved, moved.alike(as_forward(forward)))
+    with isolated_rng(), runnable(model) as network, only_training(network, ()):
+        return forward_order(network, moved, moved.alike(as_forward(forward)))
 
 
 class Profile:
@@ -209,8 +205,12 @@ class Profile:
         Raises:
             NothingToMeasureError: If no layer of it can be measured.
         """
-        first, model = self._reference is None, runnable(model)
-        with isolated_rng(), only_training(model, ()), whole(model), together("signal measurement"):
+        with runnable(model) as network:
+            self._measure(network, label)
+
+    def _measure(self, model: nn.Module, label: str) -> None:
+        first = self._reference is None
+        with isolated_rng(), only_training(model, ()), together("signal measurement"):
             layers = candidates(dict(known_layers(model))) if first else self._layers
             how: dict[str, Any] = {"reference": self._reference, "comparable": first, "metrics": self._metrics}
             measurement = Measurement(model, layers, **how)

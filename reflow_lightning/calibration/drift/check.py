@@ -24,9 +24,8 @@ from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.inference import outside_inference
 from reflow_lightning.running.isolation import isolated_rng
-from reflow_lightning.running.plain import runnable
 from reflow_lightning.running.processes import gather, together, warn
-from reflow_lightning.running.sharding import whole
+from reflow_lightning.running.units import runnable
 
 _TRIED = 2  # batches on which possible causes are tried
 
@@ -110,14 +109,13 @@ def check_drift(
     """
     if not batchnorm_layers(model):
         return DriftReport(())
-    model = runnable(model)
     moved = Batches(batches, max_batches, device_of(model), task="drift check")
     run = moved.alike(as_forward(forward))
-    with isolated_rng(), whole(model), together("drift check"):
+    with isolated_rng(), runnable(model) as network, together("drift check"):
         each = iter(moved)
         kept = list(islice(each, _TRIED))
-        trials = Trials(model, kept, run, observe(model, kept, run))
-        seen = both(trials.seen, observe(model, each, run))
+        trials = Trials(network, kept, run, observe(network, kept, run))
+        seen = both(trials.seen, observe(network, each, run))
         moved.exhausted = False  # fewer batches will do
         moved.check()
         rows, causes = gather(examine(trials, seen))[0]  # running statistics of ranks differ: one judgement for all

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +68,7 @@ class FastGRNNCell(nn.RNNCellBase):
 class FastGRNNLayer(RecurrentLayer):
     """The pre-activation ``W x + U h + b_z`` of a cell with full matrices; the other gate has b_h in place of b_z."""
 
-    @cached_property
+    @property
     def cells(self) -> list[tuple[AffineMap, ...]]:
         """Both gates, which share one map."""
         size = self.module.hidden_size
