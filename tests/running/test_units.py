@@ -1,0 +1,67 @@
+"""A network under `fully_shard` runs, is written and is repaired while no more than a unit or two of it is whole."""
+
+import pytest
+import torch
+from scenarios.processes import needs_processes, results, run
+from scenarios.units import DEPTH, SCENARIOS, deep
+
+pytestmark = needs_processes
+
+FLOAT = 4
+BLOCK = FLOAT * sum(p.numel() for p in deep()[1].parameters())
+ROOT = FLOAT * sum(p.numel() for layer in (deep()[0], deep()[-1]) for p in layer.parameters())
+EMPTY = FLOAT * sum(1 for _ in deep().parameters())
+"""A parameter that is not whole has one value that stands for all of its elements."""
+
+PADDED = 18 / 16
+"""Parts have equal numbers of rows: of three processes, each has six of sixteen."""
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"{request.param}_units")
+    run(SCENARIOS, request.param, folder)
+    return folder
+
+
+def test_processes_run_other_numbers_of_batches_and_get_what_the_whole_network_gives(folder):
+    for rank, found in enumerate(results("passes", folder)):
+        assert found["equal"], rank
+        assert found["nan"], "who reads a parameter that is not whole gets NaN"
+
+
+def test_a_pass_holds_the_outermost_unit_and_one_more(folder):
+    ranks = results("passes", folder)
+    assert all(found["empty"] == found["after"] == EMPTY for found in ranks)
+    assert len(ranks[-1]["most"]) == 6 * DEPTH
+    assert max(ranks[-1]["most"]) <= PADDED * (ROOT + BLOCK) + EMPTY
+
+
+def test_a_layer_of_a_copy_that_is_not_served_can_not_be_held(folder):
+    for found in results("passes", folder):
+        assert found["outside"].startswith("RuntimeError: this network is whole nowhere")
+
+
+def test_what_is_written_while_a_layer_is_held_reaches_the_network_and_who_asks_later(folder):
+    ranks = results("writing", folder)
+    for found in ranks:
+        for name, value in found["dense"].items():
+            expected = 2 * value if name == "2.up.weight" else value
+            assert torch.equal(found["found"][name], expected), name
+    assert torch.equal(ranks[-1]["seen"], 2 * ranks[-1]["dense"]["2.up.weight"])
+
+
+def test_a_pass_that_fails_on_one_process_ends_on_all_and_leaves_nothing_whole(folder):
+    for rank, found in enumerate(results("failing", folder)):
+        assert found["raised"].startswith("ZeroDivisionError" if rank == 1 else "PeerError"), found["raised"]
+        assert found["after"] == 0
+        assert found["rows"] > DEPTH, "it can be measured afterwards"
+        assert torch.equal(found["output"], found["expected"])
+
+
+def test_repairs_hold_a_few_units_of_both_networks(folder):
+    for found in results("repairs", folder):
+        for repair, outcome in found.items():
+            assert outcome["repaired"], repair
+            assert outcome["most"] <= 2 * PADDED * (ROOT + 2 * BLOCK) + 2 * EMPTY, repair
+            assert outcome["after"] == 0
