@@ -12,7 +12,7 @@ from reflow_lightning.collapse.facts.intervals import Bounds, uniform
 from reflow_lightning.collapse.facts.operator import operator_of
 from reflow_lightning.collapse.graph.kind import OPAQUE
 from reflow_lightning.collapse.operators.affine import Affine, affine
-from reflow_lightning.collapse.passes.norms import OURS
+from reflow_lightning.collapse.passes.norms import FOLDED
 from reflow_lightning.collapse.passes.removal import find_reads
 
 
@@ -32,7 +32,7 @@ def leftovers(analysis: Analysis) -> list[Row]:
     for node in steps:
         operator, axis = operator_of(steps, node), channels.axis(node)
         value = analysis.values[node]
-        unknown = steps.name(node) in (OPAQUE, "layernorm") and OURS not in node.meta
+        unknown = steps.name(node) in (OPAQUE, "layernorm") and FOLDED not in node.meta
         if unknown and isinstance(value, Tensor) and value.is_floating_point():
             rows.append(Row("step", label(node), "not looked into: what it reads and puts out keeps its channels"))
         if not isinstance(operator, Affine) or axis is None or not isinstance(bounds[node], Bounds):

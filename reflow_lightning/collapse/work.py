@@ -50,16 +50,16 @@ class Work:
         self.widths = _widths(traced)
         self.done: list[Row] = []
         self.faults = Faults()
-        self.refused: dict[str, Row | None] = {}
+        self.refused: dict[tuple[str, str], Row | None] = {}
         self.deviation: float | None = None  # of the network as it is now, if that was measured
         self._splits_sums = splits_sums
         self._observes = False
         self._found = ""
         self._untouched: Analysis | None = None
 
-    def attempt(self, what: str, change: Change) -> bool:
-        """Take a step if the network does the same after it; whether it was taken."""
-        if what in self.refused:
+    def attempt(self, what: str, change: Change, where: str = "") -> bool:
+        """Take a step, everywhere or at one layer, if the network does the same after it; whether it was taken."""
+        if (what, where) in self.refused:
             return False
         analysis, self._untouched = self._analysis(), None
         analysis.steps.at = None
@@ -74,11 +74,11 @@ class Work:
         except (MismatchError, StepFailedError) as error:
             reason = _misfit(error)
         except Exception as error:
-            self._note(error, analysis, what)
-            self.refused[what] = None  # the report has it already
+            self._note(error, analysis, where or what)
+            self.refused[what, where] = None  # the report has it already
             return False
         if reason is not None:
-            self.refused[what] = Row(what, what if what in self.widths else "the whole step", reason)
+            self.refused[what, where] = Row(what, where or "the whole step", reason)
             return False
         self.traced, self.deviation = analysis.traced, deviation
         self.done += rows
@@ -118,11 +118,16 @@ class Work:
             "merge": lambda a: merge_layers(a.steps, a.values)[0],
         }
         if self._splits_sums:  # further steps in the graph are possible
-            changes["norm"] = lambda a: fold_into_norms(a.steps, a.bounds, a.values)
+            changes["norm"] = _fold_into_norms
         for _ in range(_MOST_ROUNDS):
             taken = [self.attempt(what, change) for what, change in changes.items()]
-            if "channels" in self.refused:  # together; by themselves some may fit
-                taken += [self.attempt(name, partial(_remove_channels, only=name)) for name in _widths(self.traced)]
+            by_layer = {
+                "channels": (_remove_channels, _widths(self.traced)),
+                "norm": (_fold_into_norms, _norms(self.traced)),
+            }
+            for what, (change, names) in by_layer.items():
+                if (what, "") in self.refused:  # together; by themselves some may fit
+                    taken += [self.attempt(what, partial(change, only=name), name) for name in names]
             if not any(taken):
                 break
 
@@ -143,8 +148,7 @@ class Work:
                 self._note(error, analysis, what)
         removed = [row for row in self.done if row.what != "channels"] + self._narrowed()
         refused = [row for row in self.refused.values() if row is not None]
-        left += [row._replace(what="channels") if row.what in self.widths else row for row in refused]
-        left += self.faults.rows
+        left += [*refused, *self.faults.rows]
         deviation = self.expected.deviation(self.traced) if self.deviation is None else self.deviation
         return CollapseReport(tuple(removed), tuple(left), deviation)
 
@@ -181,12 +185,20 @@ def _remove_channels(analysis: Analysis, only: str | None = None) -> list[Row]:
     return [Row("channels", only or "all layers", f"{len(removal.numbers)} channels are constant or read by nobody")]
 
 
+def _fold_into_norms(analysis: Analysis, only: str | None = None) -> list[Row]:
+    return fold_into_norms(analysis.steps, analysis.bounds, analysis.values, only)
+
+
 def _misfit(error: Exception) -> str:
     return f"does not fit this network ({error if isinstance(error, StepFailedError) else summary(error)})"
 
 
 def _copy(traced: fx.GraphModule) -> fx.GraphModule:
     return cast("fx.GraphModule", dense_copy(traced))
+
+
+def _norms(traced: nn.Module) -> list[str]:
+    return [name for name, module in traced.named_modules() if isinstance(module, nn.LayerNorm)]
 
 
 def _widths(traced: nn.Module) -> dict[str, int]:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from reflow_lightning.collapse.edits import owner
@@ -48,9 +49,9 @@ class _Selection(Operator):
     def shrink(self, node: fx.Node, shrinking: Shrinking) -> None:
         """Correct the numbers of the channels."""
         axis, where = shrinking.axes[shrinking.inputs[node][0]], node.args[2]
-        if axis is None or shrinking.axes[node] is None or not isinstance(where, fx.Node):
+        stays = torch.ones(0) if axis is None else shrinking.removal.keeps(axis.numbers)
+        if bool(stays.all()) or not isinstance(where, fx.Node):  # as where it is not looked into
             return
-        stays = shrinking.removal.keeps(axis.numbers)
         holder, name = owner(shrinking.steps.traced, str(where.target))
         index: Tensor = getattr(holder, name)
         places = stays.cumsum(0) - 1

@@ -17,26 +17,31 @@ from reflow_lightning.collapse.operators.affine import affine, width
 from reflow_lightning.collapse.operators.linear import Linear
 from reflow_lightning.running.batches import device_of
 
-OURS = "of a folded norm"
+FOLDED = "of a folded norm"
 """Marks steps that put nothing in the way of another pass, though none looks into them."""
 
-_STEPS = 256  # multiply-adds: a LayerNorm step by step takes about so much longer for each channel than torch's own
+_PRICE = 256
+"""Multiply-adds that cost as much as a channel does in a LayerNorm written as steps, beyond its cost in torch's own."""
 
 
 @torch.no_grad()
-def fold_into_norms(steps: Steps, bounds: Mapping[fx.Node, Any], values: Mapping[fx.Node, Any]) -> list[Row]:
+def fold_into_norms(
+    steps: Steps, bounds: Mapping[fx.Node, Any], values: Mapping[fx.Node, Any], only: str | None = None
+) -> list[Row]:
     """Let the linear layers after a LayerNorm read two numbers instead of all channels that are constant before it.
 
     Of C channels let K be constants c with the mean c' and the variance v. With the mean m and the deviation s of all
     channels, a constant leaves the norm as ``g (c - m) / s + b``, so that all that a linear layer with the weights W
     reads of them is a map of ``1 / s`` and ``(m - c') / s``: its columns are ``W g (c - c')`` and ``-W g``, summed over
-    them. The others are enough for m and s: the squared deviations of the constants from m sum up to
+    them. The first number is scaled by the least s that there can be, so that half precision can hold it. The others
+    are enough for m and s: the squared deviations of the constants from m sum up to
     ``K ((m - c')^2 + v)``. See Squeeze-Release (arXiv 2606.14346).
 
     Args:
         steps: The graph.
         bounds: Bounds by step.
         values: What each step puts out for some input.
+        only: The name of the norm to which this is limited.
 
     Returns:
         What was folded.
@@ -46,16 +51,18 @@ def fold_into_norms(steps: Steps, bounds: Mapping[fx.Node, Any], values: Mapping
         given = node.args[0] if steps.name(node) == "layernorm" else None
         known = bounds.get(given) if isinstance(given, fx.Node) else None
         readers = list(node.users)
+        if only not in (None, str(node.target)):
+            continue
         if not isinstance(known, Bounds) or not all(isinstance(operator_of(steps, r), Linear) for r in readers):
             continue
         constants = uniform(known, known.low.ndim - 1)
         fixed = ~constants.isnan()
         count, total = int(fixed.sum()), len(fixed)
         outputs = sum(width(steps.module(reader)) for reader in readers)
-        if count == total or (count - 2) * outputs <= _STEPS * (total - count):
+        if count == total or (count - 2) * outputs <= _PRICE * (total - count):
             continue
         for reader in readers:
-            _read_two_numbers(steps, reader, steps.module(node), constants)
+            _widen(steps, reader, steps.module(node), constants)
         bypass(node, _normalised(steps, node, values[node], constants))
         rows.append(Row("norm", label(node), f"{count} of {total} channels are constant before it"))
     if rows:
@@ -63,12 +70,18 @@ def fold_into_norms(steps: Steps, bounds: Mapping[fx.Node, Any], values: Mapping
     return rows
 
 
-def _read_two_numbers(steps: Steps, reader: fx.Node, norm: Any, constants: Tensor) -> None:
-    """Let a linear layer read the channels that vary, without gain and shift, and the two numbers."""
+def _least(norm: Any, constants: Tensor) -> float:
+    """The least deviation s that there can be, which the constants alone would make."""
+    fixed = ~constants.isnan()
+    return float((fixed.double().mean() * constants[fixed].var(correction=0) + norm.eps).sqrt()) or 1.0
+
+
+def _widen(steps: Steps, reader: fx.Node, norm: Any, constants: Tensor) -> None:
+    """Have a linear layer read the channels that vary, without gain and shift, and the two numbers after them."""
     weight, bias = affine(steps.module(reader))
     fixed = ~constants.isnan()
     columns = weight.cpu() if norm.weight is None else weight.cpu() * norm.weight.double().cpu()
-    apart = columns[:, fixed] @ (constants[fixed] - constants[fixed].mean())
+    apart = columns[:, fixed] @ (constants[fixed] - constants[fixed].mean()) / _least(norm, constants)
     new = torch.cat([columns[:, ~fixed], apart[:, None], -columns[:, fixed].sum(1, keepdim=True)], 1)
     if norm.bias is not None:
         bias = bias + weight @ norm.bias.to(weight)
@@ -86,8 +99,9 @@ def _normalised(steps: Steps, node: fx.Node, value: Tensor, constants: Tensor) -
         places = (~fixed).nonzero().flatten()
         where = graph.get_attr(new_buffer(steps.traced, f"varying_{node.name}", places.to(device_of(steps.traced))))
         picked = call(torch.index_select, (given, value.ndim - 1, where))
-        # A network in half precision is collapsed as one in float32, and its norm computes in that, too.
-        x = picked if value.dtype == torch.float64 else graph.call_method("float", (picked,))
+        # The norm of a network in half precision computes in float32; the network may be cast after this.
+        wide = call(torch.promote_types, (call(getattr, (picked, "dtype")), torch.float32))
+        x = graph.call_method("to", (picked, wide))
         mean = call(operator.mul, (call(operator.add, (call(torch.sum, (x, -1, True)), count * middle)), 1 / total))
         apart = call(operator.sub, (x, mean))
         beside = call(operator.sub, (mean, middle))
@@ -95,8 +109,9 @@ def _normalised(steps: Steps, node: fx.Node, value: Tensor, constants: Tensor) -
         rest = call(operator.mul, (call(operator.add, (call(operator.mul, (beside, beside)), variance)), float(count)))
         spread = call(operator.mul, (call(operator.add, (squares, rest)), 1 / total))
         scale = call(torch.rsqrt, (call(operator.add, (spread, steps.module(node).eps)),))
-        parts = [call(operator.mul, (apart, scale)), scale, call(operator.mul, (beside, scale))]
+        first = call(operator.mul, (scale, _least(steps.module(node), constants)))
+        parts = [call(operator.mul, (apart, scale)), first, call(operator.mul, (beside, scale))]
         normalised = graph.call_method("type_as", (call(torch.cat, (parts, -1)), picked))
     for step in (x, scale, normalised):
-        step.meta[OURS] = True
+        step.meta[FOLDED] = True
     return normalised

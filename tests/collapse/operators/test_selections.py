@@ -42,6 +42,21 @@ def test_what_is_not_picked_goes_and_so_does_what_is_constant(index, outputs, in
     assert close(collapsed(3 * X), model(3 * X))
 
 
+@pytest.mark.parametrize("index", [[15], [15, 15], [4], [4, 4]], ids=str)
+def test_one_channel_alone_is_found_again_among_fewer(index):
+    class Also(Picking):
+        def forward(self, x):
+            y = self.first(x).relu()
+            return self.second(torch.index_select(y, 1, self.index)) + self.third(y)
+
+    model = Also(index).eval()
+    model.third = nn.Linear(32, 7).eval()
+    collapsed = collapse(model, X)
+    assert collapsed.get_submodule("first").out_features < 32
+    assert not [row for row in collapse_report(collapsed).left if "does not fit" in row.why]
+    assert close(collapsed(3 * X), model(3 * X))
+
+
 def test_of_another_dimension_nothing_goes():
     model, x = Picking([2, 0], dim=1, reads=32).eval(), torch.randn(4, 5, 6)
     collapsed = collapse(model, x)

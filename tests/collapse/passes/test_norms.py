@@ -48,7 +48,7 @@ X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 @pytest.mark.parametrize("shape", [(5, 6), (5, 3, 6), (2, 3, 4, 6)])
 @pytest.mark.parametrize("constant", [3, 20, 30])
 def test_readers_lose_what_is_constant_and_get_two_numbers(constant, shape, monkeypatch):
-    monkeypatch.setattr(norms, "_STEPS", 0)
+    monkeypatch.setattr(norms, "_PRICE", 0)
     model, x = net(constant), torch.randn(shape)
     collapsed = collapse(model, x)
     (row,) = rows(collapsed)
@@ -120,6 +120,52 @@ def test_hardly_anything_varies_or_nothing(constant):
     assert same(collapse(model, X)(X), model(X))
 
 
+def test_one_channel_that_varies_stays_alone():
+    collapsed = collapse(net(31), X)
+    assert collapsed.get_submodule("first").out_features == 1
+    assert not [row for row in collapse_report(collapsed).left if row.what == "channels"]
+
+
+def test_equal_constants_and_a_tiny_epsilon_fit_into_half_precision():
+    """The inverse of the deviation alone would be a million, more than float16 can hold."""
+    model = net(28, nn.LayerNorm(32, eps=1e-12), level=0.0)
+    with torch.no_grad():
+        model.first.bias.zero_()
+    model = model.half()
+    collapsed, nothing = collapse(model, X.half()), torch.zeros(2, 6).half()
+    assert rows(collapsed)
+    torch.testing.assert_close(collapsed(nothing), model(nothing), rtol=0.02, atol=0.02)
+
+
+def test_a_network_can_be_cast_after_it_was_collapsed():
+    model = net().double()
+    with torch.no_grad():
+        model.first.weight.mul_(300)  # whose squares float16 can't hold
+    collapsed = collapse(model, X.double())
+    assert rows(collapsed)
+    found, expected = collapsed.half()(X.half()), model.half()(X.half())
+    assert float((found - expected).detach().abs().max()) < 0.03 * float(expected.detach().abs().max())
+
+
+class TwoNorms(nn.Module):
+    """Two networks beside each other; the signal of the second is lost in rounding, beside a large level."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([net(), net()])
+        with torch.no_grad():
+            self.parts[1].first.bias.add_(1e6)
+
+    def forward(self, x):
+        return tuple(part(x) for part in self.parts)
+
+
+def test_a_norm_that_can_not_be_folded_leaves_the_others_to_be_folded():
+    collapsed = collapse(TwoNorms().eval(), X)
+    assert [row.where for row in rows(collapsed)] == ["parts.0.norm"]
+    assert any("parts.1.norm" in row.where for row in collapse_report(collapsed).left if row.what == "norm")
+
+
 def test_it_survives_a_file_and_another_collapse(tmp_path):
     model = net()
     collapsed = collapse(model, X)
@@ -151,7 +197,7 @@ class Residual(nn.Module):
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 5, 6)])
 def test_a_residual_stream_gets_narrower(shape, monkeypatch):
-    monkeypatch.setattr(norms, "_STEPS", 0)
+    monkeypatch.setattr(norms, "_PRICE", 0)
     model, x = Residual().eval(), torch.randn(shape)
     collapsed = collapse(model, x)
     assert [row.where for row in rows(collapsed)] == ["norm", "last"]
