@@ -75,6 +75,13 @@ def test_processes_whose_devices_round_differently_end_with_the_same_bits(togeth
         assert all(torch.equal(second[name]["state"][key], value) for key, value in found["state"].items()), name
 
 
+def test_the_zeros_of_the_first_process_count_for_all(together):
+    first, second = results("zeros_that_differ", together)
+    for repair, found in first.items():
+        assert found["after"] == found["before"]
+        assert all(torch.equal(second[repair]["state"][key], value) for key, value in found["state"].items()), repair
+
+
 def test_a_process_that_fails_raises_on_all_and_all_are_as_before(together):
     for rank, raised in enumerate(results("a_forward_pass_that_breaks_on_one", together)):
         for case, text in raised.items():

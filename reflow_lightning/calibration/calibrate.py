@@ -35,7 +35,7 @@ from reflow_lightning.running.batches import Batches, Limit, device_of
 from reflow_lightning.running.inference import outside_inference, writing
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.plain import plain_copy, write_back
-from reflow_lightning.running.processes import gather, together
+from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import is_spread, sharded_modules, splits_layers, whole
 from reflow_lightning.running.units import by_unit, serving
@@ -194,7 +194,7 @@ def calibrate(
             closer = Closer(model, reference, moved, alike)
         result = run(resolved, model, moved, alike, reference)
         with undone_if_it_fails(result), together("the check of the repair"):
-            take_from_first(_repaired_on_all(model, result))
+            take_from_first(_modules(model, result.repaired))
             moved.check()
             if closer is not None:
                 closer.check()
@@ -221,10 +221,10 @@ def _calibrate_copy(
     return replace(result, before=before)
 
 
-def _repaired_on_all(model: nn.Module, result: Calibration) -> list[nn.Module]:
-    """The modules that a repair names on every process, in an order that all have."""
-    names = set.intersection(*map(set, gather(result.repaired)))
-    return [module for name, module in model.named_modules() if name in names]
+def _modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Modules by all of their names; a repair may name what is none."""
+    known = dict(model.named_modules(remove_duplicate=False))
+    return {name: known[name] for name in names if name in known}
 
 
 def _needs_whole(repair: Repair, model: nn.Module, reference: nn.Module | None) -> bool:

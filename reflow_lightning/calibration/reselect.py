@@ -17,6 +17,7 @@ from reflow_lightning.layers.affine import AffineMap
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.units import held
+from reflow_lightning.running.world import rank
 
 DONE = "least squares over other zeros"
 
@@ -74,6 +75,8 @@ def _chooser(dense: nn.Module) -> Chooser:
             kept, free = old != 0, (in_dense.matrix() != 0).view_as(old)
         if bool((free <= kept).all()) or old.shape[2] > MOST_INPUTS:
             return [kept]
+        if rank():  # the choice of the first process counts
+            return [kept, kept]
         return [reselected(sums.gram, sums.products, old, kept, free, affine.columns, strength), kept]
 
     return choose

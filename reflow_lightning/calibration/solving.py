@@ -11,6 +11,7 @@ from reflow_lightning.calibration.least_squares import Normals, Sums, ridge_at_o
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Valid
+from reflow_lightning.running.agreeing import from_first
 from reflow_lightning.running.exact import exact_device
 from reflow_lightning.running.hooks import Call
 from reflow_lightning.running.processes import together, total
@@ -51,7 +52,8 @@ def take_in(sums: list[Normals], stage: Stage, layer: Layer, call: Call, outputs
 Chooser = Callable[[AffineMap, Sums, Tensor, float], list[Tensor]]
 """Says which weights may stay: from a map, its sums, its weights of shape (groups, O, K), and the ridge.
 
-Each entry is one choice, a bool tensor of that shape; in each group the one that fits best is taken.
+Each entry is one choice, a bool tensor of that shape; in each group the one that fits best is taken. All processes give
+as many; those of the process of rank zero count.
 """
 
 
@@ -73,12 +75,14 @@ def solve(
         normals: Its inputs, and what it shall put out.
         strength: Of the ridge.
         free_shift: A shift of the output does not matter, as where a BatchNorm layer takes the mean off.
-        choose: Which weights may stay.
+        choose: Which weights may stay; what the process of rank zero says counts for all.
     """
     weights = affine.matrix().view(affine.groups, -1, normals.inputs)
     sums = normals.compute(centred=affine.can_shift or free_shift)
     old = weights.to(sums.gram)
-    choices = torch.stack(choose(affine, sums, old, strength))
+    with together(f"choosing the weights of '{affine.name}' that stay"):
+        choices = torch.stack(choose(affine, sums, old, strength))
+    choices = from_first(choices)  # rows can be shared out only among processes that choose alike
     with together(f"solving for '{affine.name}'"):
         changes = _share_of_changes(sums, old, choices, strength)
     changes = total(changes)

@@ -62,6 +62,20 @@ def devices_that_round_differently(_: Path) -> dict[str, Any]:
         return {name: repaired(name, "moments", mine(parts(name)[2])) for name in NAMES}
 
 
+def zeros_that_differ(_: Path) -> dict[str, Any]:
+    """The second process has lost a row more."""
+    found = {}
+    for repair in ("reconstruct", "reselect"):
+        model, dense, batches = parts("layernorm")
+        weight = next(parameter for parameter in model.parameters() if parameter.ndim > 1)
+        left = int(weight.count_nonzero())
+        if dist.get_rank():
+            weight.data[0].zero_()
+        calibrate(model, mine(batches), repair=repair, reference=dense, max_batches=len(batches))
+        found[repair] = {"state": dict(model.state_dict()), "before": left, "after": int(weight.count_nonzero())}
+    return found
+
+
 def wrapped_in_ddp(_: Path) -> dict[str, Any]:
     """With BatchNorm, whose buffers DDP sends in each pass: processes with other numbers of batches must not wait."""
     found = {}
@@ -169,4 +183,5 @@ SCENARIOS = named(
     the_best_in_a_time,
     as_many_as_needed,
     devices_that_round_differently,
+    zeros_that_differ,
 )
