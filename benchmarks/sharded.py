@@ -46,7 +46,10 @@ as many processes, which get the batches in the same order, sharded ones differ 
 Transformers of torch's encoder layers are trained for two steps, pruned to {sparsity}, repaired, and saved in parts.
 *Collectives* is what a process hands to them, with what it gets back. *Peak* is the most memory that it holds beside
 what it held before the step; the last column has it over the size of *all* weights, of which the process itself holds
-its part. A repair that compares with the dense network takes whole copies, and so a multiple of the network.
+its part. What is freed goes back to the system at once (glibc's `M_MMAP_THRESHOLD` is 64 KiB); by default glibc keeps
+some of it. A repair holds its part of the dense network, and whole what it uses at the moment: the outermost unit, here
+the words and the head, and a block or two, of both networks. Least squares add sums of products for the largest layer, as
+many as its inputs squared, in float64.
 
 {resources}
 

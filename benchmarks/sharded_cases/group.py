@@ -21,9 +21,12 @@ from reflow_lightning.running.spreading import spread
 
 Work = Callable[..., dict[str, Any]]
 
+_MMAP_THRESHOLD = -3  # larger pieces go back to the system when they are freed, so that memory is what is held
+
 
 def _work(rank: int, world: int, folder: str, work: Work, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, 64 << 10)
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
     torch.save(work(*arguments), f"{folder}/{rank}.pt")

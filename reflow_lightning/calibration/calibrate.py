@@ -138,8 +138,8 @@ def calibrate(
 
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
     statistics are those of the union, and if one fails, all raise. Nothing but what the repair is for is changed: no
-    training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held whole
-    meanwhile; a repair that compares with the dense network then works on a whole copy, and on one of that.
+    training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held
+    whole one unit at a time, or altogether for ``"align"``, ``"best"`` and repairs that do not say `unit_by_unit`.
 
     A repair that is given the dense network may move the outputs away from the dense outputs. Then a warning says so.
 

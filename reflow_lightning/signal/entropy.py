@@ -71,8 +71,8 @@ def measure_entropy(
     taken once, of the counts over all data. A layer of entropy 0 is linear on these data, which may be too few to tell.
 
     Where processes run together, call it on all of them, each with its own batches or none: the report covers the
-    union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile. Padding does not count
-    where it is known; see `measure_signal`.
+    union, and if one fails, all raise. A model under `fully_shard` is held whole one unit at a time. Padding does not
+    count where it is known; see `measure_signal`.
 
     Args:
         model: Any module; see `watching_rectifiers` for the rectifiers that are known.

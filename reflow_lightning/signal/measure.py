@@ -48,7 +48,7 @@ def measure_signal(
     """Measure the signal at the layers of a network in eval mode; nothing in it is changed.
 
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
-    report covers the union, and if one fails, all raise. A model under `fully_shard` is held whole meanwhile.
+    report covers the union, and if one fails, all raise. A model under `fully_shard` is held whole one unit at a time.
 
     Padding does not count where layers are told of it: by a `PackedSequence`, by ``key_padding_mask`` or
     ``padding_idx``, or by an ``attention_mask`` in the batch. A layer that can't be measured is left out, and one that
