@@ -48,7 +48,7 @@ Transformers of torch's encoder layers are trained for two steps, pruned to {spa
 what it held before the step; the last column has it over the size of *all* weights, of which the process itself holds
 its part. What is freed goes back to the system at once (glibc's `M_MMAP_THRESHOLD` is 64 KiB); by default glibc keeps
 some of it. A repair holds its part of the dense network, and whole what it uses at the moment: the outermost unit, here
-the words and the head, and a block or two, of both networks. Least squares add sums of products for the largest layer, as
+the words and the head, and a block or two, of both networks. For least squares come sums of products for a layer, as
 many as its inputs squared, in float64.
 
 {resources}
