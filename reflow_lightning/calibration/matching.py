@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reflow_lightning.calibration.changing import stray
 from reflow_lightning.calibration.collecting import Collector
 from reflow_lightning.calibration.enough import read
-from reflow_lightning.layers.find import find_layers, first_tensor
+from reflow_lightning.layers.find import check_maps, find_layers, first_tensor
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.padding import Padding, noticing
 from reflow_lightning.running.batches import device_of
@@ -208,6 +208,7 @@ def match_moments(
         # in the last pass, those behind a layer that feeds back were corrected for what it gives now
         moved = {n: layer for n, layer in layers.items() if not (layer.feeds_back and done == needed)}
         for (name, layer), _ in zip(moved.items(), each_held(layer.module for layer in moved.values()), strict=True):
+            check_maps(layer)
             for affine in layer.maps:
                 found, target = reached.get(affine.name, (None, None))
                 if found is not None and target is not None and bool((found.values > 0).any()):

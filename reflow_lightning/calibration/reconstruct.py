@@ -20,6 +20,7 @@ from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair, norms_to_repair
 from reflow_lightning.calibration.solving import Chooser, not_zero, renormalise, solve
 from reflow_lightning.calibration.stale import warn_if_stale
+from reflow_lightning.layers.find import check_maps
 from reflow_lightning.layers.layer import Layer
 from reflow_lightning.layers.order import forward_order
 from reflow_lightning.layers.padding import Padding
@@ -199,6 +200,7 @@ def reconstruct(
                     left[name] = sums
                     break
                 with held(layers[name].module):
+                    check_maps(layers[name])
                     for affine, normals in zip((layers[name].maps[i] for i in stage.maps), sums, strict=True):
                         solve(affine, normals, strength, name in norms, choose)
                         if (samples := int(normals.sums[0, 0, 0])) < normals.inputs:

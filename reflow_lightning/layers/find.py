@@ -48,7 +48,7 @@ def find_layers(model: nn.Module) -> Layers:
             continue
         if layer is None:
             continue
-        _check(layer)
+        check_maps(layer)
         if any(holders[id(p)] > 1 for p in module.parameters()):
             skipped[name] = "it shares a parameter with another layer"
             continue
@@ -80,8 +80,12 @@ def first_tensor(output: Any) -> Tensor:
     return output
 
 
-def _check(layer: Layer) -> None:
-    """Check that the maps of a layer fit it, since others may have written their class."""
+def check_maps(layer: Layer) -> None:
+    """Check that the maps of a layer fit it as it is now, since others may have written their class.
+
+    Raises:
+        ValueError: If they do not.
+    """
     parameters = [p for p in layer.module.parameters() if not nn.parameter.is_lazy(p)]
     if any(map(is_sharded, parameters)):
         return  # they have no storage of their own here, and are not written
@@ -93,7 +97,7 @@ def _check(layer: Layer) -> None:
             if not part.ndim or len(part) != affine.channels or (kind == "bias" and part.ndim != 1):
                 reason = f"is {tuple(part.shape)}, not {affine.channels} rows"
             elif part.untyped_storage().data_ptr() not in storages:
-                reason = "is no view of a parameter, so that what is written would be lost"
+                reason = "is no view of a parameter, or of one as it was before, so that what is written would be lost"
             if reason is not None:
                 raise ValueError(
                     f"layer '{layer.name}' ({type(layer.module).__name__}): a {kind} of map '{affine.name}' {reason}: "

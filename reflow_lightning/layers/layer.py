@@ -92,6 +92,8 @@ class Layer:
     def maps(self) -> tuple[AffineMap, ...]:
         """The affine maps, in the order in which they act; none if there is nothing to write.
 
+        They are made anew for each access: under `fully_shard` parameters move.
+
         Raises:
             NotSupportedError: If there are some that can't be written.
         """

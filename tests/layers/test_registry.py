@@ -1,6 +1,7 @@
 """Layer types of users: registered in one place, and then known everywhere."""
 
 import copy
+from functools import cached_property
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.layers import AffineMap, LinearLayer, OneMap, Stage, Weight, layer_of, writable
+from reflow_lightning.layers.find import check_maps
 from reflow_lightning.pruning import Wanda, select
 
 
@@ -122,6 +124,25 @@ def test_maps_that_do_not_fit_are_an_error_that_names_them_and_nothing_is_change
     with pytest.raises(ValueError, match=rf"layer '0' \(Own\): .*{reason}.*: mend Wrong, which is registered"):
         calibrate(model, [torch.randn(4, 8)], repair="moments", reference=copy.deepcopy(model), max_batches=1)
     assert torch.equal(model[0].kernel, before)
+
+
+def test_maps_that_are_remembered_are_an_error_once_the_parameters_have_moved():
+    """As they do under `fully_shard`; what would be written into the old ones would be lost."""
+
+    class Own(Scaled):
+        pass
+
+    class Remembering(ScaledLayer):
+        @cached_property
+        def maps(self):
+            return (self.make_map(),)
+
+    layer_of.register(Own, Remembering)
+    layer = layer_of(Own(8, 6))
+    check_maps(layer)
+    layer.module.kernel.data = layer.module.kernel.data.clone()
+    with pytest.raises(ValueError, match="is no view of a parameter, or of one as it was before"):
+        check_maps(layer)
 
 
 class Unknown(nn.Module):
