@@ -13,6 +13,7 @@ from reflow_lightning.layers.layer import has_own_forward
 from reflow_lightning.running.compat.torch import Convolution, FunctionMode, own_parameters
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.isolation import isolated_rng
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.sharding import is_sharded
 
 _PRODUCTS = frozenset(
@@ -40,7 +41,7 @@ def zeros_act(module: nn.Module, name: str = "weight") -> bool:
     weight = own_parameters(module).get(name)
     if not isinstance(module, (nn.Linear, Convolution)) or weight is None or not has_own_forward(module):
         return True
-    if nn.parameter.is_lazy(weight) or weight.is_meta or is_sharded(weight) or weight.numel() < 2:
+    if nn.parameter.is_lazy(weight) or weight.is_meta or is_sharded(weight) or is_lent(weight) or weight.numel() < 2:
         return True
     try:
         factors = _factors(module, name, weight.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from reflow_lightning.layers.layer import (
 from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.compat.torch import RunningNorm
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.sharding import is_sharded
 
 
@@ -54,10 +56,14 @@ class LastNormLayer(NormLayer):
         super().__init__(module, name)
         self.channel_dim = 1 if has_own_forward(module) and _takes_channels_first(module) else -1
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        return self.channel_dim == 1 or not has_own_forward(self.module) or _scales_by_its_weight(self.module)
+
     @property
     def maps(self) -> tuple[AffineMap, ...]:
         """See `Layer`."""
-        if self.channel_dim == -1 and has_own_forward(self.module) and not _scales_by_its_weight(self.module):
+        if not self._is_plain:
             kind = type(self.module).__name__
             raise NotSupportedError(f"{kind} does more than to scale and shift: register it with layer_of")
         return super().maps
@@ -82,14 +88,21 @@ def _keeps_positions_apart(module: nn.Module, weight: Tensor, places: tuple[int,
     values = torch.arange(weight.numel() * 6).sin().to(weight).view(1, -1, *places)
     changed = values.clone()
     changed.flatten(2)[..., 0] += torch.arange(weight.numel()).to(weight)
+    lent = {name: _some_like(parameter) for name, parameter in module.named_parameters() if is_lent(parameter)}
     try:
-        before, after = module.forward(values), module.forward(changed)
+        run = partial(functional_call, module, lent) if lent else module.forward
+        before, after = run(values), run(changed)
     except Exception:  # whatever a forward of the user's raises on a shape that it does not take
         return False
     if not isinstance(before, Tensor) or before.shape != values.shape:
         return False
     same = (before == after).flatten(2).all(1)[0]
     return bool(same[1:].all()) and not bool(same[0])
+
+
+def _some_like(parameter: Tensor) -> Tensor:
+    """Values to try, unlike each other, for a parameter."""
+    return torch.arange(1, 1 + parameter.numel()).cos().view(parameter.shape).to(parameter)
 
 
 @torch.no_grad()
@@ -105,7 +118,7 @@ def _scales_by_its_weight(module: nn.Module) -> bool:
     if any(nn.parameter.is_lazy(value) or value.is_meta or is_sharded(value) for value in parameters.values()):
         return False
     zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    tried = {name: torch.arange(1, 1 + value.numel()).cos().to(value) for name, value in parameters.items()}
+    tried = {name: _some_like(value) for name, value in parameters.items()}
     values = torch.arange(weight.numel() * 6).sin().to(weight).view(1, 6, -1)
     try:
         with isolated_rng(), only_training(module, ()):

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from reflow_lightning.layers.layer import has_own_forward
 from reflow_lightning.running.compat.torch import BatchNorm, own_buffers
 from reflow_lightning.running.isolation import isolated_rng, only_training
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.sharding import is_sharded
 from reflow_lightning.running.snapshot import Snapshot
 
@@ -65,7 +66,12 @@ def _normalises_by_them(layer: BatchNorm) -> bool:
     """
     like = layer.get_buffer("running_mean") if layer.weight is None else layer.weight
     wanted = [p for p in inspect.signature(layer.forward).parameters.values() if p.default is p.empty]
-    if like.is_meta or is_sharded(like) or len([p for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]) > 1:
+    if (
+        like.is_meta
+        or is_sharded(like)
+        or is_lent(like)
+        or len([p for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]) > 1
+    ):
         return True
     buffers, before = own_buffers(layer), Snapshot.of_buffers([layer])
     kept = {name: buffers[name] for name in _STATISTICS}

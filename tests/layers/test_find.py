@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.utils.prune  # which torch does not import by itself
 from torch import nn
 
 from reflow_lightning.experiments.models.fastgrnn import FastGRNN
