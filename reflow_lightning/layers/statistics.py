@@ -66,12 +66,8 @@ def _normalises_by_them(layer: BatchNorm) -> bool:
     """
     like = layer.get_buffer("running_mean") if layer.weight is None else layer.weight
     wanted = [p for p in inspect.signature(layer.forward).parameters.values() if p.default is p.empty]
-    if (
-        like.is_meta
-        or is_sharded(like)
-        or is_lent(like)
-        or len([p for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]) > 1
-    ):
+    has_values = not (like.is_meta or is_sharded(like) or is_lent(like))
+    if not has_values or len([p for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]) > 1:
         return True
     buffers, before = own_buffers(layer), Snapshot.of_buffers([layer])
     kept = {name: buffers[name] for name in _STATISTICS}
