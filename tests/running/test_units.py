@@ -59,6 +59,12 @@ def test_a_pass_that_fails_on_one_process_ends_on_all_and_leaves_nothing_whole(f
         assert torch.equal(found["output"], found["expected"])
 
 
+def test_a_group_may_have_one_process(tmp_path):
+    run({"repairs": SCENARIOS["repairs"]}, 1, tmp_path)
+    [found] = results("repairs", tmp_path)
+    assert all(outcome["repaired"] for outcome in found.values())
+
+
 def test_repairs_hold_a_few_units_of_both_networks(folder):
     for found in results("repairs", folder):
         for repair, outcome in found.items():
