@@ -37,7 +37,7 @@ from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.plain import plain_copy, write_back
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
-from reflow_lightning.running.sharding import is_spread, sharded_modules, splits_layers, whole
+from reflow_lightning.running.sharding import casts, is_spread, runs_by_unit, sharded_modules, splits_layers, whole
 from reflow_lightning.running.units import by_unit, serving
 
 
@@ -182,8 +182,7 @@ def calibrate(
         False
     """
     resolved = resolve_repair(repair)
-    sharded = bool(sharded_modules(model)) and (unit_by_unit(resolved) or _needs_whole(resolved, model, reference))
-    if splits_layers(model) or sharded:
+    if _needs_copy(resolved, model, reference):
         how = {"max_batches": max_batches, "forward": forward, "progress": progress}
         return _calibrate_copy(model, batches, reference, resolved, **how)
     moved = Batches(batches, max_batches, device_of(model), task="calibration", progress=progress)
@@ -205,7 +204,7 @@ def _calibrate_copy(
     model: nn.Module, batches: Iterable[Any], reference: nn.Module | None, repair: Repair, **how: Any
 ) -> Calibration:
     """Repair a copy of a network that is spread over processes, whole one unit at a time if the repair allows it."""
-    copied_of = plain_copy if splits_layers(model) or not unit_by_unit(repair) else by_unit
+    copied_of = by_unit if runs_by_unit(model) and unit_by_unit(repair) else plain_copy
     before = remembered([model])
     try:
         dense = copied_of(reference) if reference is not None and is_spread(reference) else reference
@@ -227,6 +226,10 @@ def _modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     return {name: known[name] for name in names if name in known}
 
 
-def _needs_whole(repair: Repair, model: nn.Module, reference: nn.Module | None) -> bool:
-    """Whether a repair writes weights, or compares with the dense network that it was given."""
-    return writes_weights(repair) or (reference is not None and needs_reference(repair, model))
+def _needs_copy(repair: Repair, model: nn.Module, reference: nn.Module | None) -> bool:
+    """Whether a repair shall run on a copy of a model that is spread over processes."""
+    if splits_layers(model) or not sharded_modules(model):
+        return splits_layers(model)
+    if writes_weights(repair) or (reference is not None and needs_reference(repair, model)):
+        return True
+    return unit_by_unit(repair) and runs_by_unit(model) and not casts(model)

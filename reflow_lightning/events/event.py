@@ -39,7 +39,7 @@ from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.sharding import is_spread, reshard, sharded_modules, splits_layers
+from reflow_lightning.running.sharding import is_spread, reshard, runs_by_unit
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
 from reflow_lightning.running.units import copied_by_unit
 from reflow_lightning.running.world import share
@@ -190,7 +190,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
 
 def _dense(model: nn.Module, repairs: Sequence[Repair]) -> nn.Module:
     """A copy of the dense model to compare with, whole one unit at a time where that is enough for all repairs."""
-    if sharded_modules(model) and not splits_layers(model) and all(map(unit_by_unit, repairs)):
+    if runs_by_unit(model) and all(map(unit_by_unit, repairs)):
         return copied_by_unit(model)
     return plain_copy(model)
 

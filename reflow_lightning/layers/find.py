@@ -97,7 +97,7 @@ def check_maps(layer: Layer) -> None:
             if not part.ndim or len(part) != affine.channels or (kind == "bias" and part.ndim != 1):
                 reason = f"is {tuple(part.shape)}, not {affine.channels} rows"
             elif part.untyped_storage().data_ptr() not in storages:
-                reason = "is no view of a parameter, or of one as it was before, so that what is written would be lost"
+                reason = "is no view of a parameter as it is now, so that what is written would be lost"
             if reason is not None:
                 raise ValueError(
                     f"layer '{layer.name}' ({type(layer.module).__name__}): a {kind} of map '{affine.name}' {reason}: "

@@ -11,6 +11,7 @@ from torch import nn
 from reflow_lightning.running.compat.sharding import without_sharding
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.inference import writing
+from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import is_sharded, is_spread, reshard
 from reflow_lightning.running.shards import local, part_of, whole_like, whole_of
@@ -50,7 +51,7 @@ def write_back(model: nn.Module, copied: nn.Module) -> None:
     with writing(model):
         values = dict(named_tensors(copied))
         for name, tensor in named_tensors(model):
-            if name in values:  # of a copy by units, what is spread is written already
+            if name in values and not is_lent(values[name]):  # what a copy by units lends is written already
                 local(tensor.detach()).copy_(local(whole_like(tensor, values[name].detach())))
 
 

@@ -9,7 +9,14 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reflow_lightning.running.compat.sharding import is_parallelized, prepare_sharded, shard_groups
+from reflow_lightning.running.compat.sharding import (
+    casts_values,
+    has_forward_methods,
+    is_parallelized,
+    keeps_whole,
+    prepare_sharded,
+    shard_groups,
+)
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -58,6 +65,26 @@ def splits_layers(model: nn.Module) -> bool:
     if any(map(is_parallelized, model.modules())):
         return True
     return not sharded_modules(model) and any(map(is_sharded, model.parameters()))
+
+
+def runs_by_unit(model: nn.Module) -> bool:
+    """Whether each unit of a network under `fully_shard` needs its parameters in its own forward pass alone.
+
+    With ``reshard_after_forward=False``, or with methods registered beside ``forward``, others may use them.
+
+    Example:
+        >>> runs_by_unit(nn.Linear(2, 2))
+        False
+    """
+    units = sharded_modules(model)
+    within = {id(inner) for unit in units for inner in unit.modules() if inner is not unit}
+    used_outside = (has_forward_methods(unit) or (id(unit) in within and keeps_whole(unit)) for unit in units)
+    return bool(units) and not splits_layers(model) and not any(used_outside)
+
+
+def casts(model: nn.Module) -> bool:
+    """Whether a network under `fully_shard` computes in other types than those of its parameters."""
+    return any(map(casts_values, sharded_modules(model)))
 
 
 def reshard(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from reflow_lightning.running.isolation import replaced
 from reflow_lightning.running.lent import LENT, is_lent, kept
 from reflow_lightning.running.plain import hollow_copy, plain_copy
 from reflow_lightning.running.processes import asked_for, in_step, offered
-from reflow_lightning.running.sharding import is_sharded, sharded_modules, splits_layers
+from reflow_lightning.running.sharding import casts, is_sharded, runs_by_unit, sharded_modules, splits_layers, whole
 from reflow_lightning.running.shards import Placement, local, sent_whole, whole_like
 
 _HELD = "_unit_of_reflow_lightning"
@@ -40,11 +40,19 @@ class Unit:
 
     def __init__(self, parts: list[tuple[nn.Parameter, Tensor]], changes: bool) -> None:
         self._parts, self._changes = parts, changes
-        self._users, self._is_whole = 0, False
+        self._users, self._is_whole, self._is_held = 0, False, False
         self.number: int | None = None
+        self._holding: ExitStack | None = None
         self._empty()
         for parameter, _ in parts:
             LENT[parameter] = weakref.ref(self)  # which itself holds the parameter
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block in which the parameters are whole, and what is written into them stays."""
+        with self.in_use():
+            self._is_held = True
+            yield
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -60,12 +68,26 @@ class Unit:
                 self._keep()
                 self._empty()
 
+    def hold(self) -> None:
+        """Keep the parameters whole until `let_go` is called."""
+        if self._holding is None:
+            self._holding = ExitStack()
+            self._holding.enter_context(self.in_use())
+
+    def let_go(self) -> None:
+        """End a `hold`, if there is one."""
+        if self._holding is not None:
+            self._holding.close()
+            self._holding = None
+
     def around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The forward pass of the unit's module, with whole parameters."""
 
         @wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
             with self.in_use():
+                if torch.is_grad_enabled():  # what is differentiated within the network needs the parameters later
+                    self.hold()
                 return forward(*args, **kwargs)
 
         return run
@@ -92,14 +114,14 @@ class Unit:
 
     @torch.no_grad()
     def _keep(self) -> None:
-        """Write the values of this process's part to where it is kept."""
-        for parameter, part in self._parts if self._changes else ():
+        """Write the values of this process's part to where it is kept, but for what a mere forward pass has changed."""
+        for parameter, part in self._parts if self._changes and self._is_held else ():
             local(part).copy_(local(whole_like(part, parameter.detach())))
 
     def _empty(self) -> None:
         for parameter, part in self._parts:
             parameter.data = _nothing(parameter, part)
-        self._is_whole = False
+        self._is_whole = self._is_held = False
 
 
 def _nothing(parameter: Tensor, part: Tensor) -> Tensor:
@@ -132,7 +154,8 @@ def runnable(model: nn.Module) -> Iterator[nn.Module]:
     """A network that each process can run by itself on batches of its own, however the model is spread over processes.
 
     It is for what reads a model: the model itself, if it is not spread. Under `fully_shard` it is whole one unit at a
-    time; if layers are split over processes, it is a whole copy. All processes must call this.
+    time, or altogether where that is not enough, see `runs_by_unit`, or its units cast values; if layers are split over
+    processes, it is a whole copy. All processes must call this.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -142,12 +165,13 @@ def runnable(model: nn.Module) -> Iterator[nn.Module]:
     """
     if splits_layers(model):
         yield plain_copy(model)
-    elif sharded_modules(model):
+    elif runs_by_unit(model) and not casts(model):
         network = _copied(model, Tensor.detach, changes=False)
         with serving(network):
             yield network
     else:
-        yield model
+        with whole(model):
+            yield model
 
 
 @torch.no_grad()
@@ -180,6 +204,7 @@ def serving(network: nn.Module | None) -> Iterator[None]:
             stack.enter_context(replaced(module, "forward", unit.around(module.forward)))
             unit.number = stack.enter_context(offered(unit.send))
             stack.callback(setattr, unit, "number", None)
+            stack.callback(unit.let_go)
         yield
         if modules:
             with in_step():  # others may still need the parts of this process
@@ -223,7 +248,7 @@ def held(*modules: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         units = (_unit_of(parameter) for module in modules for parameter in module.parameters())
         for unit in dict.fromkeys(unit for unit in units if unit is not None):
-            stack.enter_context(unit.in_use())
+            stack.enter_context(unit.held())
         yield
 
 

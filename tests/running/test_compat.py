@@ -430,13 +430,14 @@ def one_process():
 
 @pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
 def test_sharded_modules(one_process):
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     with relies_on(
         "torch.distributed.fsdp.FSDPModule._get_fsdp_state",
         "torch.distributed.fsdp.FSDPState._lazy_init",
         "torch.distributed.fsdp.FSDPState._fsdp_param_groups",
         "torch.distributed.fsdp.FSDPState._fsdp_param_group",
+        "torch.distributed.fsdp.FSDPState._mp_policy",
         "torch.distributed.fsdp.FSDPModule._is_fsdp_managed_module",
         "torch.distributed.fsdp.FSDPModule._fsdp_use_orig_params",
         "torch.nn.Module._parameters",
@@ -449,6 +450,12 @@ def test_sharded_modules(one_process):
             of_sharding.prepare_sharded(module)
         assert of_sharding.shard_groups(model) == []
         assert [hasattr(group, "post_forward_mesh_info") for group in of_sharding.shard_groups(model[0])] == [True]
+        odd = nn.Linear(2, 2)
+        fully_shard(odd, mesh=mesh, reshard_after_forward=False, mp_policy=MixedPrecisionPolicy(torch.bfloat16))
+        register_fsdp_forward_method(odd, "extra_repr")
+        for is_odd in (of_sharding.keeps_whole, of_sharding.casts_values, of_sharding.has_forward_methods):
+            assert is_odd(odd)
+            assert not is_odd(model[0])
         ordinary, weight = nn.Linear(2, 2), nn.Parameter(torch.empty(0))
         plain = of_sharding.without_sharding(model[0], {id(model[0].weight): weight})
         assert plain["_parameters"]["weight"] is weight

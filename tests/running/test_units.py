@@ -59,6 +59,22 @@ def test_a_pass_that_fails_on_one_process_ends_on_all_and_leaves_nothing_whole(f
         assert torch.equal(found["output"], found["expected"])
 
 
+def test_networks_that_need_parameters_elsewhere_are_measured_as_whole_ones(folder):
+    for found in results("odd", folder):
+        for kind, (expected, rows) in found["signal"].items():
+            assert [name for name, _ in rows] == [name for name, _ in expected]
+            for (name, variance), (_, wanted) in zip(rows, expected, strict=True):
+                assert variance == pytest.approx(wanted, rel=1e-4), (kind, name)
+
+
+def test_single_values_and_scales_that_move_end_as_in_a_whole_network(folder):
+    for found in results("odd", folder):
+        expected, state = found["states"]
+        assert torch.equal(state["2.scale"], torch.ones(4))
+        for name, value in expected.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_a_group_may_have_one_process(tmp_path):
     run({"repairs": SCENARIOS["repairs"]}, 1, tmp_path)
     [found] = results("repairs", tmp_path)

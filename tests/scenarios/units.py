@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.running.lent import LENT
@@ -129,4 +129,93 @@ def repairs(_: Path) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = named(passes, writing, failing, repairs)
+class Gate(nn.Module):
+    """A parameter of one element, and a scale that each forward pass moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.scale = nn.Parameter(torch.tensor([0.5])), nn.Parameter(torch.ones(4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.data.add_(1)
+        return x * self.gate
+
+
+class Force(nn.Module):
+    """The slope of an inner network, which is differentiated in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(7, 16), nn.Linear(16, 1), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():  # type: ignore[no-untyped-call]
+            x = x.detach().requires_grad_()
+            energy = self.second(torch.tanh(self.first(x)))
+            (slope,) = torch.autograd.grad(energy.sum(), x)
+        out: Tensor = self.last(slope)
+        return out
+
+
+class Tied(nn.Module):
+    """The weight of a unit is used outside of it, and one of its methods is called beside ``forward``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Linear(7, 16), Block(nn.LayerNorm(16)), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(nn.functional.linear(self.block(self.first(x)), self.first.weight.T))
+        return out
+
+
+class Encoding(Block):
+    """A block with a method of its own."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+
+class Encoder(nn.Module):
+    """It calls that method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block = nn.Linear(7, 16), Encoding(nn.LayerNorm(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block.encode(self.first(x))
+
+
+def odd(_: Path) -> dict[str, Any]:
+    """Networks whose parameters are needed elsewhere, or come in odd sizes, beside whole ones."""
+
+    def built(kind: Any, shard: bool) -> Any:
+        torch.manual_seed(0)
+        gated = nn.Sequential(nn.Linear(7, 16), nn.ReLU(), Gate(), nn.Linear(16, 1))
+        model: Any = (gated if kind is Gate else kind()).eval()
+        if shard:
+            how: dict[str, Any] = {"mesh": init_device_mesh("cpu", (dist.get_world_size(),))}
+            how |= {"reshard_after_forward": False} if kind is Tied else {}
+            for child in model.children():
+                if any(True for _ in child.parameters()):
+                    fully_shard(child, **how)
+            if kind is Encoder:
+                register_fsdp_forward_method(model.block, "encode")
+            fully_shard(model, **how)
+        return model
+
+    found: dict[str, Any] = {}
+    for kind in (Gate, Force, Tied, Encoder):
+        reports = [measure_signal(built(kind, shard), mine(batches()), max_batches=4) for shard in (False, True)]
+        found[kind.__name__] = [[(row.name, row.variance) for row in report.rows] for report in reports]
+    states = []
+    for shard in (False, True):
+        dense, model = built(Gate, shard), built(Gate, shard)
+        prune(model, 0.5)
+        calibrate(model, mine(batches()), repair="reconstruct", reference=dense, max_batches=4)
+        states.append({name: whole(value.detach()).clone() for name, value in model.named_parameters()})
+    return {"signal": found, "states": states}
+
+
+SCENARIOS = named(passes, writing, failing, repairs, odd)

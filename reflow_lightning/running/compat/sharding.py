@@ -54,6 +54,26 @@ def is_parallelized(module: nn.Module) -> bool:
     return any(_defined_in(hook).startswith("torch.distributed.tensor") for hook in hooks)
 
 
+def keeps_whole(module: Any) -> bool:
+    """Whether a unit stays whole after its forward pass (``reshard_after_forward=False``)."""
+    return any(group.post_forward_mesh_info is None for group in shard_groups(module))
+
+
+def casts_values(module: Any) -> bool:
+    """Whether a unit computes in other types than those of its parameters (`MixedPrecisionPolicy`)."""
+    policy = module._get_fsdp_state()._mp_policy
+    return policy.param_dtype is not None or policy.output_dtype is not None
+
+
+def has_forward_methods(module: Any) -> bool:
+    """Whether methods other than ``forward`` gather the parameters of a unit (`register_fsdp_forward_method`)."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    registered = register_fsdp_forward_method.__code__.co_consts  # which hold the code of what it puts in place
+    codes = (getattr(getattr(value, "__func__", None), "__code__", None) for value in vars(module).values())
+    return any(code is not None and code in registered for code in codes)
+
+
 def shard_groups(module: Any) -> list[Any]:
     """The groups of parameters of a module that `fully_shard` was applied to."""
     state = module._get_fsdp_state()
