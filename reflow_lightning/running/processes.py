@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from reflow_lightning.running.caller import users_level
 from reflow_lightning.running.describing import first_line
 from reflow_lightning.running.errors import ReflowError
+from reflow_lightning.running.offers import send
 from reflow_lightning.running.roll_call import finish, missing
 from reflow_lightning.running.saying import unsaid
 from reflow_lightning.running.world import rank, world_size
@@ -170,30 +171,9 @@ def _uninterrupted() -> Iterator[list[int]]:
 
 _FAILED = 2**30  # more than there are numbers to ask for
 
-_offered: list[Callable[[], None]] = []  # what all processes do when one asks for it
-
-
-@contextmanager
-def offered(send: Callable[[], None]) -> Iterator[int]:
-    """A block in which any process may ask the others to send something, wherever they come together next.
-
-    All processes must be in it, and offer the same things in the same order.
-
-    Args:
-        send: What all of them do then, in step with each other.
-
-    Yields:
-        The number by which to ask for it; see `asked_for`.
-    """
-    _offered.append(send)
-    try:
-        yield len(_offered)
-    finally:
-        _offered.remove(send)
-
 
 def asked_for(number: int) -> None:
-    """Have all processes send what was `offered` under a number; the others do so when they wait for this one.
+    """Have all processes send what was `offered` under a number, as the others do when they wait for this one.
 
     Raises:
         PeerError: If another process has failed.
@@ -213,7 +193,7 @@ def _exchange(failure: tuple[str, bool] | None, wanted: int = 0) -> list[tuple[s
     """
     if world_size() == 1:
         if wanted:
-            _offered[wanted - 1]()
+            send(wanted)
         return []
     while True:
         here = wanted if failure is None else _FAILED
@@ -230,7 +210,7 @@ def _exchange(failure: tuple[str, bool] | None, wanted: int = 0) -> list[tuple[s
         if asked == _FAILED:
             return [told for told in _gathered(failure) if told is not None]
         if asked:
-            _offered[asked - 1]()
+            send(asked)
         if asked == wanted:
             return []
 

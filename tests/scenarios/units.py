@@ -14,7 +14,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.running.lent import LENT
 from reflow_lightning.running.processes import gather
-from reflow_lightning.running.units import Unit, by_unit, copied_by_unit, from_outermost, held, runnable, serving
+from reflow_lightning.running.unit import Unit
+from reflow_lightning.running.units import by_unit, copied_by_unit, from_outermost, held, runnable, serving
 from scenarios.processes import error_of, mine, named, whole
 from scenarios.sharded_repairs import Block
 
