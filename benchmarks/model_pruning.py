@@ -36,8 +36,8 @@ comes something that users do. The row says what, and after the colon what is as
 judges both sides, and an error is a result too. `ModelPruning` ranks globally by magnitude and has its layers named; it
 rewinds no weights unless the row says so, although that is its default. *Masks applied for good* and *masks kept* are
 its `make_pruning_permanent=True` and `False`; `Reflow` has neither choice: its weights are plain, and its masks lie
-beside them in every checkpoint. Neither is small: the constructor of `ModelPruning` has {theirs} arguments, that of
-`Reflow` {ours}.
+beside them in every checkpoint. Neither is small: the constructor of `ModelPruning` has {theirs} arguments, and
+`Reflow` has {ours}.
 
 {table}
 

@@ -35,13 +35,13 @@ SEED, BATCHES, SIZE, REPEATS = 0, 48, 128, 3
 
 PAGE = """# Several processes
 
-**What it shows.** Several processes share the work of a calibration, and their statistics agree with those of one
-process.
+**What it shows.** Several processes share the work of a calibration, and get the statistics that one
+process gets.
 
 One ResNet-20 is pruned to 0.9 and calibrated on {batches} batches of {size} images of CIFAR-10's shape; their values
 are random, since what is measured is time and agreement, not accuracy. Process r of R takes the batches r, r + R, ...;
-the statistics are merged once, at the end. *Differs by* is the largest difference of a BatchNorm statistic from that of
-one process, relative to the largest of its layer. Where the weights are spread over the processes (`fully_shard`),
+the statistics are merged once, at the end. *Differs by* is the largest difference of a BatchNorm statistic from the one
+of a single process, relative to the largest of its layer. Where processes share the weights (`fully_shard`),
 *sent* is what a process hands to any collective while it ranks {weights:,} weights, which take {weight_bytes:,} bytes.
 
 {table}

@@ -31,8 +31,8 @@ process gets.
 ## Several processes beside one
 
 One small network of residual blocks, with BatchNorm and LayerNorm, is pruned to 0.6 by every criterion with the global
-allocation, and by magnitude with every allocation, and is repaired in every way, from six batches, of which process r
-of R takes r, r + R, ... A cell has the largest difference of any weight or statistic from those of one process,
+allocation, and by magnitude with every allocation, and is repaired in every way, from six batches; process r
+of R takes r, r + R, ... A cell has the largest difference of any weight or statistic from the result of one process,
 relative to the largest of its tensor or to one. The masks are equal to the last bit wherever no cell says otherwise.
 `"moments"`, which `"auto"` takes for layers without BatchNorm, and `"align"` depend on the order in which batches come,
 with one process too: the same six in another order change weights as much as the cells say. Beside *whole* networks on
@@ -45,11 +45,11 @@ as many processes, which get the batches in the same order, sharded ones differ 
 
 Transformers of torch's encoder layers are trained for two steps, pruned to {sparsity}, repaired, and saved in parts.
 *Collectives* is what a process hands to them, with what it gets back. *Peak* is the most memory that it holds beside
-what it held before the step; the last column has it over the size of *all* weights, of which the process itself holds
-its part. What is freed goes back to the system at once (glibc's `M_MMAP_THRESHOLD` is 64 KiB); by default glibc keeps
-some of it. A repair holds its part of the dense network, and whole what it uses at the moment: the outermost unit, here
-the words and the head, and a block or two, of both networks. For least squares come sums of products for a layer, as
-many as its inputs squared, in float64.
+what it held before the step; the last column has it over the size of *all* weights; the process itself holds
+its part of them. What is freed goes back to the system at once (glibc's `M_MMAP_THRESHOLD` is 64 KiB); by default
+glibc keeps some of it. A repair holds its part of the dense network, and whole what it uses at the moment: the
+outermost unit, here the words and the head, and a block or two, of both networks. For least squares come sums of
+products for a layer, as many as its inputs squared, in float64.
 
 {resources}
 

@@ -33,7 +33,7 @@ def table(path: Path) -> str:
 
 
 def keys(path: Path) -> Iterator[tuple[str, str, str]]:
-    """``(key, default, meaning)`` of every line, but for the list of defaults, what Hydra reads, and targets."""
+    """``(key, default, meaning)`` of every line, except the list of defaults, what Hydra reads, and targets."""
     above: list[tuple[int, str]] = []
     for line in path.read_text().splitlines():
         found = _KEY.match(line)

@@ -72,7 +72,7 @@ def population_statistics(
         layers: The model's `batchnorm_layers`, if they were found already.
 
     Returns:
-        Statistics of every layer; those of one that no batch reached hold no values.
+        Statistics of every layer. They hold no values for a layer that no batch reached.
 
     Raises:
         ValueError: If every batch has too few values.

@@ -137,9 +137,9 @@ def calibrate(
     """Bring back the signal of a pruned network (REFLOW, arXiv 2502.15790, and its kin for layers without BatchNorm).
 
     Where processes run together (`torch.distributed`), call it on all of them, each with its own batches or none: the
-    statistics are those of the union, and if one fails, all raise. Nothing but what the repair is for is changed: no
-    training flag, no random state. Zeros stay zero, but with ``"reselect"``. A model under `fully_shard` is held
-    whole one unit at a time, or altogether for ``"align"``, ``"best"`` and repairs that do not say `unit_by_unit`.
+    statistics are computed over all their batches, and if one fails, all raise. Training flags and random states stay
+    as they are. Zeros stay zero, except with ``"reselect"``. A model under `fully_shard` is held whole one unit at a
+    time, or altogether for ``"align"``, ``"best"`` and repairs that do not say `unit_by_unit`.
 
     A repair that is given the dense network may move the outputs away from the dense outputs. Then a warning says so.
 

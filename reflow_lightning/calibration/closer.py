@@ -64,7 +64,7 @@ def likeness(values: Tensor, dense: Tensor) -> Likeness | None:
         dense: The same output of the dense one.
 
     Returns:
-        `Likeness`; ``None`` if the shapes differ, or the dense network's does not vary but for rounding.
+        `Likeness`; ``None`` if the shapes differ, or the dense network's varies by rounding only.
 
     Example:
         >>> dense = torch.tensor([[1.0], [3.0]])

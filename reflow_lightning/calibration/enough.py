@@ -44,10 +44,10 @@ def standard_error(draws: Tensor) -> Tensor:
     """Root mean square error of a channel, normalised by statistics of K batches, that they alone would cause.
 
     With m the mean and v the variance of a batch, s the standard deviation between the batches, and the variance of all
-    together ``var = mean(v) + var(m)``, the standard errors are ``s(m) / sqrt(K)`` of the mean, and ``s(v) / sqrt(K)``
-    of the variance, relative to ``var`` that of its logarithm. A normalised activation ``(x - mean) / sqrt(var)`` is
-    then off by ``SE(mean) / sqrt(var)``, and by half of ``SE(log var)`` of itself. The batches are what is drawn at
-    random, not the values within them, which depend on each other.
+    together ``var = mean(v) + var(m)``, the standard errors are ``s(m) / sqrt(K)`` of the mean, ``s(v) / sqrt(K)`` of
+    the variance, and ``s(v) / sqrt(K) / var`` of the logarithm of the variance. A normalised activation
+    ``(x - mean) / sqrt(var)`` is then off by ``SE(mean) / sqrt(var)``, and by half of ``SE(log var)`` of itself. What
+    is drawn at random are the batches, not the values within them, which depend on each other.
 
     Args:
         draws: Merged `drawn`, of shape (3, 2C).
@@ -111,7 +111,7 @@ class Precision:
     def __str__(self) -> str:
         errors = self.errors()
         worst = max(errors, key=errors.__getitem__)
-        return f"{self.error():.3g} standard deviations; the largest is that of layer '{worst}', {errors[worst]:.3g}"
+        return f"{self.error():.3g} standard deviations; the largest, {errors[worst]:.3g}, is layer '{worst}'"
 
 
 def _root_mean_square(values: Tensor) -> float:
@@ -129,8 +129,8 @@ def read(batches: Iterable[Any], take_in: Callable[[Any], Mapping[str, Tensor]])
 
     Args:
         batches: Any iterable of batches.
-        take_in: Takes a batch in and returns its `moments`, of shape (3, C), by name of the layer: those of which the
-            precision counts. None of them for a batch that is passed over.
+        take_in: Takes a batch in and returns its `moments`, of shape (3, C), by the name of each layer whose precision
+            counts. A batch that is passed over gives none.
 
     Example:
         >>> import torch

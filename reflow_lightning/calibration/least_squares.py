@@ -44,7 +44,7 @@ class Normals:
         device: Where the sums are kept, in float64.
 
     Attributes:
-        sums: Products of (1, x) with (1, x, y), of shape (groups, 1 + K, 1 + K + O); those of x with 1 are not filled.
+        sums: Products of (1, x) with (1, x, y), of shape (groups, 1 + K, 1 + K + O); x with 1 is not filled.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int, device: torch.device) -> None:
@@ -76,8 +76,8 @@ class Normals:
     def compute(self, centred: bool) -> Sums:
         """The sums, of deviations from the means if a constant is to be fitted too.
 
-        An input that is constant but for rounding explains nothing then: it counts as zero, for nothing must be fitted
-        to the noise that is left of it.
+        An input that is constant apart from rounding explains nothing then. It counts as zero, so that nothing is
+        fitted to the noise that is left of it.
 
         Example:
             >>> normals = Normals(1, 1, 1, torch.device("cpu"))
@@ -149,7 +149,7 @@ def solved_at_once(kept: Tensor) -> Iterator[Tensor]:
         [[0, 3], [1]]
     """
     masks, which, counts = torch.unique(kept, dim=0, return_inverse=True, return_counts=True)
-    for mask in torch.nonzero(counts > 1).flatten():  # rows of one mask, as those of a dense layer, share their system
+    for mask in torch.nonzero(counts > 1).flatten():  # rows of one mask, such as all dense rows, share a system
         if bool(masks[mask].any()):
             yield torch.nonzero(which == mask).flatten()
     single = torch.nonzero((counts[which] == 1) & kept.any(1)).flatten()

@@ -129,7 +129,7 @@ class LockStep:
         self.beyond = max(self.beyond, count - self._most) if waits else self.beyond
 
     def _traces_of(self, kind: type[Walk]) -> Traces:
-        """What passes change in the network of a walk, but for what the repair writes."""
+        """What passes change in the network of a walk, except what the repair writes."""
         if kind is _DenseWalk:
             return Traces(self._reference)
         norms = [module for module in self._model.modules() if isinstance(module, BatchNorm)]
@@ -180,7 +180,7 @@ class LockStep:
         """The call of a layer at which a walk stops; none after its end; ``None`` if it waits elsewhere."""
         while not walk.over and (walk.at is None or walk.at[0] not in self._pending):
             walk.go()
-            if type(walk) not in self._traces:  # within whatever a forward pass puts around the network
+            if type(walk) not in self._traces:  # within the blocks that a forward pass puts around the network
                 self._traces[type(walk)] = self._traces_of(type(walk))
             elif not walk.over and self._traces[type(walk)].changed():
                 raise RunsThroughError

@@ -90,8 +90,8 @@ def one_pass(
     """Run both networks over the batches, and correct each layer's output of the pruned one as it comes.
 
     So a layer sees inputs that are right already, and one pass is enough where a network feeds forward. On its way a
-    correction rests on what was seen of the layer so far, the call at hand included, as that of BatchNorm in training
-    rests on the batch.
+    correction rests on what was seen of the layer so far, the call at hand included, as BatchNorm in training rests on
+    the batch at hand.
 
     A layer that is called several times is left as it is on the way: its target is known of all its calls together.
 
@@ -113,7 +113,7 @@ def one_pass(
         pruned.take_in(name, call)
         last = layer.maps[-1]
         target = target_of(last.name)
-        if layer.dim is None or target is None or dense.calls[name] > 1:  # those of several calls are pooled
+        if layer.dim is None or target is None or dense.calls[name] > 1:  # the moments of several calls are pooled
             return None
         values = first_tensor(call.output)
         shape = [1] * values.ndim

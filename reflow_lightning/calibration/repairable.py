@@ -1,4 +1,4 @@
-"""What of a model a repair may change: all that can be written, but for what is left as it is."""
+"""What a repair may change in a model: all that can be written, except what is left as it is."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Reselect(Reconstruct):
     zeros. It takes little longer than least squares, and brings back far more (``docs/strongest.md``).
 
     The old masks no longer describe the network until ``undo()``. `Pruner`, `Reflow` and `find_sparsity` take the new
-    ones; whoever calls `calibrate` takes ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the
+    ones; after `calibrate` take ``masks.moved(model)``. Where an N:M pattern or ``tied`` says more of the
     zeros, they stay as they are.
 
     Args:

@@ -53,7 +53,7 @@ Chooser = Callable[[AffineMap, Sums, Tensor, float], list[Tensor]]
 """Says which weights may stay: from a map, its sums, its weights of shape (groups, O, K), and the ridge.
 
 Each entry is one choice, a bool tensor of that shape; in each group the one that fits best is taken. All processes give
-as many; those of the process of rank zero count.
+as many choices, and the choices of rank zero count.
 """
 
 

@@ -193,7 +193,7 @@ def _ends(name: str) -> list[int]:
 
 
 def _relative(found: Tensor, dense: Tensor) -> Tensor:
-    """The mean square error over the variance; 0 for a state that is constant in the dense network but for rounding."""
+    """The mean square error over the variance; 0 for a state that is constant in the dense network (up to rounding)."""
     wanted = dense.float() if dense.dtype != torch.float64 else dense
     variance = wanted.var(correction=0)
     error = (found.to(wanted) - wanted).square().mean()

@@ -66,7 +66,7 @@ class FullyShard(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         shard = partial(spread_children, module, self.device_mesh["data_parallel"], **self.sharding)
-        if not sharded_modules(module):  # those of its configure_model are taken as they are
+        if not sharded_modules(module):  # units that its configure_model made are taken as they are
             shard()
         with _configured(module, shard):
             super().setup(trainer)

@@ -1,4 +1,4 @@
-"""Whether somebody looks at the gradients of a step: only then are those of pruned weights set to zero."""
+"""Whether somebody looks at the gradients of a step: only then are the gradients of pruned weights set to zero."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _IN_A_STEP = (
     "on_train_batch_start",
     "on_train_batch_end",
 )
-"""In these hooks the gradients of a step can be looked at, until those of the next one take their place."""
+"""In these hooks the gradients of a step can be looked at, until the next step's take their place."""
 
 
 def are_looked_at(trainer: pl.Trainer, module: pl.LightningModule, optimizer: optim.Optimizer) -> bool:

@@ -55,7 +55,7 @@ class SignalMonitor(pl.Callback):
             computed: ``("variance",)`` costs hardly more than the forward pass. ``class_share`` takes batches with
             labels, and each value comes from a single batch: compare it over time rather than with 0.
             ``rectifier_entropy`` and ``rectifier_saturated`` are fields of `LayerEntropy`, logged for every weighted
-            layer whose output enters a rectifier, whatever ``layers`` says.
+            layer whose output enters a rectifier; ``layers`` does not choose among them.
         layers: Which layers are measured, as glob patterns on module names. Default: BatchNorm layers, and weighted
             layers that none follows.
         curves: Which of them have curves: so many, evenly spaced from input to output, or patterns; ``"*"`` for all.
@@ -182,7 +182,7 @@ class SignalMonitor(pl.Callback):
             return
         except PeerEndedError:
             raise
-        except Exception as error:  # whatever the forward pass raises on an odd batch that the training did without
+        except Exception as error:  # a forward pass may raise anything on an odd batch that the training did without
             if is_first:
                 raise
             if not self._failed:

@@ -58,7 +58,7 @@ def monitors_of(trainer: pl.Trainer) -> list[SignalMonitor]:
 
 
 def show_event(trainer: pl.Trainer, event: PruneEvent, is_last: bool = True) -> None:
-    """Log a prune event, and have it in the heat maps of all monitors, the first of which chooses the curves.
+    """Log a prune event, and add it to the heat maps of all monitors; the first monitor chooses the curves.
 
     Args:
         trainer: The running trainer.

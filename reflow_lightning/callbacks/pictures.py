@@ -53,7 +53,7 @@ def log_picture(loggers: Iterable[Logger], name: str, draw: Callable[[], Figure]
         figure = draw()
         for logger in showing:
             _give(logger, name, figure, step, done)
-    except Exception as error:  # whatever Matplotlib or a logger raises: no training ends for want of a picture
+    except Exception as error:  # Matplotlib or a logger may raise anything: no training ends for want of a picture
         warn(f"the picture {name} of step {step} was left out ({type(error).__name__}: {error})")
 
 

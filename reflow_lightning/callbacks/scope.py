@@ -35,7 +35,7 @@ def left_out(
 ) -> dict[str, str]:
     """The outermost modules that are not trained, and why they are not pruned, by name.
 
-    Left out is what is frozen and in no optimizer, and whatever belongs to a metric. Nothing is left out that masks
+    Left out is what is frozen and in no optimizer, and what belongs to a metric. Nothing is left out that masks
     prune already, or that a pattern of ``include`` other than ``"*"`` names; and nothing if nothing would be left.
 
     Args:
@@ -77,7 +77,7 @@ class Scope:
 
     Attributes:
         candidates: Networks that may follow others, and have not been seen to.
-        untouched: Modules that `of` has left out, by name, but for those that follow: no repair may change them.
+        untouched: Modules that `of` has left out, by name, without `candidates`: no repair may change them.
     """
 
     def __init__(self, trainer: pl.Trainer, module: nn.Module) -> None:

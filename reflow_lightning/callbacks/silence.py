@@ -52,7 +52,7 @@ def silent(trainer: pl.Trainer, model: nn.Module) -> Iterator[None]:
 
 
 class _Shown:
-    """The trainer, but for its loggers."""
+    """The trainer without its loggers."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         vars(self).update(_real=trainer, logger=DummyLogger(), loggers=[DummyLogger()])

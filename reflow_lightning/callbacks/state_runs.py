@@ -55,7 +55,7 @@ def _purging(logger: Logger, state: str, step: int) -> dict[str, int]:
 
 @contextmanager
 def state_run(logger: Any, state: str, **options: Any) -> Iterator[Any]:
-    """A writer into the run of a state, below that of TensorBoard's logger.
+    """A writer into the run of a state, a folder below the run of TensorBoard's logger.
 
     Args:
         logger: A ``TensorBoardLogger``.
@@ -82,7 +82,7 @@ def add_level(writer: Any, name: str, value: float, step: int) -> None:
 
 
 def weakest_ratio(report: SignalReport, before: SignalReport) -> float:
-    """The least ratio, over the layers, of the variance to that of the network before; at least 1e-9.
+    """The least ratio, over the layers, of the variance to the variance before the event; at least 1e-9.
 
     Layers that were constant before do not count. It is NaN where a layer has no finite variance.
 

@@ -62,7 +62,7 @@ def _works(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, step: st
     try:
         with watching_inputs(module, watched, reached):
             forward_in_precision(trainer, step)(module, own(batch))
-    except Exception:  # whatever a step of the user's raises
+    except Exception:  # a step of the user's may raise anything
         return False
     return bool(reached.looks) or not watched
 

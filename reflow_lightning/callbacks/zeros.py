@@ -85,7 +85,7 @@ class KeepsZeros(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """A batch sees zeros, whatever has happened since the last one."""
+        """Put zeros back before a batch: weights may have been written since the last one."""
         self._put_back(trainer, pl_module, AFTER_BATCH)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -135,7 +135,7 @@ class KeepsZeros(pl.Callback):
         self.pruner.bound.keeper.forget_let_moments()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave exact zeros, whatever the module did when the training ended."""
+        """Leave exact zeros: the module may have written weights when the training ended."""
         reshard(pl_module)
         self.pruner.bound.apply([pl_module])
 

@@ -36,7 +36,7 @@ def collapse(
 ) -> nn.Module:
     """Remove from a pruned network what makes no difference to its output.
 
-    Channels that are constant, whatever the input is, and those that nobody reads go, through additions,
+    Channels that are constant for every input, and channels that nobody reads, go: through additions,
     concatenations, depthwise convolutions and flattening; what the constants contribute moves into the next bias.
     Branches that only add a constant go. BatchNorm is folded. Rectifiers that are always on become the identity, and
     layers between which nothing is left are merged where that is cheaper (*Layer Collapse Can be Induced by
@@ -50,7 +50,7 @@ def collapse(
     others, so save the module itself, or load the state into what another collapse returned.
 
     A network in half precision is worked on in float32, where steps can be told from rounding, and cast in the end. The
-    difference that the report tells is then that of the two networks in half precision, if they run on this device.
+    report then tells the difference of the two networks in half precision, if they run on this device.
 
     Args:
         model: Any module. It is not changed.

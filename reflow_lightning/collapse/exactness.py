@@ -40,7 +40,7 @@ def random_like(inputs: A, seed: int = 0) -> A:
 
 
 class Expected:
-    """The outputs of a network on some inputs, and how far those of another are from them.
+    """The outputs of a network on some inputs, and how far another network's outputs are from them.
 
     They are compared on other numbers of samples too, of the first inputs, if the network runs on these.
 

@@ -45,7 +45,7 @@ class CollapseReport:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """One line for all layers of which the same is said."""
+    """One line for all layers that have the same text."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for what, where, why in rows:
         grouped.setdefault((what, why if what != "batchnorm" else "folded into the layer before"), []).append(where)

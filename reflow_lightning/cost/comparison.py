@@ -131,7 +131,7 @@ def measure_size(model: nn.Module, example_input: Example) -> Size:
     Args:
         model: Any module.
         example_input: A batch (N, ...), a tuple of all positional arguments, or a mapping; moved to the model's device.
-            Multiply-adds are those of the first sample, for which tensors of another length than N are left whole.
+            Multiply-adds are counted on the first sample; tensors of another length than N are left whole.
 
     Example:
         >>> measure_size(nn.Linear(4, 2), torch.zeros(3, 4)).multiply_adds

@@ -1,4 +1,4 @@
-"""Numbers of which many are zero, in the fewest bytes: bit for bit, whatever they stand for."""
+"""Numbers, many of them zero, in the fewest bytes: bit for bit, and without asking what they stand for."""
 
 from __future__ import annotations
 

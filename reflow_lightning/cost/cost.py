@@ -78,7 +78,7 @@ class Cost:
         multiply_adds: Of all convolutions and matrix products.
         effective: Of these, what is left without multiplications by a zero weight. Dense kernels do not profit from it.
         layers: The layers that have weights.
-        uncounted: Operators that multiply, or may do so, but for which no formula is known; they are in no number.
+        uncounted: Operators that multiply, or may do so, without a known formula; they are in no number.
         kinds: The kinds of layers, the largest first.
     """
 
@@ -111,9 +111,10 @@ class Cost:
 def measure_cost(model: nn.Module, example_input: Example, *, forward: Forward | None = None) -> Cost:
     """Count weights and multiply-adds by running the model once, in eval mode.
 
-    A layer's multiply-adds are those with its weights, however they are used and whatever is made of them before. The
-    elements of a weight are taken to multiply equally often, as they do in convolutions, linear layers, recurrent cells
-    and attention. Products between activations belong to no layer. Neither padding nor a mask saves a product.
+    The multiply-adds of a layer are all products with its weights, also where the layer is not called itself, or
+    computes another tensor from the weights first. The elements of a weight are taken to multiply equally often, as
+    they do in convolutions, linear layers, recurrent cells and attention. Products between activations belong to no
+    layer. Neither padding nor a mask saves a product.
 
     It warns of operators that it can't count. A formula for one of your own is registered with
     ``torch.utils.flop_counter.register_flop_formula``.

@@ -49,7 +49,7 @@ class Count:
         multiply_adds: All with its weights.
         effective: Those with values that are not zero.
         names: Parameters that took part, each by one of its names.
-        origins: Parameters of which something was made that took part.
+        origins: Parameters that a tensor was computed from that took part.
     """
 
     def __init__(self) -> None:

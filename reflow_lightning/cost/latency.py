@@ -21,7 +21,7 @@ LEAST_SECONDS = 0.01
 """A run repeats the forward pass until it takes as long, so that the clock's own error is small."""
 
 Clock = Callable[[], float]
-"""Tells seconds, from whatever moment on."""
+"""Tells seconds since a moment of its own choice."""
 
 
 def busy_clock() -> Clock:

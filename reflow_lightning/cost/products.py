@@ -147,4 +147,4 @@ _PRODUCTS = re.compile(
 """Words in the names of operators that hold products, unless there is one of the next beside it."""
 _NO_PRODUCTS = re.compile(r"(thnn|norm|cross|check|diagonal|flatten|reorder|prepack|pack|slice)")
 _QUIET = ("prim", "prims", "profiler", "c10d", "_c10d_functional", "torchvision")
-"""Libraries without products: those of torch itself, and torchvision, but for the one with a formula."""
+"""Libraries without products: torch's own, and torchvision, except its operator that has a formula."""

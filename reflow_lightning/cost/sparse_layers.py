@@ -43,9 +43,9 @@ def multiply(weight: Tensor, bias: Tensor | None, columns: Tensor) -> Tensor:
 class SparseLayer(nn.Module):
     """What sparse layers have in common. The weight is a constant: no parameter, and no gradient is computed for it.
 
-    Gradients flow to the inputs and to the bias. The state dictionary is that of the dense layer, which loads it, and
-    whose state this layer loads; the sign of a zero is not kept. Under autocast the layer calculates in the type of its
-    weight, since torch multiplies sparse matrices in no narrow type.
+    Gradients flow to the inputs and to the bias. The state dictionary has the dense layer's form, so that each loads
+    the other's; the sign of a zero is not kept. Under autocast the layer calculates in the type of its weight, since
+    torch multiplies sparse matrices in no narrow type.
 
     Args:
         weight: The dense weight. Each slice along ``outputs`` makes one output.
@@ -179,7 +179,7 @@ def _write_dense(layer: SparseLayer, state: dict[str, Any], prefix: str, _: Any)
 
 
 def _read_dense(layer: SparseLayer, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Take the weight out of a state that is loaded, of which the layer's own parameters and buffers know nothing."""
+    """Take the weight out of a state that is loaded, since it is no parameter or buffer of the layer."""
     _, strict, missing, _, errors = rest
     weight = state.pop(f"{prefix}weight", None)
     if weight is None:

@@ -170,7 +170,7 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
     """Say what to do where a network does not run."""
     try:
         yield
-    except Exception as error:  # whatever the network raises
+    except Exception as error:  # the network may raise anything
         raise ValueError(f"{what} ({type(error).__name__}: {error}): {remedy}") from error
 
 

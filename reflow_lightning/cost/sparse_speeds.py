@@ -1,4 +1,4 @@
-"""What sparse layers bring: the time of each layer, dense and sparse, and that of the whole network."""
+"""What sparse layers bring: the time of each layer and of the whole network, dense and sparse."""
 
 from __future__ import annotations
 

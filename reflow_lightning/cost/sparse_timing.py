@@ -50,7 +50,7 @@ def layer_seconds(
         run: ``(network, example) -> anything``.
         example: What the networks are run on.
         rounds: Turns of each.
-        clock: Tells seconds; by default that of `busy_clock`.
+        clock: Tells seconds; by default `busy_clock` chooses one.
 
     Returns:
         By network and module the seconds of all its calls in a forward pass, the median over the passes.

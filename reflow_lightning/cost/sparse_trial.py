@@ -18,7 +18,7 @@ from reflow_lightning.running.difference import relative_difference
 from reflow_lightning.running.hooks import Call
 
 DENSEST = 0.5
-"""A weight of which more is not zero is not tried: a non-zero takes several times as long as in a dense product."""
+"""A weight with a larger share of non-zeros is not tried: each takes several times as long as in a dense product."""
 
 _TYPES = (torch.float32, torch.float64)
 
@@ -34,7 +34,7 @@ def can_be_sparse(layer: Layer) -> bool:
 
 
 def obstacle(layer: Layer, skipped: Mapping[str, str]) -> str:
-    """Why a layer stays dense whatever a measurement says; ``""`` if nothing is in the way.
+    """Why a layer stays dense without a measurement; ``""`` if it is to be measured.
 
     Args:
         layer: The layer.

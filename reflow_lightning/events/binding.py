@@ -57,7 +57,7 @@ class BoundMasks:
         return same
 
     def load(self, masks: Masks | None) -> None:
-        """Take masks of a checkpoint; whatever model comes next is the one that they are of."""
+        """Take masks of a checkpoint; they belong to the next model that comes."""
         self.masks, self._model, self._is_from_elsewhere = masks, None, False
 
     def bring(self, masks: Masks | None) -> None:

@@ -41,7 +41,7 @@ class Plan:
         steps: So many prunings lead to the sparsity, each with the repair.
         profile: Takes at most so many of them to measure the signal; ``None``: it is not measured.
         between: What is measured in an event that is not the last: see `measure_signal`.
-        seed: Seed of whatever reading or augmenting the batches draws.
+        seed: Seed of the random numbers that reading or augmenting the batches takes.
         step: Optimizer steps done before.
         listeners: Called at every stage.
         averages: Copies of the model in which averages of its weights are kept; they are pruned and repaired too.

@@ -47,7 +47,7 @@ class Pruner:
         calibration_batches: At most so many batches; ``"auto"``: until their statistics are precise enough.
         monitor: Measure the signal of the dense, the pruned and the repaired network.
         forward: ``(module, batch) -> anything`` for batches that the default does not understand.
-        seed: Seed of whatever reading the batches draws.
+        seed: Seed of the random numbers that reading the batches takes.
 
     Attributes:
         spec: How the weights that go are chosen.

@@ -73,7 +73,7 @@ def steps_of(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
 def _by_recipe(
     choose_recipe: Callable[..., Recipe], model: nn.Module, sparsity: float, plan: Plan, reached: float
 ) -> tuple[list[tuple[PruneSpec, float]], Recipe]:
-    steps = (plan.steps,) if plan.steps > 1 or reached else PRUNINGS  # those of a schedule are its own
+    steps = (plan.steps,) if plan.steps > 1 or reached else PRUNINGS  # the steps of a schedule stay as they are
     found = [stepwise(plan.spec, sparsity, number, reached) for number in steps]
     targets = {len(prunings): prunings for prunings in found}  # a pattern allows few
     batches = Batches(Again(plan.batches), plan.limit, device_of(model), task="choosing the repair")

@@ -42,7 +42,7 @@ def main() -> None:
     searches = sys.argv[1:2] == ["search"]
     if searches:
         del sys.argv[1]
-    if "--version" in sys.argv:  # that of Hydra, if it were asked
+    if "--version" in sys.argv:  # Hydra would tell its own
         print(f"reflow-lightning {reflow_lightning.__version__}")
         return
     if complete(sys.argv[1:]):

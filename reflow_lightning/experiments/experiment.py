@@ -160,7 +160,7 @@ def _zeros_in(weight: Tensor) -> int:
 
 
 def _published(cfg: DictConfig) -> dict[str, float]:
-    """The published numbers; those of pruned networks only at the sparsity that they are of."""
+    """The published numbers; of a pruned network only if its sparsity is the experiment's."""
     published: dict[str, float] = dict(cfg.get("published") or {})
     same = published.pop("sparsity", cfg.sparsity) == cfg.sparsity
     return {stage: value for stage, value in published.items() if same or stage == "dense"}

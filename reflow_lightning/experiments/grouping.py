@@ -32,7 +32,7 @@ def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        same = sorted((key, _exact(row[key])) for key in row if key not in _OF_JOB)  # whatever order they came in
+        same = sorted((key, _exact(row[key])) for key in row if key not in _OF_JOB)  # in any order
         groups.setdefault(tuple(same), []).append(row)
     return [_mean(list({row.get("seed"): row for row in group}.values())) for group in groups.values()]
 

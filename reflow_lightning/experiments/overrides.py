@@ -129,7 +129,7 @@ def complaints(arguments: Sequence[str], config: str = "config") -> list[str]:
         with initialize_config_module(CONF, version_base="1.3"):
             path = [f"hydra.searchpath=[file://{own.resolve()}]"] if own else []
             cfg = compose(config, overrides=[*selected, *path])
-    except MissingConfigException as error:  # of the package's own choices, only those of plugins can be missing
+    except MissingConfigException as error:  # of the package's own choices only plugins can be missing
         return [f"{error.missing_cfg_file} is not installed; remedy: {remedy('sweep')}"]
     keys = dict.fromkeys(groups) | dict(_keys(cfg))
     names = [o.key_or_group for o in overrides]
@@ -183,7 +183,7 @@ def _unregistered(overrides: Sequence[Override]) -> list[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """The texts in a value: itself, or those of a list, or those to choose from."""
+    """The texts in a value: itself, or the items of a list, or of a choice."""
     if isinstance(value, QuotedString):
         value = value.text
     if isinstance(value, str):

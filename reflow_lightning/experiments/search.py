@@ -42,7 +42,7 @@ def search(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         folder: Where the results go.
 
     Returns:
-        What ``report.json`` holds: that of an experiment, and all trials under ``search``.
+        What ``report.json`` holds: as for an experiment, and all trials under ``search``.
 
     Raises:
         ValueError: If an argument is out of range, or the data have no validation.

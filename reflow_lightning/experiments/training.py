@@ -76,7 +76,7 @@ def _pretrain(cfg: DictConfig, data: Any, folder: Path, resume: Resume) -> Path:
     if (cfg.resume or shared) and path.exists() and _goes_on_from(path, cfg):
         return path
     recipe = cfg.pretrain
-    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was made before
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # the same, whether something was made before or not
     optimizer, scheduler = instantiate(recipe.optimizer), instantiate(recipe.scheduler)
     smoothing = recipe.get("label_smoothing", cfg.label_smoothing)
     module: pl.LightningModule = instantiate(

@@ -45,7 +45,7 @@ def zeros_act(module: nn.Module, name: str = "weight") -> bool:
         return True
     try:
         factors = _factors(module, name, weight.shape)
-    except Exception:  # whatever a forward of anybody's asks for
+    except Exception:  # a forward of the user's may ask for anything
         return True
     return not factors or any(not bool(factor.flatten()[::2].any()) for factor in factors)
 

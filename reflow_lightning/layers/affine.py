@@ -16,7 +16,7 @@ class AffineMap:
     All tensors are views of parameters with one row an output channel, so that what is written reaches the module.
 
     Attributes:
-        name: Name of the layer, followed by that of the map if the layer has several.
+        name: Name of the layer, followed by the map's name if the layer has several.
         channels: Number of output channels.
         weights: The ``W_i``, each of shape (channels, ...). For a norm: its weight, of shape (channels,).
         biases: The ``b_j`` within y.

@@ -156,7 +156,7 @@ def patches(values: Tensor, conv: Convolution) -> Tensor:
 
 
 def _padded(values: Tensor, conv: Convolution) -> Tensor:
-    sides = padding_sides(conv)  # whatever padding was asked for, even "same"
+    sides = padding_sides(conv)  # in numbers, also for padding="same"
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     return functional.pad(values, sides, mode) if any(sides) else values
 

@@ -1,4 +1,4 @@
-"""Matrices that hold several maps of one input, such as queries, keys and values: which outputs are of which map."""
+"""Matrices that hold several maps of one input, such as queries, keys and values: which outputs belong to which map."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FusedMap(NamedTuple):
 
     Attributes:
         name: What it gives.
-        outputs: The places of its outputs among those of the weight.
+        outputs: The places of its outputs among all outputs of the weight.
     """
 
     name: str

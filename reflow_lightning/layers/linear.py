@@ -13,7 +13,7 @@ from reflow_lightning.running.hooks import Call
 
 
 class LinearLayer(OneMap):
-    """``y = x W' + b`` of a weight (outputs, inputs) and maybe a bias: `torch.nn.Linear`, and whatever is like it.
+    """``y = x W' + b`` of a weight (outputs, inputs) and maybe a bias: `torch.nn.Linear`, and layers like it.
 
     For a linear layer of your own, whose parameters have these names, register this class as it is.
 

@@ -92,7 +92,7 @@ def _keeps_positions_apart(module: nn.Module, weight: Tensor, places: tuple[int,
     try:
         run = partial(functional_call, module, lent) if lent else module.forward
         before, after = run(values), run(changed)
-    except Exception:  # whatever a forward of the user's raises on a shape that it does not take
+    except Exception:  # a forward of the user's may raise anything on a shape that it does not take
         return False
     if not isinstance(before, Tensor) or before.shape != values.shape:
         return False
@@ -125,7 +125,7 @@ def _scales_by_its_weight(module: nn.Module) -> bool:
             nothing = functional_call(module, zeros, (values,))
             normalised = functional_call(module, zeros | {"weight": torch.ones_like(weight)}, (values,))
             found = functional_call(module, tried, (values,))
-    except Exception:  # whatever a forward of the user's raises
+    except Exception:  # a forward of the user's may raise anything
         return False
     if found.shape != values.shape:
         return False

@@ -91,7 +91,7 @@ def _puts_out_the_same(layer: BatchNorm, like: Tensor, places: tuple[int, ...], 
         given = normal * (variance + layer.eps).sqrt().view(shape) + mean.view(shape)
         try:
             outputs.append(layer.forward(given.movedim(1, dim)))
-        except Exception:  # whatever a forward of the user's raises on a shape that it does not take
+        except Exception:  # a forward of the user's may raise anything on a shape that it does not take
             return False
     one, other = outputs
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):

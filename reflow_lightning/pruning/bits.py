@@ -40,7 +40,7 @@ that are made one after the other take so many bytes."""
 def zero_where_pruned(values: Sequence[Tensor], masks: Iterable[Tensor]) -> None:
     """Set values to zero where their masks are False, in place.
 
-    It multiplies the *bits* of the numbers, as integers: that gives 0.0 whatever the number was, where NaN * 0 is NaN
+    It multiplies the *bits* of the numbers, as integers: that gives 0.0 for every number, where NaN * 0 is NaN
     and -1.0 * 0 is -0.0; and it is faster than multiplying floats with bool masks. Beside the tensors it takes the
     memory of half a million numbers on the CPU, and none elsewhere.
 
@@ -71,7 +71,7 @@ def _multiply(group: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
-    """A tensor in pieces of some of its rows, on the CPU; views of the same memory, whatever its order."""
+    """A tensor in pieces of some of its rows, on the CPU; views of the same memory, also if it is not contiguous."""
     if tensor.device.type != "cpu" or tensor.numel() <= _PIECE:
         return (tensor,)
     return torch.split(tensor, max(1, _PIECE // tensor[0].numel()))

@@ -45,7 +45,7 @@ _ALLOCATION = Role[Allocation](
 
 @dataclass(frozen=True)
 class Learned:
-    """What scores the weights of a model and shares them out, whatever the sparsity; see `learn`.
+    """What scores the weights of a model and shares them out, for any sparsity; see `learn`.
 
     Attributes:
         criterion: Maps a weight to scores.

@@ -24,7 +24,7 @@ class Coverage:
 
     Attributes:
         pruned: Number of weights that are pruned.
-        matrices: Number of elements of all matrices, and of whatever else was selected.
+        matrices: Number of elements of all matrices, and of other parameters that were selected.
         left: Number of matrices that could not lose a weight, by the type of their layer, the largest first.
         tables: Number of elements of embeddings that were not selected, which are in no other number.
     """

@@ -1,4 +1,4 @@
-"""The least that each layer keeps, whatever its scores."""
+"""The least number of weights that each layer keeps, however small its scores are."""
 
 from __future__ import annotations
 

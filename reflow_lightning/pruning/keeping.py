@@ -88,7 +88,7 @@ class ZeroKeeper:
         return bool(self._names)
 
     def watch(self) -> None:
-        """Act after every step of any optimizer, be it one of which nobody told; a skipped step changes nothing.
+        """Act after every step of any optimizer, also one that is not known here; a skipped step changes nothing.
 
         What it holds of torch is let go by `release`, or with the keeper.
         """

@@ -54,7 +54,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class _OfWhole:
-    """A criterion for some outputs of a parameter, of which it knows the scores."""
+    """A criterion for some outputs of a parameter, made from the scores of all its outputs."""
 
     scores: Scores
     dim: int

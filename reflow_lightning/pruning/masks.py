@@ -107,7 +107,7 @@ class Masks(BitMasks):
     @outside_inference()
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Set the pruned weights of a model to zero, in place, whatever they are.
+        """Set the pruned weights of a model to zero, in place, also NaN and infinite ones.
 
         Raises:
             ValueError: If the masks do not fit the model, which then is unchanged.
@@ -209,7 +209,7 @@ class Masks(BitMasks):
         return cls(unpacked(state))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file, whole or not at all; whatever was there before stays until then.
+        """Write a file, whole or not at all; an older file stays until the new one is complete.
 
         Where processes run together, call it on all of them; rank zero writes.
 

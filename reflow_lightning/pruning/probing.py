@@ -46,7 +46,7 @@ class Probe:
 
     @classmethod
     def of_all(cls, tensors: Sequence[Tensor]) -> Probe:
-        """A probe of some tensors, as far as they are held here, that reads whatever stands at its positions.
+        """A probe of some tensors, as far as they are held here, that reads the values at its positions.
 
         Example:
             >>> [values.unique().tolist() for values in Probe.of_all([torch.ones(2), torch.zeros(1)]).values()]

@@ -112,7 +112,7 @@ def _digit(
 
     It is sought between two of six digits, and so on: processes exchange a few counts five times, where a bisection
     would take eleven exchanges, and whole histograms would be a hundred times as large. How many are exchanged does
-    not depend on the counts, so that processes stay in step whatever they hold.
+    not depend on the counts, so that processes stay in step with any weights.
 
     Returns:
         The digit; how many keys of each tensor are above it, with those that were known to be; and how many have it.

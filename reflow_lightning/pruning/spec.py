@@ -17,7 +17,7 @@ from reflow_lightning.running.names import Patterns, as_patterns, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class PruneSpec:
-    """Which weights of a model go, but for how many. See `reflow_lightning.prune` for what each field means.
+    """Which weights of a model go, but not how many. See `reflow_lightning.prune` for what each field means.
 
     Attributes:
         criterion: The lowest scores go.

@@ -1,4 +1,4 @@
-"""Rounds of pruning and training, judged by their validations. Plain PyTorch, but for `judge`."""
+"""Rounds of pruning and training, judged by their validations. Plain PyTorch, except `judge`."""
 
 from reflow_lightning.rounds.kept import Kept
 from reflow_lightning.rounds.removing import RemovedRectifier, remove_rectifier

@@ -1,4 +1,4 @@
-"""What a network is called with: one tensor, or several arguments, of which some hold the samples of a batch."""
+"""What a network is called with: one tensor, or several arguments, some of them with the samples of a batch."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ Limit = int | Literal["auto"]
 
 
 def move(batch: Any, device: torch.device) -> Any:
-    """Move whatever of a nested batch has a ``to``, as Lightning does; one that returns nothing moves in place.
+    """Move all of a nested batch that has a ``to``, as Lightning does; a ``to`` that returns nothing moves in place.
 
     A tensor that was made in inference mode is copied, for there are neither gradients of it nor changes in place. A
     GPU fetches pinned memory while the CPU goes on.
@@ -125,7 +125,7 @@ class Batches:
     Args:
         batches: Any iterable of batches.
         max_batches: At most so many. It may be 0 beside other processes. ``"auto"``: as many as the statistics need,
-            which whoever gathers them decides (`reflow_lightning.calibration.enough.read`), at most `MOST_BATCHES` on
+            which `reflow_lightning.calibration.enough.read` decides, at most `MOST_BATCHES` on
             all processes together.
         device: Where they go.
         task: What is being done, for the progress bar and for messages.

@@ -22,7 +22,7 @@ class Copy:
     sources: tuple[str, ...]
 
     def names(self, model: nn.Module) -> list[dict[str, str]]:
-        """For each source, the names of its tensors by the names in the copy, but for those that wait for a first pass.
+        """For each source, the names of its tensors by the names in the copy, unless they wait for a first pass.
 
         A parameter that several layers share has the first of its names, as in ``named_parameters()``.
         """

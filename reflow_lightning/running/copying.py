@@ -126,7 +126,7 @@ def data_in(model: nn.Module) -> list[Any]:
 
 
 def walk(model: nn.Module) -> Iterator[Any]:
-    """What a model holds beside its parameters and buffers, however deep, but for what is within data."""
+    """What a model holds beside its parameters and buffers, however deep, except what is within data."""
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     seen: set[int] = set()
     waiting = [value for module in model.modules() for value in plain_attributes(module).values()]
@@ -166,6 +166,6 @@ def _uncopyable(model: nn.Module, shared: dict[int, Any]) -> list[Any]:
         for value in plain_attributes(module).values():
             try:
                 copy.deepcopy(value, memo=dict(shared))
-            except Exception:  # whatever a class of the user's raises
+            except Exception:  # a class of the user's may raise anything
                 found.append(value)
     return found

@@ -18,11 +18,11 @@ def relative_difference(before: Any, after: Any, scale: Any = None) -> float:
     Args:
         before: A tensor or number, or several, nested in tuples, lists and dictionaries.
         after: The same of the other network.
-        scale: Outputs whose largest absolute values count instead of those of the first; by default there are none.
+        scale: Outputs whose largest absolute values count instead of the first network's; by default there are none.
 
     Returns:
-        The difference; that of several tensors is the largest. It is infinite if they differ and not all values
-        are finite, or the first is zero throughout.
+        The difference, of several tensors the largest. It is infinite if they differ and not all values are finite, or
+        the first is zero throughout.
 
     Raises:
         ValueError: If the outputs differ in the number or the shape of their tensors.

@@ -1,4 +1,4 @@
-"""Blocks in which every module of a network is called, whatever else may run it faster."""
+"""Blocks in which every module of a network is called, though torch has faster ways around some of them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     except BaseException as error:
         with suppress(OSError):  # there may be none, or no such folder
             beside.unlink()
-        if isinstance(error, OSError) and error.errno:  # that of a full disk names no file, others the one beside
+        if isinstance(error, OSError) and error.errno:  # a full disk's error names no file, others name the one beside
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -21,7 +21,7 @@ def fresh(loader: Any, *, shuffle: bool, seed: int, rank: int = 0, world_size: i
     """A loader over the same data that shares no state with the given one, which may be running.
 
     Iterating a running loader again is no way: with persistent workers that ends its epoch. Its samplers, data set and
-    collate function are copied with the state that they keep, but for large data; see `Detaching`.
+    collate function are copied with the state that they keep, except large data; see `Detaching`.
 
     Args:
         loader: A DataLoader, or another iterable, which then must start anew when iterated.

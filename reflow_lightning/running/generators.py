@@ -1,4 +1,4 @@
-"""Generators of random numbers that a model holds, beside those of Python, NumPy and PyTorch themselves."""
+"""Generators of random numbers that a model holds, beside the global ones of Python, NumPy and PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def generators_in(model: nn.Module) -> list[Any]:
 
 
 def generator_types() -> tuple[type, ...]:
-    """The types of generators that are known; those of NumPy once it is loaded."""
+    """The types of generators that are known; NumPy's too, once it is loaded."""
     numpy = sys.modules.get("numpy")
     ours: tuple[type, ...] = (torch.Generator, random.Random)
     return (*ours, numpy.random.Generator, numpy.random.RandomState) if numpy else ours

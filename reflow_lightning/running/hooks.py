@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
     @property
     def first(self) -> Any:
-        """The first argument, by whatever name a subclass calls it."""
+        """The first argument; a subclass may give it another name."""
         return self.args[0] if self.args else next(iter(self.kwargs.values()))
 
     def argument(self, position: int, name: str) -> Any:
@@ -187,7 +187,7 @@ class _Telling:
 
 
 def before_saving(module: nn.Module, act: Callable[[], None]) -> RemovableHandle:
-    """Call a method before each ``state_dict()`` of a module, whoever asks for it.
+    """Call a method before each ``state_dict()`` of a module.
 
     Args:
         module: The module. A copy of it, or what is pickled of it, is not watched.

@@ -24,7 +24,7 @@ def isolated_rng(seed: int | None = None, generators: Sequence[Any] = ()) -> Ite
 
     Args:
         seed: Seed for the block; ``None`` goes on from the present state.
-        generators: Generators of a model's own, of which the same holds; see `generators_in`.
+        generators: Generators of a model's own, which are treated alike; see `generators_in`.
 
     Example:
         >>> state = torch.get_rng_state()

@@ -13,7 +13,7 @@ _KEYS = ("y", "label", "labels", "target", "targets")
 
 
 def batch_targets(batch: Any) -> Any:
-    """What stands where labels are expected, whatever it is.
+    """What stands where labels are expected; it need not be a tensor.
 
     The second element of a tuple or list, ``batch["y" | "label" | "labels" | "target" | "targets"]`` of a dict, else
     ``None``.

@@ -26,7 +26,7 @@ def _is_dense(values: Tensor) -> bool:
 
 
 def logits_of(output: Any) -> Any:
-    """The logits of an output that names them, as those of transformers do; any other output as it is.
+    """The logits of an output that names them, as outputs of transformers do; any other output as it is.
 
     Example:
         >>> logits_of({"loss": "loss", "logits": "logits"}), logits_of("logits")

@@ -22,7 +22,7 @@ _WALKED = 100_000
 
 
 def own(batch: Any, told: set[str] | None = None) -> Any:
-    """A copy of a batch as deep as it is nested, whatever its type, with the values, types and devices that it has.
+    """A copy of a batch of any type, as deep as it is nested, with the values, types and devices that it has.
 
     Two places that hold one tensor hold one copy. Tensors are detached and ask for gradients if they did. Modules and
     data sets that a batch refers to are not copied, nor what can't be, such as a generator: a warning names that. It
@@ -49,7 +49,7 @@ def own(batch: Any, told: set[str] | None = None) -> Any:
             memo[id(value)] = _clone(value)
     try:
         return _copied(batch, within, memo)
-    except Exception:  # whatever a class of the user's raises
+    except Exception:  # a class of the user's may raise anything
         _share_what_fails(within, memo, set() if told is None else told)
         return _copied(batch, within, memo)
 

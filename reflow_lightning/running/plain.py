@@ -46,7 +46,7 @@ def hollow_copy(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def write_back(model: nn.Module, copied: nn.Module) -> None:
-    """Write the parameters and buffers of a copy into the network, of which each process holds its part."""
+    """Write the parameters and buffers of a copy into the network; each process writes the part that it holds."""
     reshard(model)
     with writing(model):
         values = dict(named_tensors(copied))

@@ -1,6 +1,6 @@
 """Several processes that do one thing together: all of them succeed, or all of them raise.
 
-A process that raises alone leaves the others waiting for it for ever. So whatever may fail on one process stands in a
+A process that raises alone leaves the others waiting for it for ever. So what may fail on one process stands in a
 `together` block, at whose end the processes tell each other how it went; and each exchange of data stands in an
 `in_step` block, which begins with the same question, so that the others hear of a failure wherever they are. Every
 failure is told once, and Ctrl-C waits until an exchange is over. With a single process all of this costs nothing.

@@ -1,4 +1,4 @@
-"""Things that are found by name: criteria, allocations, repairs, and whatever a user adds to them."""
+"""Things that are found by name: criteria, allocations, repairs, and what a user adds to them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from reflow_lightning.running.compat.torch import tree_map
 def map_samples(
     function: Callable[[Tensor], Any], arguments: A, otherwise: Callable[[Any], Any] = lambda value: value
 ) -> A:
-    """Apply a function to the tensors that hold samples: those of the length `batch_size`.
+    """Apply a function to the tensors that hold samples: all of the length `batch_size`.
 
     Another tensor, such as a mask of an attention layer, is the same for every sample.
 

@@ -44,7 +44,7 @@ def sharded_modules(model: nn.Module) -> list[Any]:
 
 
 def is_spread(model: nn.Module) -> bool:
-    """Whether parameters of a model are spread over processes, in whatever way.
+    """Whether parameters of a model are spread over processes, by `fully_shard` or by tensor parallelism.
 
     Example:
         >>> is_spread(nn.Linear(2, 2))
@@ -83,7 +83,7 @@ def runs_by_unit(model: nn.Module) -> bool:
 
 
 def casts(model: nn.Module) -> bool:
-    """Whether a network under `fully_shard` computes in other types than those of its parameters."""
+    """Whether a network under `fully_shard` computes in another type than its parameters have."""
     return any(map(casts_values, sharded_modules(model)))
 
 

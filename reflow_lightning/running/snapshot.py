@@ -116,7 +116,7 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def write(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write values into the parameters and buffers of a module, whatever their device and type.
+    """Write values into the parameters and buffers of a module; devices and types may differ.
 
     Args:
         module: The module.

@@ -102,7 +102,7 @@ class Unit:
 
     @torch.no_grad()
     def _keep(self) -> None:
-        """Write the values of this process's part to where it is kept, but for what a mere forward pass has changed."""
+        """Write the values of this process's part to where it is kept, unless a mere forward pass has changed them."""
         for parameter, part in self._parts if self._changes and self._is_held else ():
             local(part).copy_(local(whole_like(part, parameter.detach())))
 
@@ -113,6 +113,6 @@ class Unit:
 
 
 def _nothing(parameter: Tensor, part: Tensor) -> Tensor:
-    """A tensor of the same shape that takes no memory; whoever reads it by mistake gets NaN."""
+    """A tensor of the same shape that takes no memory; reading it by mistake gives NaN."""
     value = torch.nan if parameter.dtype.is_floating_point else 0
     return torch.full((), value, dtype=parameter.dtype, device=local(part).device).expand(part.shape)

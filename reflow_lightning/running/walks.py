@@ -110,12 +110,12 @@ def check_no_walk() -> None:
 class Walk:
     """A function that runs in a thread of its own, stops where it calls `stop`, and goes on when it is told to.
 
-    While it runs, whoever told it to waits. It has random states and `Settings` of its own, which begin as they are
-    when it is first told to go; everybody else's are left as they were.
+    The caller of `go` waits while it runs. It has random states and `Settings` of its own, which begin as they are when
+    it is first told to go; the caller's are left as they were.
 
     Args:
         run: The function.
-        generators: Generators of random numbers that it may draw from, beside those of Python, NumPy and PyTorch.
+        generators: Generators that it may draw random numbers from, beside the global ones of Python, NumPy and torch.
 
     Attributes:
         at: What it said when it stopped; ``None`` before it has, and after its end.
@@ -198,7 +198,7 @@ class Walk:
             self.over = True
             return
         if not self.over:
-            with suppress(Exception):  # whatever the function makes of being ended
+            with suppress(Exception):  # the function may raise anything when it is ended
                 self.go()
         self._thread.join()
 

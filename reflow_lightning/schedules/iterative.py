@@ -116,7 +116,7 @@ class Iterative:
 
 
 def _is_at(sparsity: float, final: float) -> bool:
-    return sparsity >= final - 1e-9  # two prunings of 0.2 are 0.36 but for rounding
+    return sparsity >= final - 1e-9  # two prunings of 0.2 are 0.36 apart from rounding
 
 
 def _is_number(value: object) -> bool:

@@ -18,7 +18,7 @@ def sparsest(
     Args:
         within: Whether a sparsity is within the drop.
         coarse: Sparsities to begin with; those outside the bounds are left out.
-        least: There is none below, but for the dense network.
+        least: There is none below, except the dense network.
         most: There is none from here on.
         tolerance: See above.
 

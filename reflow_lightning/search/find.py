@@ -84,7 +84,7 @@ def find_sparsity(
 
     If anything fails the model is as it was. Where processes run together (`torch.distributed`), call it on all of
     them, each with its own batches: a score is the mean over all, so that all take the same path. It takes the memory
-    of three copies of the model, and of the scores but for those of ``"magnitude"`` and ``"random"``, which are made
+    of three copies of the model, and of the scores, except for ``"magnitude"`` and ``"random"``, whose scores are made
     in pieces.
 
     Args:

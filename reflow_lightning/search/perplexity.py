@@ -35,11 +35,11 @@ def perplexity(model: nn.Module, batches: Iterable[Any], *, forward: AnyForward 
     negate it.
 
     Args:
-        model: Puts out logits (samples, positions, vocabulary), or names them so; those at a position are of the token
-            at the next one.
-        batches: Read once. A mapping's ``"labels"`` are the tokens, and those of -100 do not count; without labels they
-            are its ``"input_ids"``, but for those where ``"attention_mask"`` is 0. Of a tuple or list, the first
-            element holds them.
+        model: Puts out logits (samples, positions, vocabulary), or names them so; the logits at a position predict the
+            token at the next one.
+        batches: Read once. A mapping's ``"labels"`` are the tokens, and labels of -100 do not count; without labels
+            they are its ``"input_ids"``, except where ``"attention_mask"`` is 0. Of a tuple or list, the first element
+            holds them.
         forward: ``(model, batch) -> output``; by default as in `reflow_lightning.calibrate`.
 
     Raises:

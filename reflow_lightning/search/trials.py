@@ -62,7 +62,7 @@ class Search:
 
 
 def is_within(score: float, dense_score: float, max_drop: float) -> bool:
-    """Whether a score is at most ``max_drop`` below the dense one, but for rounding.
+    """Whether a score is at most ``max_drop`` below the dense one, apart from rounding.
 
     Example:
         >>> is_within(0.9075, 0.9175, max_drop=0.01), is_within(0.907, 0.9175, max_drop=0.01)

@@ -45,7 +45,7 @@ def rectifiers_by_hand(model: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, module in model.named_modules():
         if not type(module).__module__.startswith("torch.nn.") and not _holds_anything(module):
-            with suppress(Exception), Unwatched():  # whatever a forward of the user's raises on a vector
+            with suppress(Exception), Unwatched():  # a forward of the user's may raise anything on a vector
                 if (kind := _kind_of(module)) is not None:
                     found[name] = kind
     return found

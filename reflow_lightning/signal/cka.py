@@ -34,7 +34,7 @@ def gram(values: Tensor) -> Tensor:
 
 
 def merge_grams(one: Tensor, other: Tensor) -> Tensor:
-    """The `gram` of disjoint data together, whatever their means.
+    """The `gram` of disjoint data together; their means may differ.
 
     Example:
         >>> one, other = gram(torch.tensor([[1.0]])), gram(torch.tensor([[3.0]]))
@@ -73,7 +73,7 @@ class LinearCKA(Statistic[Tensor]):
     ``norm(B'A)^2 / (norm(A'A) norm(B'B))``, in Frobenius norms. It is 1 if B is A turned and scaled, and 0 if
     nothing in one goes linearly with the other. With fewer samples than a few times C it comes out too high.
 
-    The state has at most ``(2 + 2 C) 2 C`` float64 values whatever the number of samples, and a quarter of that for
+    The state has at most ``(2 + 2 C) 2 C`` float64 values for any number of samples, and a quarter of that for
     samples that wait until there are enough of them to be multiplied at once; few samples take little. To bound it for
     wide layers, 512 channels, spread evenly, stand for all of a wider one: the same in both networks, so that equal
     ones still give 1.

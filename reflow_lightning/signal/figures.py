@@ -69,7 +69,7 @@ Parameters = ParamSpec("Parameters")
 
 
 def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Make a function draw in this style, whatever the user's own settings are; they stay as they are.
+    """Make a function draw in this style instead of the user's own settings, which stay as they are.
 
     Example:
         >>> @styled

@@ -40,7 +40,7 @@ class VarianceHistory:
     """The variance of every layer over a training, in bounded memory.
 
     When there are too many moments, every other one is forgotten, and from then on every other one is passed over. Of
-    more than 32 prune events every other one is forgotten, but for the last.
+    more than 32 prune events every other one is forgotten, except the last.
 
     Args:
         most: So many moments are kept at most, beside prune events.

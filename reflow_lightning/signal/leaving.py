@@ -29,7 +29,7 @@ def leaving_out(reasons: MutableMapping[str, str], layer: str) -> Iterator[None]
     """
     try:
         yield
-    except Exception as error:  # whatever the activations of somebody's layer make torch raise
+    except Exception as error:  # odd activations may make torch raise anything
         reasons.setdefault(layer, summary(error))
 
 

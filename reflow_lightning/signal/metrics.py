@@ -67,7 +67,7 @@ def check_metrics(metrics: Sequence[str], known: Collection[str] = METRICS) -> t
 
 
 def gathered_for(metrics: Collection[str]) -> frozenset[str]:
-    """What has to be gathered for metrics: the moments, which every row has, and whatever else they are made of.
+    """What has to be gathered for metrics: the moments, which every row has, and what else they are computed from.
 
     Example:
         >>> sorted(gathered_for(["variance"])), sorted(gathered_for(["entropy", "cka"]))

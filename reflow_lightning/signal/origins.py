@@ -71,7 +71,7 @@ class Origin(NamedTuple):
         return Origin(tuple(piece._replace(size=times * piece.size) for piece in self.pieces), dim, shape)
 
     def mixed(self, dim: int, shape: tuple[int, ...]) -> Origin:
-        """The origin of channels of which each may come from any of these: all are the deepest layer's."""
+        """The origin of channels that may each come from any of these: all count as the deepest layer's."""
         return Origin((self.deepest._replace(size=_size(dim, shape)),), dim, shape)
 
 

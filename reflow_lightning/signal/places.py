@@ -20,7 +20,7 @@ class RectifierPlaces:
         model: The network.
 
     Attributes:
-        replaceable: Name of the rectifier by that of the layer before it.
+        replaceable: Name of the rectifier by the name of the layer before it.
         others: What is known of the rectifiers that are no such modules, by the name of the layer before them.
 
     Example:

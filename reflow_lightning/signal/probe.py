@@ -41,7 +41,7 @@ def is_time_first(layer: nn.Module) -> bool:
 
 
 def candidates(known: Mapping[str, Layer]) -> list[str]:
-    """The layers that may be `signal_layers`, whatever follows what."""
+    """The layers that may be `signal_layers`, before it is known which layer follows which."""
     return [name for name, layer in known.items() if isinstance(layer.module, BatchNorm) or layer.weights]
 
 

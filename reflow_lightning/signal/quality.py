@@ -24,8 +24,8 @@ def strong_but_wrong(
 ) -> tuple[str, ...]:
     """The layers whose signal is as strong as the dense network's, but not the same.
 
-    BatchNorm makes the output of a layer strong whatever comes in, so that after a repair the variance alone tells
-    nothing of what was lost.
+    BatchNorm makes the output of a layer strong for any input, so that after a repair the variance alone tells nothing
+    of what was lost.
 
     Args:
         report: Measured with a reference.

@@ -44,7 +44,7 @@ class Rectified:
         kind: The rectifier, as its function is called: ``"relu"``, ``"relu6"``, ``"gelu"``. ``Hardtanh(0, 6)`` is
             ``"relu6"``.
         values: The pre-activations, before an in-place rectifier overwrites them. After a concatenation of channels,
-            those of the layer alone.
+            only the layer's own.
         dim: Their channel dimension.
         ceiling: The value above which the output is constant; infinite for most.
     """
@@ -65,13 +65,13 @@ def watching_rectifiers(model: nn.Module, listener: Callable[[Rectified], None])
     single number, or that no weighted layer precedes, is passed over, and so is what torch does not let one see: within
     a scripted module, a recurrent layer, or an autograd function of one's own that stands in no such module.
 
-    The channel dimension is that of the layer's output, the last but for convolutions, and follows transposition,
-    pooling and reshaping. Where a reshape splits or merges it, the part counts into which its first element falls.
+    The channel dimension is the layer's output dimension, which is the last one except for convolutions, and follows
+    transposition, pooling and reshaping. Where a reshape splits or merges it, the part with its first element counts.
 
     Several layers precede a rectifier where channels are concatenated (``torch.cat``). They are told apart as long as
     the channels stay whole and in order: through normalisation, pooling, dropout, rectifiers, permuted dimensions and
     flattening. Where their number changes otherwise, as in a slice, all are the deepest layer's, and in a sum all are
-    those of the deepest term. An index that shuffles channels goes unnoticed.
+    the deepest term's. An index that shuffles channels goes unnoticed.
 
     Modules compiled by `torch.compile` run eagerly meanwhile, and attention without its fast path.
 
@@ -215,7 +215,7 @@ def _bounds(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bo
 def _concatenated(
     tensors: Iterable[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None
 ) -> tuple[list[Tensor], int]:
-    """The operands and the dimension of `torch.cat`, by its signature; it skips those of shape (0,)."""
+    """The operands and the dimension of `torch.cat`, by its signature; it skips operands of shape (0,)."""
     return [x for x in tensors if x.shape != (0,)], dim if axis is None else axis
 
 

@@ -69,7 +69,7 @@ class DriftReport:
 def check_drift(
     model: nn.Module, batches: Iterable[Any], forward: AnyForward | None = None, max_batches: int = 10
 ) -> DriftReport:
-    """Compare the stored BatchNorm statistics of a dense network with those of a loader, and name likely causes.
+    """Compare the stored BatchNorm statistics of a dense network with a loader's, and name likely causes.
 
     The stored statistics are a running average over the last batches of a training, in train mode, while the weights
     moved; and what it began with may not be forgotten. None of that is a drift of the data:

@@ -39,7 +39,7 @@ _YOUNG = 0.5
 SEEN = 100
 """Batches after which a running average has forgotten where it began, and weights move slowly."""
 
-_NEVER = sys.float_info.max  # but for what is infinite or no number
+_NEVER = sys.float_info.max  # except what is infinite or no number
 _SORTED = 0.05  # share of the variance of samples that lies between batches
 
 

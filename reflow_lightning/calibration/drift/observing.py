@@ -55,7 +55,8 @@ class Observation:
 def sample_moments(values: Tensor, centre: Tensor) -> Tensor:
     """Moments over samples of their mean, and of their mean squared deviation from a centre, by channel.
 
-    Unlike those of single values, they tell the sampling noise: samples are independent, neighbouring positions not.
+    They tell the sampling noise, which moments of single values do not: samples are independent, but neighbouring
+    positions are not.
 
     Args:
         values: Activations (N, C, ...).
@@ -147,6 +148,6 @@ def both(*parts: Observation) -> Observation:
 
 
 def merged(found: list[Tensor]) -> Tensor:
-    """Merge `sample_moments` of several batches into those of all their samples, (2, 3, C)."""
+    """Merge `sample_moments` of several batches: the moments of all their samples, (2, 3, C)."""
     parts = torch.stack(found)
     return torch.stack([merge_moments(parts[:, 0]), merge_moments(parts[:, 1])])

@@ -61,7 +61,7 @@ def shifts_in_training(trials: Trials) -> dict[str, Shift]:
     modules = [module for module in trials.model.modules() if not isinstance(module, RunningNorm)]
     try:
         trained = trials.observe(training=modules)
-    except Exception:  # whatever a model raises that wants more in train mode, such as targets
+    except Exception:  # a model may want more in train mode, such as targets, and raise anything without
         return {}
     shifts = {}
     for name, found in trials.seen.layers.items():

@@ -16,7 +16,7 @@ _WORTH_IT = 0.25  # share of an operand's channels that must be constant before 
 def part_of_sum(
     node: fx.Node, channels: Channels, bounds: Mapping[fx.Node, Any], varying: Set[fx.Node]
 ) -> tuple[fx.Node, Axis] | None:
-    """The operand of an addition of which only a part may be added, and for each of its channels whether it may go.
+    """The operand of an addition that needs to be added in part only, and for each of its channels whether it may go.
 
     Args:
         node: The addition of two steps.

@@ -1,4 +1,4 @@
-"""Between which values does each activation of a network lie, whatever the input is?
+"""Between which values does each activation of a network lie, for every input?
 
 An activation whose bounds coincide is constant. That is known from the weights alone, exactly, position by position, so
 that the borders of a padded convolution are seen as they are.

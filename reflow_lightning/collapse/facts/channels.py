@@ -1,7 +1,8 @@
 """Which channels of a network can only be removed together, as in one sum or in one depthwise convolution.
 
 Every element of every activation carries the number of its channel through the network: convolutions and linear layers
-give new numbers, whatever moves values moves numbers, and where two meet, as in a residual addition, they become one.
+give new numbers, an operation that moves values moves numbers, and where two meet, as in a residual addition, they
+become one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers of channels, some of which are the same, and the dimension along which they lie."""
+"""Numbers of channels, the groups of them that are the same, and the dimension along which they lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 
 class Groups:
-    """Numbers of channels, some of which are the same; a union-find structure over tensors, for there may be millions.
+    """Numbers of channels in groups of equal ones; a union-find structure over tensors, for there may be millions.
 
     Example:
         >>> groups = Groups()

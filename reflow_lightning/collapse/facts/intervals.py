@@ -30,7 +30,7 @@ class Bounds(NamedTuple):
 
 
 def uniform(bounds: Bounds, dim: int) -> Tensor:
-    """The value of each channel that has the same one everywhere, but for rounding, else NaN; of shape (channels,)."""
+    """The value of each channel that is the same everywhere, apart from rounding, else NaN; of shape (channels,)."""
     rows_low, rows_high = (end.movedim(dim, 0).reshape(end.shape[dim], -1) for end in bounds)
     first = rows_low[:, :1]
     alike = (rows_low - first).abs() <= _ROUNDING * first.abs()

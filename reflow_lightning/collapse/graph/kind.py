@@ -75,7 +75,7 @@ def words(text: str) -> dict[str, str]:
 
 
 def is_known(module: Any) -> bool:
-    """Whether a family has modules of this class: torch's, or those of one of the family's packages.
+    """Whether a family has modules of this class: torch's, or a class of one of the family's packages.
 
     Example:
         >>> import reflow_lightning.collapse.operators

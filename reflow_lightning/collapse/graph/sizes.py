@@ -11,7 +11,7 @@ from reflow_lightning.collapse.graph.steps import Steps
 
 
 def is_computed_with(steps: Steps, values: Mapping[fx.Node, Any], node: fx.Node, dim: int, ndim: int) -> bool:
-    """Whether a size is put out, or goes into a computation other than that of the sizes of a view.
+    """Whether a size is put out, or is used for anything but the sizes of a view.
 
     Args:
         steps: The graph.

@@ -71,7 +71,7 @@ def merge_layers(steps: Steps, values: Mapping[fx.Node, Any]) -> tuple[list[Row]
         node.args = first.args
         done.append(Row("merge", names, f"one layer with {together / separate:.2f} times the multiply-adds"))
         tidy(steps.traced)
-        return done, left  # whoever goes on looks at the graph anew
+        return done, left  # the next merge looks at the graph anew
     return done, left
 
 

@@ -77,7 +77,7 @@ class CIFAR10DataModule(SplitDataModule):
             RuntimeError: If they can't be had.
         """
         if (self.folder / _FOLDER).exists() or not self.download:
-            return  # whatever lies there is not replaced
+            return  # files that lie there are not replaced
         from torchvision.datasets import CIFAR10
 
         try:

@@ -9,7 +9,7 @@ from reflow_lightning.experiments.data.sentences import Sentences, label_among
 from reflow_lightning.experiments.data.text import TextDataModule
 
 URL = "https://raw.githubusercontent.com/clairett/pytorch-sentiment-classification/master/data/SST2"
-"""A copy that many tutorials use; its publishers give trees, of which it holds the roots."""
+"""A copy that many tutorials use. The publishers give trees of phrases; it holds their roots, the sentences."""
 
 
 class SST2DataModule(TextDataModule):

@@ -33,7 +33,7 @@ class TextDataModule(SplitDataModule):
         num_workers: Processes that load the data.
 
     Attributes:
-        dataset: Its name, and that of its folder.
+        dataset: Its name, which is its folder's, too.
         files: The address of each file below ``url``, by its name in the folder.
         encoder: The tokenizer that was built or read; known after `setup`, as the next.
         tokens: What networks must be fit for.
@@ -91,7 +91,7 @@ class TextDataModule(SplitDataModule):
         """
         paths = {self.folder / name: source for name, source in self.files.items()}
         if self.url is None or any(path.exists() for path in paths):
-            return  # whatever lies there is not replaced
+            return  # files that lie there are not replaced
         urls = {path: f"{self.url}/{source}" for path, source in paths.items()}
         download_files(self.dataset, urls, self._read, self._remedy())
 

@@ -15,7 +15,7 @@ CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 
 
 class TRECDataModule(TextDataModule):
-    """5,452 questions of six classes, of which some are held out for the validation, and 500 of test.
+    """5,452 questions of six classes, some of them held out for the validation, and 500 for the test.
 
     Args:
         folder: Holds ``TREC`` with ``train.txt`` and ``test.txt``: ``COARSE:fine``, a space and a question a line.

@@ -39,7 +39,7 @@ def torchvision_model(name: str, weights: str | None = None, num_classes: int | 
         name: Such as ``"resnet50"``; ``torchvision.models.list_models()`` has all.
         weights: Name of an entry of its weights, such as ``"IMAGENET1K_V2"``, or ``"DEFAULT"`` for the best. ``None``:
             random ones.
-        num_classes: Number of classes. ``None``: that of the weights, or 1000.
+        num_classes: Number of classes. ``None``: as many as the weights have, or 1000.
 
     Raises:
         ValueError: If the name or the weights are unknown, or these are for another number of classes.
@@ -77,7 +77,7 @@ def timm_model(name: str, weights: str | None = None, num_classes: int | None = 
     Args:
         name: Such as ``"resnet50.a1_in1k"``; ``timm.list_models()`` has all.
         weights: ``"DEFAULT"`` for the pretrained ones of that name. ``None``: random ones.
-        num_classes: Number of classes. ``None``: that of the weights, or 1000.
+        num_classes: Number of classes. ``None``: as many as the weights have, or 1000.
 
     Raises:
         ValueError: If ``weights`` is something else.

@@ -97,14 +97,14 @@ def transformers_model(
     if weights not in (None, "DEFAULT"):
         raise ValueError(f"weights={weights!r} must be DEFAULT or null: name= chooses among weights, or their folder")
     if weights is not None and name is None:
-        raise ValueError("weights=DEFAULT are those of a name= or a folder, but there is a config= alone")
+        raise ValueError("weights=DEFAULT needs a name= or a folder that has weights, but there is a config= alone")
     options = {"num_labels": num_classes} | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
     if config is not None:
         return SequenceClassifier(_random(_made_config(config, vocabulary_size, options)).float())
     assert name is not None
     found = _read_config(name, options)
     model = _random(found) if weights is None else _read_model(name, found)
-    # Lightning chooses the precision, whatever the checkpoint was saved in, and trains modules in the mode they are in
+    # Lightning chooses the precision, not the checkpoint's type, and trains modules in the mode they are in
     return SequenceClassifier(model.float()).train()
 
 

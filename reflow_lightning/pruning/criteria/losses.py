@@ -18,9 +18,9 @@ Loss = Callable[[Any, Any], Any]
 def label_loss(output: Any, batch: Any) -> Tensor:
     """The loss of a batch with labels: the model's own, if it puts one out, else a mean cross entropy of its logits.
 
-    A model of transformers puts out its own loss for a batch with ``"labels"``; that of a causal language model is the
-    cross entropy of the *next* tokens. The labels are `reflow_lightning.running.labels.batch_targets`; those of -100 do
-    not count.
+    A model of transformers puts out its own loss for a batch with ``"labels"``; a causal language model's is the cross
+    entropy of the *next* tokens. The labels are `reflow_lightning.running.labels.batch_targets`; labels of -100 do not
+    count.
 
     Args:
         output: Logits of shape (N, classes, ...), or (N, positions, classes) with labels of shape (N, positions); or an
@@ -44,8 +44,8 @@ def label_loss(output: Any, batch: Any) -> Tensor:
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
         raise ValueError(
             f"the default loss needs logits and labels, but got a {type(output).__name__} and a batch of type "
-            f"{type(batch).__name__}{keys}: give the batch labels, of which a model of transformers makes its own "
-            "loss if they are called 'labels', or the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
+            f"{type(batch).__name__}{keys}: give the batch labels, called 'labels' for a model of transformers "
+            "that computes its loss itself, or the criterion a loss, as in Fisher(loss=lambda output, batch: ...)"
         )
     classes_first = output.shape[:1] + output.shape[2:]
     if output.ndim > 2 and labels.shape == output.shape[:-1] != classes_first:

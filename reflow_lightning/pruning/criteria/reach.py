@@ -79,7 +79,7 @@ class Reach:
             ValueError: If one was not, although there were batches.
         """
         read, missing, zero = zip(*gather((self._read, self.missing, self._zero)), strict=True)
-        if not any(read):  # whoever counts the batches says that
+        if not any(read):  # `estimate` says that, which counts the batches
             return
         unreached, silent = set.intersection(*missing), set.intersection(*zero)
         if unreached:

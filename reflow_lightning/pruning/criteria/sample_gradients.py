@@ -82,7 +82,7 @@ def _can_be_vectorised(step: LossOf, parameters: Mapping[str, nn.Parameter], bat
     expected = one_by_one(step, parameters, first)
     try:
         found = together_by_vmap(step, parameters, first)
-    except Exception:  # whatever it can't run: it has no error of its own
+    except Exception:  # it may raise anything for what it can't run
         return False
     return all(_close(found[name], gradient) for name, gradient in expected.items())
 

@@ -40,7 +40,7 @@ class Wanda:
     told to be padding of a sequence does not count; for a transposed convolution what its padding cuts off does.
 
     Attributes:
-        group: Which weights are compared: those of one ``"output"``, or ``"all"``.
+        group: Which weights are compared: within one ``"output"``, or ``"all"``.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)

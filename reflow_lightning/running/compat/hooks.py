@@ -43,7 +43,7 @@ def computed_by(hook: Any) -> str | None:
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether something of its own is called before or after each step of an optimizer, or before those of all.
+    """Whether a hook is called before or after each step: of this optimizer, or of all optimizers.
 
     Example:
         >>> import torch

@@ -60,7 +60,7 @@ def keeps_whole(module: Any) -> bool:
 
 
 def casts_values(module: Any) -> bool:
-    """Whether a unit computes in other types than those of its parameters (`MixedPrecisionPolicy`)."""
+    """Whether a unit computes in another type than its parameters have (`MixedPrecisionPolicy`)."""
     policy = module._get_fsdp_state()._mp_policy
     return policy.param_dtype is not None or policy.output_dtype is not None
 

@@ -103,7 +103,7 @@ def test_a_model_without_a_pad_token_is_named_with_the_remedy():
         ({}, "name=None and config=None: give one of them"),
         ({"name": "x", "config": BERT}, "name='x' and config=.*: give one of them"),
         ({"name": "x", "weights": "best"}, "weights='best' must be DEFAULT or null"),
-        ({"config": BERT, "weights": "DEFAULT"}, "weights=DEFAULT are those of a name= or a folder"),
+        ({"config": BERT, "weights": "DEFAULT"}, "weights=DEFAULT needs a name= or a folder that has weights"),
         ({"config": {"hidden_size": 8}}, "config={'hidden_size': 8} lacks model_type: such as bert"),
         ({"config": {"model_type": "birt"}}, "config={'model_type': 'birt'} is of no model that transformers knows"),
     ],
