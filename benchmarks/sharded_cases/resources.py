@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from reflow_lightning import Masks, prune
 from reflow_lightning.events.pruner import Pruner
+from reflow_lightning.pruning import make_masks
 from sharded_cases.group import Peak, sharded, sharded_layers, together
 
 SPARSITY = 0.9
@@ -73,10 +74,13 @@ def steps_of(size: str, folder: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     _, found["two steps of training"] = _measured(train)
+    everywhere = 2 * dist.get_world_size()
+    by_data = {"criterion": "wanda", "batches": _batches(size), "max_batches": everywhere}
+    _, found["rank, wanda"] = _measured(lambda: make_masks(model, SPARSITY, **by_data))
     masks, found["rank and mask, magnitude"] = _measured(lambda: prune(model, SPARSITY))
     _, found["save the masks"] = _measured(lambda: masks.save(f"{folder}/masks.pt"))
     for repair in ("moments", "reconstruct"):
-        pruner = Pruner(SPARSITY, repair=repair, calibration_batches=2 * dist.get_world_size(), monitor=False)
+        pruner = Pruner(SPARSITY, repair=repair, calibration_batches=everywhere, monitor=False)
         _, found[f"prune and repair, {repair}"] = _measured(lambda p=pruner: p.apply(model, _batches(size)))
     assert pruner.masks is not None
     pruner.masks.save(f"{folder}/masks.pt")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from reflow_lightning.running.declared import says
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.sharding import is_spread
 from reflow_lightning.running.snapshot import Restorable, Snapshot
@@ -168,7 +169,7 @@ def leaves_undo_to_caller(repair: Repair) -> bool:
 
     A repair that runs others can if they can.
     """
-    return _says(repair, "leaves_undo_to_caller")
+    return says(repair, "leaves_undo_to_caller")
 
 
 def unit_by_unit(repair: Repair) -> bool:
@@ -181,12 +182,7 @@ def unit_by_unit(repair: Repair) -> bool:
         >>> unit_by_unit(Moments()), unit_by_unit(Align())
         (True, False)
     """
-    return _says(repair, "unit_by_unit")
-
-
-def _says(repair: Repair, name: str) -> bool:
-    says = vars(type(repair)).get(name, False)
-    return bool(says(repair) if callable(says) else says)
+    return says(repair, "unit_by_unit")
 
 
 def run(

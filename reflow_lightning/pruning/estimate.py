@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -11,18 +12,25 @@ from torch import Tensor, nn
 from reflow_lightning.pruning.kinds import check_found
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
+from reflow_lightning.running.declared import says
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import is_spread
+from reflow_lightning.running.units import runnable
 
 Found = TypeVar("Found", covariant=True)
 
 
 @runtime_checkable
 class NeedsData(Protocol[Found]):
-    """A criterion or an allocation that learns from data what scores, or shares out, in the end."""
+    """A criterion or an allocation that learns from data what scores, or shares out, in the end.
+
+    With an attribute ``unit_by_unit = True`` its class says that it runs the model without gradients and reads no
+    weight beside that, so that a model that `fully_shard` spreads need not be whole at once. Otherwise it gets a whole
+    copy. A subclass says so anew.
+    """
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /
@@ -74,7 +82,7 @@ def estimated(
     """What a criterion or an allocation finds on batches; one that needs none is returned as it is.
 
     The model, its gradients and the random state are left as they are. Where processes run together, call it on all of
-    them, each with its own batches or none; if one fails, all raise. A model under `fully_shard` is copied whole.
+    them, each with its own batches or none; if one fails, all raise.
 
     Args:
         given: The criterion, or the allocation.
@@ -94,16 +102,25 @@ def estimated(
     """
     if not isinstance(given, NeedsData):
         return given
-    if is_spread(model):
-        model = plain_copy(model)
-        weights = {name: model.get_parameter(name).detach() for name in weights}
     batches = _Refusal(f"{role.kind} {given}", role.others) if reading.batches is None else reading.batches
     moved = Batches(batches, reading.max_batches, device_of(model), task=role.task, progress=reading.progress)
-    with isolated_rng(), only_training(model, ()), together(role.task):
-        found: Found = given.estimate(model, weights, moved, moved.alike(as_forward(reading.forward)))
+    forward = moved.alike(as_forward(reading.forward))
+    with _runnable(given, model) as network, isolated_rng(), only_training(network, ()), together(role.task):
+        own = {n: network.get_parameter(n).detach() for n in weights} if is_spread(model) else weights
+        found: Found = given.estimate(network, own, moved, forward)
         check_found(role.kind, given, found, role.signature)
     moved.check()
     return found
+
+
+@contextmanager
+def _runnable(given: NeedsData[Any], model: nn.Module) -> Iterator[nn.Module]:
+    """A network that each process can run by itself, and differentiate unless all that is needed is whole by units."""
+    if says(given, "unit_by_unit"):
+        with runnable(model) as network:
+            yield network
+    else:
+        yield plain_copy(model) if is_spread(model) else model
 
 
 class _Refusal:

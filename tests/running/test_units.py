@@ -3,7 +3,9 @@
 import pytest
 import torch
 from scenarios.processes import needs_processes, results, run
-from scenarios.units import DEPTH, SCENARIOS, deep
+from scenarios.units import BY_DATA, DEPTH, SCENARIOS, batches, deep
+
+from reflow_lightning import Masks, prune
 
 pytestmark = needs_processes
 
@@ -87,3 +89,12 @@ def test_repairs_hold_a_few_units_of_both_networks(folder):
             assert outcome["repaired"], repair
             assert outcome["most"] <= 2 * PADDED * (ROOT + 2 * BLOCK) + 2 * EMPTY, repair
             assert outcome["after"] == 0
+
+
+@pytest.mark.parametrize("name", BY_DATA)
+def test_a_pruning_by_data_without_gradients_holds_a_unit_and_chooses_as_one_process_does(name, folder):
+    expected = prune(deep(), 0.6, **BY_DATA[name], batches=batches(), max_batches=4)
+    for rank in results("pruned_by_data", folder):
+        assert Masks.from_state_dict(rank[name]["masks"]) == expected
+        assert rank[name]["most"] <= PADDED * (ROOT + 2 * BLOCK) + EMPTY
+        assert rank[name]["after"] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from reflow_lightning import calibrate, measure_signal, prune
+from reflow_lightning.pruning import PerOutput, Wanda
 from reflow_lightning.running.lent import LENT
 from reflow_lightning.running.processes import gather
 from reflow_lightning.running.unit import Unit
@@ -108,25 +111,50 @@ def failing(_: Path) -> dict[str, Any]:
     return {"raised": raised, "after": here(), "rows": len(again.rows), "output": model(x), "expected": deep()(x)}
 
 
+@contextmanager
+def noting_most() -> Iterator[list[int]]:
+    """The most that this process holds whole after any unit was sent."""
+    send, most = Unit.send, [0]
+
+    def noted(unit: Unit) -> None:
+        send(unit)
+        most[0] = max(most[0], here())
+
+    Unit.send = noted  # type: ignore[method-assign]
+    try:
+        yield most
+    finally:
+        Unit.send = send  # type: ignore[method-assign]
+
+
 def repairs(_: Path) -> dict[str, Any]:
     """The most that a process ever holds whole of both networks together."""
     found = {}
-    send = Unit.send
     for repair in ("batchnorm", "moments", "auto", "reconstruct", "reselect"):
-        model, dense, most = spread(), spread(), [0]
-
-        def noted(unit: Unit, most: list[int] = most) -> None:
-            send(unit)
-            most[0] = max(most[0], here())
-
+        model, dense = spread(), spread()
         prune(model, 0.7)
-        Unit.send = noted  # type: ignore[method-assign]
-        try:
+        with noting_most() as most:
             reference = None if repair == "batchnorm" else dense
             done = calibrate(model, mine(batches()), repair=repair, reference=reference, max_batches=4)
-        finally:
-            Unit.send = send  # type: ignore[method-assign]
         found[repair] = {"most": most[0], "repaired": len(done.repaired), "after": here()}
+    return found
+
+
+BY_DATA: dict[str, dict[str, Any]] = {
+    "wanda": {"criterion": "wanda"},
+    "wanda by place": {"criterion": PerOutput(Wanda("all"))},
+    "entropy": {"allocation": "entropy"},
+}
+"""Prunings that read data, and no gradient."""
+
+
+def pruned_by_data(_: Path) -> dict[str, Any]:
+    """The masks, and the most that a process ever holds whole."""
+    found = {}
+    for name, how in BY_DATA.items():
+        with noting_most() as most:
+            masks = prune(spread(), 0.6, **how, batches=mine(batches()), max_batches=4)
+        found[name] = {"masks": masks.state_dict(), "most": most[0], "after": here()}
     return found
 
 
@@ -219,4 +247,4 @@ def odd(_: Path) -> dict[str, Any]:
     return {"signal": found, "states": states}
 
 
-SCENARIOS = named(passes, writing, failing, repairs, odd)
+SCENARIOS = named(passes, writing, failing, repairs, pruned_by_data, odd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class EntropyBudget:
 
     zeros: Zeros = "ignore"
     saturated: bool = False
+    unit_by_unit: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_zeros(self.zeros)

@@ -32,5 +32,16 @@ class Estimated:
             ValueError: If there are none for that name.
         """
         if name not in self.scores:
-            raise ValueError(f"{self} holds no scores for '{name}': estimate them with the same include and exclude")
+            raise not_scored(self, name)
         return self.scores[name].to(weight.device)
+
+
+def not_scored(criterion: object, name: str) -> ValueError:
+    """The error of a criterion that has learnt nothing about a parameter.
+
+    Example:
+        >>> raise not_scored("it", "0.weight")
+        Traceback (most recent call last):
+        ValueError: it holds no scores for '0.weight': estimate them with the same include and exclude
+    """
+    return ValueError(f"{criterion} holds no scores for '{name}': estimate them with the same include and exclude")

@@ -13,6 +13,7 @@ from reflow_lightning.pruning.criteria.protocols import AnyCriterion, Compensati
 from reflow_lightning.pruning.criteria.registry import resolve_criterion
 from reflow_lightning.pruning.criteria.scoring import scores_of
 from reflow_lightning.pruning.kinds import check_found
+from reflow_lightning.running.declared import says
 from reflow_lightning.running.forward import Forward
 
 
@@ -41,6 +42,10 @@ class PerOutput:
 
     def __post_init__(self) -> None:
         resolve_criterion(self.criterion)
+
+    def unit_by_unit(self) -> bool:
+        """Whether the criterion needs a network that is whole one unit at a time only; see `NeedsData`."""
+        return says(resolve_criterion(self.criterion), "unit_by_unit")
 
     def estimate(
         self, model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Any], forward: Forward, /

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reflow_lightning.layers import Call, Inventory, Layer, NotSupportedError
 from reflow_lightning.layers.padding import Padding, Valid
-from reflow_lightning.pruning.criteria.estimated import Estimated
+from reflow_lightning.pruning.criteria.energies import ByEnergy, Energies
 from reflow_lightning.pruning.criteria.per_output import within_outputs
 from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.reach import INPUT, Reach
 from reflow_lightning.pruning.criteria.registry import register_criterion
-from reflow_lightning.pruning.criteria.totals import Totals
-from reflow_lightning.pruning.norms import effective
+from reflow_lightning.pruning.norms import computed_values
 from reflow_lightning.running.arguments import tensors_of
-from reflow_lightning.running.exact import exact
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import watching_inputs
 from reflow_lightning.running.isolation import only_training
@@ -45,13 +43,14 @@ class Wanda:
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
         >>> batch, weights = torch.tensor([[3.0, 1.0], [4.0, 0.0]]), {"weight": torch.tensor([[1.0, 2.0]])}
-        >>> Wanda("all").estimate(layer, weights, [batch], nn.Module.__call__)("weight", layer.weight)
+        >>> Wanda("all").estimate(layer, weights, [batch], nn.Module.__call__)("weight", weights["weight"])
         tensor([[5., 2.]], dtype=torch.float64)
-        >>> Wanda().estimate(layer, weights, [batch], nn.Module.__call__)("weight", layer.weight)
+        >>> Wanda().estimate(layer, weights, [batch], nn.Module.__call__)("weight", weights["weight"])
         tensor([[1.0000, 0.5000]], dtype=torch.float64)
     """
 
     group: Literal["output", "all"] = "output"
+    unit_by_unit: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.group not in ("output", "all"):
@@ -66,8 +65,7 @@ class Wanda:
             ValueError: If a weight belongs to no layer whose inputs are known, or no input reaches it; see `Reach`.
         """
         owners = _owners(model, weights)
-        totals, reach = Totals({name: weight.shape for name, weight in weights.items()}, like=weights), Reach(weights)
-
+        energies, reach = Energies(weights), Reach(weights)
         padding, valid = Padding(model), Valid()
 
         def take_in(name: str, call: Call) -> None:
@@ -78,8 +76,8 @@ class Wanda:
             try:
                 for weight, energy in layer.energies(call):
                     if weight in names:
-                        totals.add(found := {names[weight]: energy})
-                        reach.note(found)
+                        energies.add(names[weight], energy)
+                        reach.note({names[weight]: energy})
             except (NotSupportedError, ValueError) as error:
                 first = next(iter(names.values()))
                 raise ValueError(
@@ -93,10 +91,7 @@ class Wanda:
                     forward(model, batch)
                 reach.note({})
         reach.check(INPUT)
-        energies = totals.everywhere()
-        values = effective(model, weights)
-        scores = {n: energy.sqrt_().mul_(exact(values[n]).abs_()) for n, energy in energies.items()}
-        found = Estimated(self, scores)
+        found = ByEnergy(self, energies.everywhere(), computed_values(model, weights))
         return found if self.group == "all" else within_outputs(model, weights, found)
 
 
