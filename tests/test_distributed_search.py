@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from scenarios.processes import results, run
-from scenarios.search import SEARCHES
+from scenarios.search import SEARCHES, WAYS, searched_by_units
+from scenarios.units import batches, deep
+
+from reflow_lightning import Masks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
 
@@ -40,3 +43,21 @@ def test_a_score_that_is_nan_on_one_is_an_error_on_all(together):
 
 def test_processes_with_other_weights_are_told_so(together):
     assert all(text.startswith("the processes chose different") for text in results("other_weights", together))
+
+
+@pytest.mark.filterwarnings("ignore:no sparsity that was tried is within")
+@pytest.mark.parametrize("name", WAYS)
+def test_a_network_that_is_spread_over_processes_goes_as_sparse_as_a_whole_one(name, together):
+    expected = searched_by_units(deep(), batches(), **WAYS[name])
+    for found in results("spread_by_fully_shard", together):
+        spread = found["found"][name]
+        assert spread["found"] == pytest.approx(expected["found"], abs=1e-4)
+        assert spread["trials"] == [pytest.approx(trial, abs=1e-4) for trial in expected["trials"]]
+        assert spread["now"] == pytest.approx(spread["found"][1], abs=1e-6)
+        assert Masks.from_state_dict(spread["masks"]) == expected["masks"]
+
+
+def test_a_network_that_is_spread_is_dense_again_if_an_evaluation_breaks(together):
+    for found in results("spread_by_fully_shard", together):
+        assert "ZeroDivisionError" in found["raised"]
+        assert found["after"] == pytest.approx(1, abs=1e-6)

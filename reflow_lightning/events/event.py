@@ -20,13 +20,13 @@ from reflow_lightning.calibration import (
     needs_reference,
     warn_of_drift,
 )
+from reflow_lightning.calibration.dense import dense_to_compare
 from reflow_lightning.calibration.drift.check import is_trained
 from reflow_lightning.calibration.repair import (
     keeping_zeros,
     leaves_undo_to_caller,
     moves_zeros,
     undone_by_caller,
-    unit_by_unit,
 )
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
@@ -37,11 +37,9 @@ from reflow_lightning.pruning.refilled import bring_back, masks_after, zero_agai
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.lent import is_lent
-from reflow_lightning.running.plain import plain_copy
 from reflow_lightning.running.processes import together, warn
-from reflow_lightning.running.sharding import is_spread, reshard, runs_by_unit
+from reflow_lightning.running.sharding import is_spread, reshard
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
-from reflow_lightning.running.units import copied_by_unit
 from reflow_lightning.running.world import share
 from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import Profile
@@ -185,14 +183,7 @@ def _prepare(model: nn.Module, sparsity: float, plan: Plan, previous: Masks | No
         with plan.isolated():
             profile = Profile(plan.profiled(), plan.forward, plan.metrics)
 
-    return _Prepared(steps, choice, _dense(model, repairs) if compares else None, profile, seconds, recipe)
-
-
-def _dense(model: nn.Module, repairs: Sequence[Repair]) -> nn.Module:
-    """A copy of the dense model to compare with, whole one unit at a time where that is enough for all repairs."""
-    if runs_by_unit(model) and all(map(unit_by_unit, repairs)):
-        return copied_by_unit(model)
-    return plain_copy(model)
+    return _Prepared(steps, choice, dense_to_compare(model, repairs) if compares else None, profile, seconds, recipe)
 
 
 def _with_new(masks: Masks, selected: Mapping[str, Tensor]) -> Masks:

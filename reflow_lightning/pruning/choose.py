@@ -31,7 +31,9 @@ from reflow_lightning.pruning.spec import PruneSpec
 from reflow_lightning.pruning.ties import tied_names
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
+from reflow_lightning.running.declared import says
 from reflow_lightning.running.inference import ordinary, outside_inference, writing
+from reflow_lightning.running.sharding import is_spread
 from reflow_lightning.running.shards import Part, local, part_like, part_of, spread_like, whole_like
 
 _SCORING = Role[Criterion]("criterion", "scoring", "(name, weight) -> scores", "'magnitude' or 'random'")
@@ -123,8 +125,8 @@ def learn(model: nn.Module, sparsity: float, spec: PruneSpec, reading: Reading) 
 def _learned(model: nn.Module, selected: Mapping[str, Tensor], spec: PruneSpec, reading: Reading) -> Learned:
     criterion = estimated(resolve_criterion(spec.criterion), _SCORING, model, selected, reading)
     allocation = estimated(resolve_allocation(spec.allocation), _ALLOCATION, model, selected, reading)
-    streamed = isinstance(criterion, StreamedCriterion)
-    return Learned(criterion, allocation, criterion if streamed else AskedOnce(criterion))
+    asked_again = isinstance(criterion, StreamedCriterion) or (is_spread(model) and says(criterion, "repeatable"))
+    return Learned(criterion, allocation, criterion if asked_again else AskedOnce(criterion))
 
 
 @outside_inference()

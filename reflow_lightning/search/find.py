@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from reflow_lightning.calibration import AnyRepair, calibrate, resolve_repair
-from reflow_lightning.calibration.repair import between_prunings, keeping_zeros, moves_zeros
-from reflow_lightning.pruning import (
-    AnyAllocation,
-    AnyCriterion,
-    Masks,
-    PruneSpec,
-    check_model,
-    choose,
-)
-from reflow_lightning.pruning.choose import Learned, learn
-from reflow_lightning.pruning.estimate import Reading
+from reflow_lightning.calibration import AnyRepair, resolve_repair
+from reflow_lightning.calibration.repair import keeping_zeros
+from reflow_lightning.pruning import AnyAllocation, AnyCriterion, Masks, PruneSpec, check_model
 from reflow_lightning.pruning.floors import least_kept
-from reflow_lightning.pruning.mask_state import check_agreement
 from reflow_lightning.pruning.patterns import Pattern
-from reflow_lightning.pruning.refilled import masks_after
-from reflow_lightning.pruning.stepwise import check_steps, shared_out, stepwise
+from reflow_lightning.pruning.stepwise import check_steps
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.batches import Limit
-from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.inference import outside_inference
-from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.names import Patterns
-from reflow_lightning.running.processes import gather, together, warn
+from reflow_lightning.running.processes import together, warn
 from reflow_lightning.running.saying import saying_once
-from reflow_lightning.running.sharding import is_sharded
-from reflow_lightning.running.snapshot import Snapshot
-from reflow_lightning.running.world import rank
 from reflow_lightning.search.bisection import sparsest
-from reflow_lightning.search.checks import as_number, check_alike, check_limits, check_repeatable, comparable
-from reflow_lightning.search.trials import Search, Trial, is_within
+from reflow_lightning.search.checks import check_alike, check_limits, check_repeatable
+from reflow_lightning.search.sparsifier import Sparsifier
+from reflow_lightning.search.trials import Search, Trial
+from reflow_lightning.search.tried import Tried
 
 COARSE = (0.5, 0.7, 0.8, 0.9, 0.95)
 """Sparsities that a search tries in any case, before it bisects."""
-
-_log = logging.getLogger(__name__)
 
 
 @outside_inference()
@@ -83,12 +63,13 @@ def find_sparsity(
     ``evaluate`` use validation data, and test once, afterwards.
 
     If anything fails the model is as it was. Where processes run together (`torch.distributed`), call it on all of
-    them, each with its own batches: a score is the mean over all, so that all take the same path. It takes the memory
-    of three copies of the model, and of the scores, except for ``"magnitude"`` and ``"random"``, whose scores are made
+    them, each with its own batches: a score is the mean over all, so that all take the same path. Of a model that is
+    spread over them each holds its part. It takes the memory of three copies, two if the repair needs no dense network
+    to compare with, and of the scores, except for ``"magnitude"`` and ``"random"``, whose scores are made
     in pieces.
 
     Args:
-        model: Any module, on the device where it shall run. A model under `fully_shard` is refused.
+        model: Any module, on the device where it shall run. Under `fully_shard` all processes evaluate it at once.
         batches: Drawn and transformed as in training, for criterion and repair; the repair iterates anew in each trial.
         evaluate: Gives the model, which is in eval mode, a score; higher is better.
         max_drop: By how much the score may be below the dense model's, in the score's own unit.
@@ -138,7 +119,6 @@ def find_sparsity(
         exclude=exclude,
         tied=tied,
     )
-    reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
     said: set[str] = set()
     with together("preparing the search"), saying_once(said):
         check_limits(max_drop, tolerance, coarse)
@@ -148,104 +128,41 @@ def find_sparsity(
         check_steps(steps)
         last = resolve_repair(repair)
         last = keeping_zeros(last) if spec.rules_zeros else last
-        between = last if steps == 1 else between_prunings(last, model)
         least = 0.0 if pattern is None else Pattern.parse(pattern).sparsity
         selected = check_model(model, least, spec)
-        if any(map(is_sharded, selected.values())):
-            raise ValueError(
-                f"{type(model).__name__} is spread over processes by fully_shard and can't be copied: search before "
-                "that, or with a model that each process holds whole"
-            )
-        sizes = {name: weight.numel() for name, weight in selected.items()}
-        total = sum(sizes.values())
-        most = 1 - sum(least_kept(total, sizes, min_kept, keep=total).values()) / total
-        dense = Snapshot([model])
-        reference = dense_copy(model)
-
-    asked: list[float] = []  # the sparsities, in the order of their trials
-    learned: list[Learned] = []
-    found: dict[float, tuple[Masks, Snapshot]] = {}  # of the sparsest so far alone
-
-    def trials() -> tuple[Trial, ...]:
-        return tuple(made[sparsity] for sparsity in asked)
-
-    def score() -> float:
-        with together("evaluate"), isolated_rng(seed), only_training(model, ()):
-            own = as_number(evaluate(model))
-        return comparable(fmean(gather(own)))
-
-    def repaired(sparsity: float) -> Masks:
-        dense.restore()
-        if not learned:  # once, as every trial scores the dense weights
-            with together("scoring"), isolated_rng(seed):
-                learned.append(learn(model, sparsity, spec, Reading(batches=batches, **reading)))
-        masks = None
-        with together("sharing out the weights"), isolated_rng(seed):
-            targets = shared_out(model, stepwise(spec, sparsity, steps), learned[0])
-        for number, (step, target) in enumerate(targets, 1):
-            masks = pruned(step, target, learned[0] if masks is None else None, masks)
-            after = last if number == len(targets) else between
-            with isolated_rng(seed + rank()):  # so that each trial is calibrated on the same batches
-                calibrate(model, batches, repair=after, reference=reference, **reading)
-            with together("the repair"):
-                masks = masks_after(model, masks, after, moves_zeros(after))
-        assert masks is not None  # there is one target at least
-        return masks
-
-    def pruned(step: PruneSpec, target: float, learned: Learned | None, previous: Masks | None) -> Masks:
-        with together("pruning"), isolated_rng(seed):  # the same on all processes, for a criterion that draws
-            choice = choose(model, target, step, previous=previous, batches=batches, learned=learned, **reading)
-            choice.apply(model)
-        check_agreement(choice.masks)
-        return choice.masks
-
-    def tried(sparsity: float) -> Trial:
-        start = time.perf_counter()
-        with saying_once(said):
-            masks = repaired(sparsity)
-        values = Snapshot([model])  # evaluate may change the model
-        made[sparsity] = Trial(masks.sparsity, score(), time.perf_counter() - start)
-        if is_within(made[sparsity].score, dense_score, max_drop) and sparsity > max(found, default=0.0):
-            found.clear()
-            found[sparsity] = masks, values
-        return made[sparsity]
-
-    def holds_again(sparsity: float) -> bool:
-        """Whether what is found was within the drop here, and not only in a trial of before, which is made again."""
-        return not sparsity or sparsity in found or is_within(tried(sparsity).score, dense_score, max_drop)
-
-    def within(sparsity: float) -> bool:
-        trial = made.get(sparsity) or tried(sparsity)
-        asked.append(sparsity)
-        holds = is_within(trial.score, dense_score, max_drop)
-        if rank() == 0:
-            _log.info("sparsity %.4f: %.4f, %s", trial.sparsity, trial.score, "within" if holds else "too low")
-        return holds
-
+        most, closest = _bounds(selected, min_kept, tolerance)
+        prune_to = Sparsifier(model, spec, steps, last, batches, max_batches, forward, progress, seed)
+    limits = coarse, least, most, closest
     try:
-        dense_score = score()
-        if not math.isfinite(dense_score):
-            raise ValueError(f"evaluate gave {dense_score} for the dense model: it must give a finite number")
-        limits = coarse, least, most, max(tolerance, 1 / total)
-        best = sparsest(within, *limits)
-        if not holds_again(best):
+        tried = Tried(model, prune_to, evaluate, max_drop, seed, made, said)
+        best = sparsest(tried.within, *limits)
+        if not tried.holds_here(best):
             warn("known holds trials of another model or other arguments: all are made again")
-            for held in (made, asked, found):
-                held.clear()
-            best = sparsest(within, *limits)
+            tried.forget()
+            best = sparsest(tried.within, *limits)
         if best:
-            masks, values = found[best]
-            values.restore()
-            return Search(masks.sparsity, masks, made[best].score, dense_score, max_drop, trials(), dense)
-        dense.restore()
+            masks, trial = tried.restore_sparsest()
+            return Search(masks.sparsity, masks, trial.score, tried.dense_score, max_drop, tried.trials, prune_to.dense)
+        prune_to.restore()
     except BaseException:
-        dense.restore()
+        prune_to.restore()
         raise
-    nearest = min(trials(), default=None)
-    measured = f": {nearest.score:.4f} at {nearest.sparsity:.4f}, {dense_score:.4f} dense" if nearest else ""
-    warn(
+    warn(_nothing_found(tried, max_drop))
+    masks = Masks((name, torch.ones(weight.shape, dtype=torch.bool)) for name, weight in selected.items())
+    return Search(0.0, masks, tried.dense_score, tried.dense_score, max_drop, tried.trials, prune_to.dense)
+
+
+def _bounds(selected: Mapping[str, Tensor], min_kept: float, tolerance: float) -> tuple[float, float]:
+    """The sparsity that the floors allow at most, and how close to its limit a sparsity can come at all."""
+    sizes = {name: weight.numel() for name, weight in selected.items()}
+    total = sum(sizes.values())
+    return 1 - sum(least_kept(total, sizes, min_kept, keep=total).values()) / total, max(tolerance, 1 / total)
+
+
+def _nothing_found(tried: Tried, max_drop: float) -> str:
+    nearest = min(tried.trials, default=None)
+    measured = f": {nearest.score:.4f} at {nearest.sparsity:.4f}, {tried.dense_score:.4f} dense" if nearest else ""
+    return (
         f"no sparsity that was tried is within max_drop={max_drop}{measured}; the model is dense as before: allow a "
-        "larger drop, or look at the calibration batches",
+        "larger drop, or look at the calibration batches"
     )
-    masks = Masks((name, torch.ones_like(weight, dtype=torch.bool)) for name, weight in selected.items())
-    return Search(0.0, masks, dense_score, dense_score, max_drop, trials(), dense)

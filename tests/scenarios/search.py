@@ -14,6 +14,7 @@ from torch import nn
 
 from reflow_lightning import find_sparsity
 from reflow_lightning.search import Search
+from scenarios import units
 from scenarios.functions import BATCHES, network
 from scenarios.processes import error_of, mine, named
 
@@ -72,4 +73,44 @@ def other_weights(_: Path) -> str:
     return "nothing"
 
 
-SEARCHES = named(scores_that_differ, an_evaluation_that_breaks, a_score_that_is_nan, other_weights)
+@torch.no_grad()
+def likeness(model: nn.Module) -> float:
+    """How like the outputs are to the dense network's."""
+    [x] = units.batches(1)
+    return float(nn.functional.cosine_similarity(model(x), units.deep()(x)).mean())
+
+
+def searched_by_units(model: nn.Module, batches: list[Any], **how: Any) -> dict[str, Any]:
+    search = find_sparsity(model, batches, likeness, **{"max_drop": 0.2, **QUICK, **how})
+    trials = [(trial.sparsity, trial.score) for trial in search.trials]
+    return {"found": (search.sparsity, search.score), "trials": trials, "now": likeness(model), "masks": search.masks}
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "reconstruct": {"repair": "reconstruct"},
+    "none, by wanda": {"repair": "none", "criterion": "wanda", "steps": 2},
+    "nothing within": {"max_drop": 0.0, "repair": "none"},
+}
+
+
+def spread_by_fully_shard(_: Path) -> dict[str, Any]:
+    found = {}
+    for name, how in WAYS.items():
+        model = units.spread()
+        found[name] = searched_by_units(model, mine(units.batches()), **how)
+        found[name] |= {"masks": found[name]["masks"].state_dict()}
+    model = units.spread()
+    calls: list[int] = []
+
+    def third_on_rank_one(model: nn.Module) -> float:
+        calls.append(1)
+        score = likeness(model)
+        return 1 / 0 if dist.get_rank() == 1 and len(calls) == 3 else score
+
+    raised = error_of(find_sparsity, model, mine(units.batches()), third_on_rank_one, **QUICK)
+    return {"found": found, "raised": raised, "after": likeness(model)}
+
+
+SEARCHES = named(
+    spread_by_fully_shard, scores_that_differ, an_evaluation_that_breaks, a_score_that_is_nan, other_weights
+)

@@ -352,7 +352,7 @@ def test_with_a_minimum_threshold_nothing_is_tried_that_it_rules_out():
 
 
 def test_the_table_tells_trials_in_order_and_what_was_found(caplog):
-    with caplog.at_level(logging.INFO, logger="reflow_lightning.search.find"):
+    with caplog.at_level(logging.INFO, logger="reflow_lightning.search"):
         search = find_sparsity(network(), BATCHES, falling, max_drop=0.6, **QUICK)
     lines = str(search).splitlines()
     assert lines[0].split() == ["sparsity", "score", "change", "within", "seconds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,7 +77,6 @@ class ByEnergy:
     Attributes:
         origin: The criterion that found the energies, for messages.
         energies: Sums of squares by parameter name, which broadcast to the weight.
-        computed: What multiplies the signal in place of some parameters, since a norm computes it of them.
 
     Example:
         >>> ByEnergy("by hand", {"weight": torch.tensor([9.0, 4.0])})("weight", torch.tensor([[1.0, -2.0]]))
@@ -85,7 +85,7 @@ class ByEnergy:
 
     origin: object
     energies: Mapping[str, Tensor] = field(repr=False)
-    computed: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    repeatable: ClassVar[bool] = True
 
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``.
@@ -95,5 +95,4 @@ class ByEnergy:
         """
         if name not in self.energies:
             raise not_scored(self, name)
-        values = exact(self.computed.get(name, weight)).abs_()
-        return values.mul_(self.energies[name].sqrt()).to(weight.device)
+        return exact(weight).abs_().mul_(self.energies[name].sqrt()).to(weight.device)

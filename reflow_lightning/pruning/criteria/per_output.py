@@ -97,6 +97,10 @@ class Places:
         by_output = by_group.transpose(1, 2)
         return _places(by_output.flatten(0, 1)).view(by_output.shape).transpose(1, 2).reshape(scores.shape)
 
+    def repeatable(self) -> bool:
+        """Whether the criterion gives the same scores each time, at little cost; see `Criterion`."""
+        return says(self.criterion, "repeatable")
+
     def compensate(self, masks: Mapping[str, Tensor], /) -> Mapping[str, Tensor]:
         """What the criterion itself would change; nothing if it does not compensate."""
         return self.criterion.compensate(masks) if isinstance(self.criterion, Compensating) else {}

@@ -11,7 +11,12 @@ from reflow_lightning.running.forward import Forward
 
 
 class Criterion(Protocol):
-    """Maps a named weight to scores of the same shape."""
+    """Maps a named weight to scores of the same shape.
+
+    It is asked once about each weight, and its scores are kept, since a function may be slow or draw at random. With an
+    attribute ``repeatable = True`` its class says that it gives the same scores each time, at little cost: then scores
+    of weights that are spread over processes are made anew rather than kept whole on each.
+    """
 
     def __call__(self, name: str, weight: Tensor, /) -> Tensor:
         """Score every element of ``weight``."""

@@ -16,7 +16,6 @@ from reflow_lightning.pruning.criteria.per_output import within_outputs
 from reflow_lightning.pruning.criteria.protocols import Criterion
 from reflow_lightning.pruning.criteria.reach import INPUT, Reach
 from reflow_lightning.pruning.criteria.registry import register_criterion
-from reflow_lightning.pruning.norms import computed_values
 from reflow_lightning.running.arguments import tensors_of
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.hooks import watching_inputs
@@ -91,7 +90,7 @@ class Wanda:
                     forward(model, batch)
                 reach.note({})
         reach.check(INPUT)
-        found = ByEnergy(self, energies.everywhere(), computed_values(model, weights))
+        found = ByEnergy(self, energies.everywhere())
         return found if self.group == "all" else within_outputs(model, weights, found)
 
 
