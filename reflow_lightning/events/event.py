@@ -30,18 +30,18 @@ from reflow_lightning.calibration.repair import (
 )
 from reflow_lightning.calibration.repairable import leaving
 from reflow_lightning.events.plan import Again, Plan
-from reflow_lightning.events.record import PruneEvent, PruneStep
+from reflow_lightning.events.record import PruneEvent, PruneStep, seconds_of
+from reflow_lightning.events.stages import Stages
 from reflow_lightning.events.steps import Step, choose_step, steps_of
 from reflow_lightning.pruning import Choice, Masks, check_model
 from reflow_lightning.pruning.refilled import bring_back, masks_after, zero_again
 from reflow_lightning.running.batches import at_most
 from reflow_lightning.running.copying import dense_copy
 from reflow_lightning.running.lent import is_lent
-from reflow_lightning.running.processes import together, warn
+from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import is_spread, reshard
 from reflow_lightning.running.snapshot import Snapshot, Snapshots, TrainingFlags
 from reflow_lightning.running.world import share
-from reflow_lightning.signal.leaving import NothingToMeasureError
 from reflow_lightning.signal.measure import Profile
 
 _DRIFT_BATCHES = 10
@@ -65,28 +65,11 @@ def prune_and_repair(
     reshard(model)
     with together("preparing to prune"):
         prepared = _prepare(model, sparsity, plan, previous)
-    repairs, reference, profile = [step.repair for step in prepared.steps], prepared.reference, prepared.profile
-
-    def reached(stage: str) -> None:
-        nonlocal profile
-        if profile is not None:
-            try:
-                profile.measure(model, stage)
-            except NothingToMeasureError as reason:
-                profile = None
-                warn(
-                    f"the signal of the {stage} network can't be measured: {reason}; monitor=False asks for none of it"
-                )
-        with together(f"a listener to the {stage} network"):
-            for listener in plan.listeners:
-                try:
-                    listener(stage, model)
-                finally:
-                    reshard(model)  # it may have run the network
-
+    repairs, reference = [step.repair for step in prepared.steps], prepared.reference
+    stages = Stages(model, plan.listeners, prepared.profile)
     with ExitStack() as undo:  # what is pushed is called, the last first, unless everything succeeds and stays
         undo.callback(_remember(model, reference, repairs))
-        reached("dense")
+        stages.reached("dense")
         choice, record = prepared.choice, []
         done: list[tuple[Choice, Repair]] = []
         for number, step in enumerate(prepared.steps):
@@ -97,46 +80,35 @@ def prune_and_repair(
                 choice.apply(model)
             pruned = time.perf_counter() - start + (0 if number else prepared.seconds)
             if step.is_last:
-                reached("pruned")
+                stages.reached("pruned")
             start = time.perf_counter()
             with together("the repair"):
                 calibration = _repair(model, step.repair, reference, plan)
                 choice = replace(choice, masks=masks_after(model, choice.masks, step.repair, moves_zeros(step.repair)))
             record.append(PruneStep(choice.masks.sparsity, pruned, time.perf_counter() - start))
             done += [(choice, step.repair)] if plan.averages else []
-        reached("repaired")
+        stages.reached("repaired")
         for average in plan.averages:
             of_average = None if reference is None else dense_copy(average)
             undo.callback(_remember(average, of_average, repairs))
             with together("the repair of the averaged weights"):
-                for chosen, repair in done:
-                    if of_average is not None and moves_zeros(repair):
-                        bring_back(average, of_average, chosen.masks)
-                    chosen.apply(average)  # the zeros are the model's, wherever a repair of its own would have them
-                    _repair(average, keeping_zeros(repair), of_average, plan)
-                    zero_again(average, chosen.masks, repair)
+                _prune_and_repair_average(average, of_average, done, plan)
         with together("the end of the event"):
             plan.finish(choice.masks)
-        masks, signal = choice.masks, {} if prepared.profile is None else prepared.profile.reports
-        seconds = {
-            "prune": sum(step.prune for step in record),
-            "repair": sum(step.repair for step in record),
-            "total": time.perf_counter() - begun,
-        }
         event = PruneEvent(
             plan.step,
-            masks.sparsity,
-            masks.sparsities,
+            choice.masks.sparsity,
+            choice.masks.sparsities,
             calibration,
-            seconds,
-            masks.coverage(model),
-            signal,
+            seconds_of(record, total=time.perf_counter() - begun),
+            choice.masks.coverage(model),
+            stages.reports,
             tuple(record),
             prepared.recipe,
         )
         if plan.stays:
             undo.pop_all()
-    return event, masks
+    return event, choice.masks
 
 
 @dataclass(frozen=True)
@@ -208,6 +180,18 @@ def _remember(model: nn.Module, reference: nn.Module | None, repairs: Sequence[R
         before.restore()
 
     return restore
+
+
+def _prune_and_repair_average(
+    average: nn.Module, reference: nn.Module | None, done: Sequence[tuple[Choice, Repair]], plan: Plan
+) -> None:
+    """Do to averaged weights what was done to the model: the same zeros, and the same repairs."""
+    for chosen, repair in done:
+        if reference is not None and moves_zeros(repair):
+            bring_back(average, reference, chosen.masks)
+        chosen.apply(average)  # the zeros are the model's, wherever a repair of its own would have them
+        _repair(average, keeping_zeros(repair), reference, plan)
+        zero_again(average, chosen.masks, repair)
 
 
 def _repair(model: nn.Module, repair: Repair, reference: nn.Module | None, plan: Plan) -> Calibration:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -54,3 +54,13 @@ class PruneEvent:
     def settled(self) -> PruneEvent:
         """The same record, which can't be undone and holds nothing of the model."""
         return replace(self, calibration=self.calibration.settled())
+
+
+def seconds_of(steps: Sequence[PruneStep], total: float) -> dict[str, float]:
+    """The time that prunings and repairs took, and all of it together.
+
+    Example:
+        >>> seconds_of([PruneStep(0.5, 1.0, 2.0), PruneStep(0.75, 1.0, 3.0)], total=8.0)
+        {'prune': 2.0, 'repair': 5.0, 'total': 8.0}
+    """
+    return {"prune": sum(step.prune for step in steps), "repair": sum(step.repair for step in steps), "total": total}
