@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from reflow_lightning.layers.affine import AffineMap
 from reflow_lightning.layers.layer import (
@@ -20,6 +19,7 @@ from reflow_lightning.layers.layer import (
 )
 from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.compat.torch import RunningNorm
+from reflow_lightning.running.functional import called_with
 from reflow_lightning.running.isolation import isolated_rng, only_training
 from reflow_lightning.running.lent import is_lent
 from reflow_lightning.running.sharding import is_sharded
@@ -90,7 +90,7 @@ def _keeps_positions_apart(module: nn.Module, weight: Tensor, places: tuple[int,
     changed.flatten(2)[..., 0] += torch.arange(weight.numel()).to(weight)
     lent = {name: _some_like(parameter) for name, parameter in module.named_parameters() if is_lent(parameter)}
     try:
-        run = partial(functional_call, module, lent) if lent else module.forward
+        run = partial(called_with, module, lent) if lent else module.forward
         before, after = run(values), run(changed)
     except Exception:  # a forward of the user's may raise anything on a shape that it does not take
         return False
@@ -122,9 +122,9 @@ def _scales_by_its_weight(module: nn.Module) -> bool:
     values = torch.arange(weight.numel() * 6).sin().to(weight).view(1, 6, -1)
     try:
         with isolated_rng(), only_training(module, ()):
-            nothing = functional_call(module, zeros, (values,))
-            normalised = functional_call(module, zeros | {"weight": torch.ones_like(weight)}, (values,))
-            found = functional_call(module, tried, (values,))
+            nothing = called_with(module, zeros, values)
+            normalised = called_with(module, zeros | {"weight": torch.ones_like(weight)}, values)
+            found = called_with(module, tried, values)
     except Exception:  # a forward of the user's may raise anything
         return False
     if found.shape != values.shape:

@@ -195,7 +195,7 @@ def choose(
 def shares(
     model: nn.Module, sparsity: float, spec: PruneSpec, learned: Learned, previous: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """How many weights each parameter would keep; see `choose`, which decides which ones.
+    """How many weights each map would keep, by the names that an allocation sees; `choose` decides which ones.
 
     Example:
         >>> model, spec = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 2)), PruneSpec(allocation="uniform")
@@ -206,7 +206,7 @@ def shares(
     with in_step(selected, "sharing out the weights"):
         found = _candidates(ordinary(model), selected, sparsity, spec, learned, previous)
         cuts = allocate(found.maps.scores, found.keep, learned.allocation, found.least(spec.min_kept))
-        return found.maps.counts({name: cut.kept for name, cut in zip(found.maps.scores, cuts, strict=True)})
+        return {name: cut.kept for name, cut in zip(found.maps.scores, cuts, strict=True)}
 
 
 class _Candidates(NamedTuple):

@@ -34,7 +34,7 @@ class Maps:
         Args:
             mask_of: Gives the mask of a map, or of a parameter of one map, by its name.
         """
-        for parameter in self.counts(dict.fromkeys(self.scores, 0)):
+        for parameter in self._parameters:
             if parameter not in self.places:
                 yield parameter, mask_of(parameter)
                 continue
@@ -43,13 +43,10 @@ class Maps:
             side_by_side = torch.cat([mask_of(name) for name in maps], dim)
             yield parameter, side_by_side.index_select(dim, order.to(side_by_side.device))
 
-    def counts(self, kept: Mapping[str, int]) -> dict[str, int]:
-        """The number of weights that each parameter keeps, summed over its maps."""
-        totals: dict[str, int] = {}
-        for name, count in kept.items():
-            parameter = parameter_of(name) if parameter_of(name) in self.places else name
-            totals[parameter] = totals.get(parameter, 0) + count
-        return totals
+    @property
+    def _parameters(self) -> list[str]:
+        owners = {name: parameter_of(name) for name in self.scores}
+        return list(dict.fromkeys(owner if owner in self.places else name for name, owner in owners.items()))
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,10 @@ def stepwise(spec: PruneSpec, sparsity: float, steps: int, reached: float = 0.0)
 
 @dataclass(frozen=True)
 class Shares:
-    """An allocation whose numbers are known: so many weights stay of each parameter.
+    """An allocation whose numbers are known: so many weights stay of each map.
 
     Args:
-        kept: The numbers, by name.
+        kept: The numbers, by the names that an allocation sees: of parameters, or of the maps that one holds.
         otherwise: Shares out where floors ask for more than that, as the remedies of a warning do.
     """
 

@@ -54,6 +54,18 @@ def test_the_masks_of_the_steps_lie_within_each_other_and_count_exactly(pattern,
     assert counts[-1] == round(sparsity * (32 * 24 + 24 * 8))
 
 
+@pytest.mark.parametrize("pattern", [None, "2:4"])
+@pytest.mark.parametrize("allocation", ["global", "uniform", "lamp"])
+@pytest.mark.parametrize("kind", [nn.MultiheadAttention, nn.GRU, nn.Linear])
+def test_maps_that_share_a_matrix_share_out_what_each_step_leaves(kind, allocation, pattern):
+    """Queries, keys and values are ranked by themselves, though one parameter holds all of them."""
+    model = nn.Sequential(nn.Linear(8, 8), kind(8, 8))
+    layers = {"include": ("1.*",)} if pattern is None else {"pattern": pattern}
+    event = Pruner(0.5, steps=3, repair="none", allocation=allocation, **layers, monitor=False).apply(model, [])
+    assert event.sparsity == 0.5
+    assert len(event.steps) == (3 if pattern is None else 2)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True, "4"])
 def test_steps_are_a_whole_number(steps):
     with pytest.raises(ValueError, match=r"steps=.* must be a whole number of at least 1"):

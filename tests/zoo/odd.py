@@ -43,6 +43,19 @@ class Ways(nn.Module):
         return self.a(x) if x.sum() > 0 else self.b(x)
 
 
+class Aliased(nn.Module):
+    """Holds modules under two names: as an attribute, and in the sequence that it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(4, 6, 3), nn.Linear(6, 3)
+        self.net = nn.Sequential(self.conv, nn.ReLU(), nn.Conv1d(6, 6, 3), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.net(x).mean(2))
+        return out
+
+
 class TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +110,7 @@ def opaque() -> nn.Sequential:
     return nn.Sequential(*before, Branching(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
+register("aliased", Aliased, (4, 9), tags=("classifier", "repair", "collapse"))
 register("branching", Ways, (3,), tags=("classifier",))
 register("in place", in_place, IMAGES, tags=("collapse",))
 register("shared", shared, (5,), tags=("collapse",))

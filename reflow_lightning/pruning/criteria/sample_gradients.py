@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from reflow_lightning.pruning.criteria.gradients import Gradients, LossOf, gradients_of
 from reflow_lightning.pruning.criteria.losses import Loss
 from reflow_lightning.pruning.criteria.reach import GRADIENT, Reach
 from reflow_lightning.pruning.criteria.samples import count_samples, samples_of
 from reflow_lightning.running.forward import Forward
+from reflow_lightning.running.functional import called_with
 from reflow_lightning.running.nested import mapped
 
 _PIECE = 1 << 24  # values of gradients that are held at once, or one sample's: bounds the memory
@@ -66,7 +67,7 @@ def together_by_vmap(step: LossOf, parameters: Mapping[str, nn.Parameter], batch
     """The gradients of single samples, by one backward pass for all."""
 
     def value(weights: Gradients, sample: Any) -> Tensor:
-        loss: Tensor = functional_call(step, weights, (mapped(lambda tensor: tensor[None], sample),))
+        loss: Tensor = called_with(step, weights, mapped(lambda tensor: tensor[None], sample))
         return loss
 
     weights = {f"model.{name}": parameter.detach() for name, parameter in parameters.items()}

@@ -1,5 +1,7 @@
 """Criteria of gradients against a plain loop over samples, in float64."""
 
+from contextlib import nullcontext, suppress
+
 import pytest
 import torch
 from helpers import everything
@@ -131,3 +133,14 @@ def test_gradients_are_taken_where_they_are_switched_off():
         with context():
             found = Fisher().estimate(model, weights, [batch], forward)
         assert all(torch.equal(found(n, w), expected(n, w)) for n, w in weights.items())
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "woodfisher", "taylor", "snip"])
+@pytest.mark.parametrize("name", networks("classifier"))
+def test_a_network_has_the_parameters_that_it_had(name, criterion):
+    model, batch = make(name)
+    before = dict(model.named_parameters(remove_duplicate=False))
+    with nullcontext() if name != "branching" else suppress(ValueError):  # where a whole batch takes one branch
+        prune(model, 0.5, criterion=criterion, batches=[batch], max_batches=1)
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert all(after[path] is parameter for path, parameter in before.items())
