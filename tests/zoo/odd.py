@@ -48,8 +48,8 @@ class Aliased(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.head = nn.Conv1d(4, 6, 3), nn.Linear(6, 3)
-        self.net = nn.Sequential(self.conv, nn.ReLU(), nn.Conv1d(6, 6, 3), nn.ReLU())
+        self.conv, self.head = nn.Conv1d(4, 16, 3), nn.Linear(16, 3)
+        self.net = nn.Sequential(self.conv, nn.ReLU(), nn.Conv1d(16, 16, 3), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.net(x).mean(2))
