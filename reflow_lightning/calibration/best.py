@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from statistics import median
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto
-from reflow_lightning.calibration.recipes import PRUNINGS, Pace, Recipe, recipe, recipe_keeping_zeros
+from reflow_lightning.calibration.pace import Pace, pace_of
+from reflow_lightning.calibration.recipes import PRUNINGS, Recipe, recipe, recipe_keeping_zeros
 from reflow_lightning.calibration.repair import Calibration, Repair, run
-from reflow_lightning.running.batches import Batches, device_of
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.isolation import only_training
 from reflow_lightning.running.processes import gather, warn
 from reflow_lightning.running.sharding import whole
-
-AUTO_BATCHES = 20
-"""So many are expected where the number is ``"auto"``."""
 
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
@@ -91,7 +83,12 @@ class Best:
         return Auto().between_prunings(model)
 
     def recipe(
-        self, model: nn.Module, batches: Iterable[Any], forward: Forward, prunings: Sequence[int] = PRUNINGS
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        forward: Forward,
+        prunings: Sequence[int] = PRUNINGS,
+        sparsity: float = 0.0,
     ) -> Recipe:
         """Choose for a model.
 
@@ -100,13 +97,14 @@ class Best:
             batches: They are counted, and the first is run.
             forward: Runs a network on a batch.
             prunings: See `recipe`.
+            sparsity: What is reached; the sparser, the fewer weights the equations of a row have.
         """
         with whole(model):
-            found = _pace(model, batches, forward)
+            found = pace_of(model, batches, forward)
         slowest = Pace(*(max(of_all) for of_all in zip(*gather(found), strict=True)))
         if not slowest.forward:
             return Recipe(prunings[-1], Auto(), Auto(), "statistics and moments")
-        return self.choose(seconds_of(self.budget), slowest, prunings, self.logits)
+        return self.choose(seconds_of(self.budget), slowest, prunings, self.logits, sparsity)
 
     def keeping_zeros(self) -> Best:
         """The strongest repair that leaves zeros as they are."""
@@ -119,7 +117,7 @@ class Best:
         if reference is None:
             warn('repair="best" has no dense network to compare with, and does what "auto" does: pass reference=')
             return run(Auto(), model, batches, forward, reference)
-        chosen = self.keeping_zeros().recipe(model, batches, forward, prunings=(1,)).repair
+        chosen = self.keeping_zeros().recipe(model, batches, forward, (1,), _zeros_in(model)).repair
         return run(chosen, model, batches, forward, reference)
 
 
@@ -134,27 +132,8 @@ class BestKeepingZeros(Best):
         return self
 
 
-@torch.no_grad()
-def _pace(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Pace:
-    """The median of three passes over the first batch, after one that warms up, and a pass through the loader."""
-    device, passes, count = device_of(model), [0.0], 0
-    most = AUTO_BATCHES if isinstance(batches, Batches) and batches.auto else None
-    begun = _now(device)
-    with only_training(model, ()):
-        for count, batch in enumerate(islice(batches, most), start=1):
-            if count == 1:
-                passes = [_seconds(model, batch, forward) for _ in range(4)]
-    reading = (_now(device) - begun - sum(passes)) / max(1, count)
-    return Pace(2 * median(passes[1:] or passes), reading, count)
-
-
-def _seconds(model: nn.Module, batch: Any, forward: Forward) -> float:
-    start = _now(device_of(model))
-    forward(model, batch)
-    return _now(device_of(model)) - start
-
-
-def _now(device: torch.device) -> float:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
+def _zeros_in(model: nn.Module) -> float:
+    """The share of zeros in the matrices of a model."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    kept = sum(int(matrix.count_nonzero()) for matrix in matrices)
+    return 1 - kept / max(1, sum(matrix.numel() for matrix in matrices))

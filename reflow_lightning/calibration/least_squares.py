@@ -129,51 +129,65 @@ def ridge(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tens
         [[3.0, 0.0]]
     """
     change = torch.zeros(kept.shape, dtype=torch.float64, device=gram.device)
-    for rows in solved_at_once(kept):
-        change[rows] = ridge_at_once(gram, products[:, rows], kept[rows], strength)
+    for groups, rows in solved_at_once(kept[None]):
+        change[rows] = ridge_at_once(gram[None], groups, products.T[rows], kept[rows], strength)
     return change
 
 
-def solved_at_once(kept: Tensor) -> Iterator[Tensor]:
-    """The rows of a weight in groups: each group has one mask, or masks of a similar size.
+def solved_at_once(kept: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of a weight in sets: each set has one mask and one group, or masks of a similar size.
+
+    A depthwise convolution has as many groups as channels, of one row each; so a set may have rows of many groups.
 
     Args:
-        kept: Bool tensor of shape (O, K).
+        kept: Bool tensor of shape (groups, O, K).
 
     Yields:
-        Places of rows. A row that keeps nothing is in no group.
+        Groups of rows, and their places within these, of the same length. A row that keeps nothing is in no set.
 
     Example:
-        >>> kept = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
-        >>> [rows.tolist() for rows in solved_at_once(kept)]
+        >>> kept = torch.tensor([[[True, True], [True, False], [False, False], [True, True]]])
+        >>> [rows.tolist() for _, rows in solved_at_once(kept)]
         [[0, 3], [1]]
     """
-    masks, which, counts = torch.unique(kept, dim=0, return_inverse=True, return_counts=True)
-    for mask in torch.nonzero(counts > 1).flatten():  # rows of one mask, such as all dense rows, share a system
-        if bool(masks[mask].any()):
-            yield torch.nonzero(which == mask).flatten()
-    single = torch.nonzero((counts[which] == 1) & kept.any(1)).flatten()
-    for chosen in _of_like_size(kept[single].sum(1)):
-        yield single[chosen]
+    single = kept.any(2)
+    for group, of_group in enumerate(kept) if kept.shape[1] > 1 else ():
+        masks, which, counts = torch.unique(of_group, dim=0, return_inverse=True, return_counts=True)
+        for mask in torch.nonzero(counts > 1).flatten():  # rows of one mask, such as all dense rows, share a system
+            rows = torch.nonzero(which == mask).flatten()
+            single[group, rows] = False
+            if bool(masks[mask].any()):
+                yield torch.full_like(rows, group), rows
+    groups, rows = torch.nonzero(single, as_tuple=True)
+    for chosen in _of_like_size(kept[groups, rows].sum(1)):
+        yield groups[chosen], rows[chosen]
 
 
-def ridge_at_once(gram: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tensor:
-    """What `ridge` gives for the rows of one group of `solved_at_once`."""
+def ridge_at_once(gram: Tensor, groups: Tensor, products: Tensor, kept: Tensor, strength: float) -> Tensor:
+    """What `ridge` gives for the rows of one set of `solved_at_once`.
+
+    Args:
+        gram: ``x' x`` of all groups, of shape (groups, K, K).
+        groups: The group of each row.
+        products: ``x' residual`` of each row, of shape (rows, K).
+        kept: Bool tensor of that shape.
+        strength: Relative strength of the ridge.
+    """
     gram, products = gram.double(), products.double()
-    penalty = strength * gram.diagonal().mean()
+    penalty = strength * gram.diagonal(dim1=1, dim2=2).mean(1)[groups]
     change = torch.zeros(kept.shape, dtype=torch.float64, device=gram.device)
-    if len(kept) > 1 and bool((kept == kept[:1]).all()):
+    if len(kept) > 1 and bool(((kept == kept[:1]).all(1) & (groups == groups[0])).all()):
         columns = torch.nonzero(kept[0]).flatten()
-        system = gram[columns[:, None], columns] + penalty * torch.eye(len(columns)).to(gram)
-        change[:, columns] = _solve(system[None], products[columns][None])[0].T
+        system = gram[groups[0], columns[:, None], columns] + penalty[0] * torch.eye(len(columns)).to(gram)
+        change[:, columns] = _solve(system[None], products[:, columns].T[None])[0].T
         return change
     # Each row's kept columns, filled up with columns that are made unit vectors below.
     columns = kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
     real = kept.gather(1, columns)
     both = real[:, :, None] & real[:, None, :]
-    systems = torch.where(both, gram[columns[:, :, None], columns[:, None, :]], 0.0)
-    systems.diagonal(dim1=1, dim2=2).add_(torch.where(real, penalty, 1.0))
-    wanted = torch.where(real, products.T.gather(1, columns), 0.0)
+    systems = torch.where(both, gram[groups[:, None, None], columns[:, :, None], columns[:, None, :]], 0.0)
+    systems.diagonal(dim1=1, dim2=2).add_(torch.where(real, penalty[:, None], 1.0))
+    wanted = torch.where(real, products.gather(1, columns), 0.0)
     solved = torch.where(real, _solve(systems, wanted[..., None])[..., 0], 0.0)
     return change.scatter(1, columns, solved)
 

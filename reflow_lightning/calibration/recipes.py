@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from reflow_lightning.calibration.align import Align
 from reflow_lightning.calibration.auto import Auto, ThenBatchNorm
+from reflow_lightning.calibration.pace import Pace
 from reflow_lightning.calibration.reconstruct import DONE as FITTED
 from reflow_lightning.calibration.reconstruct import Reconstruct
 from reflow_lightning.calibration.repair import Repair
@@ -19,6 +20,7 @@ PRUNINGS = (12, 8, 4, 2, 1)
 
 _RECONSTRUCTION = 5.0  # costs so many bare passes of a network and the dense one over the batches, which are read twice
 _RESELECTION = 7.0
+_CHOICES = 2  # of zeros, which *reselect* solves for: the old ones and others
 _STEP = 2.0  # of alignment costs so many bare passes of both over its batch, which is read once
 _LEAST_STEPS, _MOST_STEPS = 100, 2000
 
@@ -39,21 +41,9 @@ class Recipe(NamedTuple):
     words: str
 
 
-class Pace(NamedTuple):
-    """How fast a machine is.
-
-    Attributes:
-        forward: Seconds in which the network and the dense one run on a batch.
-        reading: Seconds to read a batch.
-        batches: Number of batches.
-    """
-
-    forward: float
-    reading: float
-    batches: int
-
-
-def recipe(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1) -> Recipe:
+def recipe(
+    budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1, sparsity: float = 0.0
+) -> Recipe:
     """What fits into a time, in the order in which it was found to help (``docs/strongest.md``).
 
     Least squares over other zeros, then alignment in what is left. Several prunings add nothing to that, so that there
@@ -64,6 +54,7 @@ def recipe(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits
         pace: How fast the machine is.
         prunings: The numbers that may be chosen, the largest first.
         logits: See `Align`.
+        sparsity: What is reached.
 
     Example:
         >>> for seconds in (1, 12, 60, 600):
@@ -73,13 +64,17 @@ def recipe(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits
         least squares over other zeros
         least squares over other zeros, then 532 steps of alignment
     """
-    number, each = prunings[-1], _seconds(_RESELECTION, pace)
-    if number * each > budget:
-        return recipe_keeping_zeros(budget, pace, prunings, logits)
-    return _then_aligned(number, Reselect(), RESELECTED, budget - number * each, pace, logits)
+    number = prunings[-1]
+    solving = _CHOICES * _solving(number, pace, sparsity) + number * pace.choosing
+    seconds = number * _passing(_RESELECTION, pace) + solving
+    if seconds > budget:
+        return recipe_keeping_zeros(budget, pace, prunings, logits, sparsity)
+    return _then_aligned(number, Reselect(), RESELECTED, budget - seconds, pace, logits)
 
 
-def recipe_keeping_zeros(budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1) -> Recipe:
+def recipe_keeping_zeros(
+    budget: float, pace: Pace, prunings: Sequence[int] = PRUNINGS, logits: float = 0.1, sparsity: float = 0.0
+) -> Recipe:
     """What fits into a time where the zeros must stay as pruning chose them; see `recipe`.
 
     Least squares, if they fit; several prunings, each with least squares, that take half of the time; alignment in what
@@ -93,11 +88,12 @@ def recipe_keeping_zeros(budget: float, pace: Pace, prunings: Sequence[int] = PR
         2 prunings, each with least squares
         12 prunings, each with least squares, then 427 steps of alignment
     """
-    each = _seconds(_RECONSTRUCTION, pace)
-    number = next((number for number in prunings if number * each <= budget / 2), prunings[-1])
-    if number * each > budget:
+    each = _passing(_RECONSTRUCTION, pace)
+    seconds = {number: number * each + _solving(number, pace, sparsity) for number in prunings}
+    number = next((number for number in prunings if seconds[number] <= budget / 2), prunings[-1])
+    if seconds[number] > budget:
         return Recipe(number, Auto(), Auto(), f"{_several(number)}statistics and moments")
-    return _then_aligned(number, Reconstruct(), FITTED, budget - number * each, pace, logits)
+    return _then_aligned(number, Reconstruct(), FITTED, budget - seconds[number], pace, logits)
 
 
 def _then_aligned(number: int, fit: Repair, name: str, left: float, pace: Pace, logits: float) -> Recipe:
@@ -109,9 +105,16 @@ def _then_aligned(number: int, fit: Repair, name: str, left: float, pace: Pace, 
     return Recipe(number, fitted, aligned, f"{words}, then {steps} steps of alignment")
 
 
-def _seconds(passes: float, pace: Pace) -> float:
-    """What a fit takes, which costs so many passes, and reads the batches twice."""
+def _passing(passes: float, pace: Pace) -> float:
+    """What a fit takes beside its equations: it costs so many passes, and reads the batches twice."""
     return (passes * pace.forward + 2 * pace.reading) * pace.batches
+
+
+def _solving(prunings: int, pace: Pace, sparsity: float) -> float:
+    """What equations take: rows of half as many weights an eighth; see `stepwise` for what each pruning leaves."""
+    kept = [(1 - sparsity) ** (step / prunings) for step in range(1, prunings + 1)]
+    cubes: float = sum(share**3 for share in kept)
+    return pace.solving * cubes
 
 
 def _several(number: int) -> str:

@@ -75,8 +75,8 @@ class Repair(Protocol):
     * ``between_prunings(model) -> Repair``: what stands for it while more weights of the model are to be pruned.
     * ``keeping_zeros() -> Repair``: what stands for it where zeros must stay as they are; the repair itself if it
       leaves them so anyway. One that differs exchanges some of the zeros for others, as many in each tensor.
-    * ``recipe(model, batches, forward, prunings) -> Recipe``: what stands for it at the last pruning, and how
-      many prunings lead there; see `Best`.
+    * ``recipe(model, batches, forward, prunings, sparsity) -> Recipe``: what stands for it at the last pruning, and
+      how many prunings lead there; see `Best`.
     """
 
     def __call__(

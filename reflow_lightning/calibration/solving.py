@@ -112,18 +112,17 @@ def _share_of_changes(sums: Sums, old: Tensor, choices: Tensor, strength: float)
         Tensor of the shape of ``choices``.
     """
     changes = torch.zeros(choices.shape, dtype=old.dtype, device=old.device)
-    for c, g, rows in dealt(_rows_at_once(choices)):
-        stays = choices[c, g, rows]
-        left = sums.products[g][:, rows] - sums.gram[g] @ torch.where(stays, old[g, rows], 0.0).T
-        changes[c, g, rows] = ridge_at_once(sums.gram[g], left, stays, strength)
+    left = [(sums.products - sums.gram @ torch.where(choice, old, 0.0).mT).mT for choice in choices]
+    for c, groups, rows in dealt(_rows_at_once(choices)):
+        stays = choices[c, groups, rows]
+        changes[c, groups, rows] = ridge_at_once(sums.gram, groups, left[c][groups, rows], stays, strength)
     return changes
 
 
-def _rows_at_once(choices: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """What is solved at once: a choice, a group, and rows."""
+def _rows_at_once(choices: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """What is solved at once: a choice, and rows with their groups."""
     for c, choice in enumerate(choices):
-        for g, kept in enumerate(choice):
-            yield from ((c, g, rows) for rows in solved_at_once(kept))
+        yield from ((c, groups, rows) for groups, rows in solved_at_once(choice))
 
 
 def _best(sums: Sums, weights: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _by_recipe(
     targets = {len(prunings): prunings for prunings in found}  # a pattern allows few
     batches = Batches(Again(plan.batches), plan.limit, device_of(model), task="choosing the repair")
     with plan.isolated(), leaving(plan.untouched):
-        recipe = choose_recipe(model, batches, batches.alike(plan.forward), sorted(targets, reverse=True))
+        recipe = choose_recipe(model, batches, batches.alike(plan.forward), sorted(targets, reverse=True), sparsity)
     return targets[recipe.prunings], recipe
 
 

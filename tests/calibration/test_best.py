@@ -14,14 +14,16 @@ from torch import nn
 from reflow_lightning import OneShot, Pruner, Reflow, calibrate
 from reflow_lightning.calibration import Auto, Best, best, recipes
 from reflow_lightning.calibration.best import seconds_of
-from reflow_lightning.calibration.recipes import Pace, recipe, recipe_keeping_zeros
+from reflow_lightning.calibration.pace import Pace, pace_of
+from reflow_lightning.calibration.recipes import recipe, recipe_keeping_zeros
+from reflow_lightning.calibration.then_align import ThenAlign
 
 
 @pytest.fixture
 def seconds(monkeypatch):
     """Sets how long a network takes for a batch."""
-    found = best._pace
-    return lambda value: monkeypatch.setattr(best, "_pace", lambda *told: Pace(2 * value, 0.0, found(*told).batches))
+    found = best.pace_of
+    return lambda value: monkeypatch.setattr(best, "pace_of", lambda *told: Pace(2 * value, 0.0, found(*told).batches))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,19 @@ def test_more_time_never_means_less_repair(recipe, budget, forward, batches):
 @given(RECIPES, st.floats(0.1, 1e5), st.floats(1e-4, 10), st.integers(1, 100), st.integers(1, 20))
 def test_a_number_of_prunings_that_is_asked_for_is_kept(recipe, budget, forward, batches, prunings):
     assert recipe(budget, Pace(forward, 0.1, batches), [prunings]).prunings == prunings
+
+
+def test_what_the_equations_take_counts_and_falls_with_the_cube_of_what_rows_keep():
+    pace = Pace(1e-3, 0.0, 1, solving=64.0)
+    few, many = (recipe_keeping_zeros(2.5, pace, (1,), sparsity=sparsity).repair for sparsity in (0.5, 0.75))
+    assert isinstance(few, Auto)  # 8 seconds
+    assert isinstance(many, ThenAlign)  # 1 second
+    assert recipe_keeping_zeros(2.5, pace, (4, 1), sparsity=0.75).prunings == 1, "the first of four takes 22 seconds"
+
+
+def test_the_time_of_the_equations_grows_with_the_cube_of_the_inputs():
+    small, large = (pace_of(nn.Linear(n, 64), [torch.ones(2, n)], nn.Module.__call__).solving for n in (64, 512))
+    assert large > 100 * small
 
 
 @pytest.mark.parametrize(
@@ -140,7 +155,7 @@ def test_what_a_loader_takes_counts_too():
             time.sleep(0.05)
             yield torch.randn(2, 4)
 
-    found = best._pace(nn.Linear(4, 4), slowly(), lambda model, x: model(x))
+    found = pace_of(nn.Linear(4, 4), slowly(), lambda model, x: model(x))
     assert (found.batches, found.reading >= 0.04, found.forward < 0.02) == (4, True, True)
 
 

@@ -57,10 +57,14 @@ def test_rows_that_are_solved_a_few_at_a_time_are_the_same(monkeypatch):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 4), st.floats(0, 1), st.integers(0, 100))
-def test_each_row_that_keeps_a_weight_is_in_one_group(outputs, inputs, share, seed):
-    kept = torch.rand(outputs, inputs, generator=torch.Generator().manual_seed(seed)) < share
-    found = [row for rows in solved_at_once(kept) for row in rows.tolist()]
-    assert sorted(found) == torch.nonzero(kept.any(1)).flatten().tolist()
+def test_each_row_that_keeps_a_weight_is_in_one_set(outputs, inputs, share, seed):
+    kept = torch.rand(2, outputs, inputs, generator=torch.Generator().manual_seed(seed)) < share
+    found = [[group, row] for groups, rows in solved_at_once(kept) for group, row in zip(groups, rows, strict=True)]
+    assert sorted(found) == torch.nonzero(kept.any(2)).tolist()
+
+
+def test_rows_of_many_groups_are_solved_at_once():
+    assert len(list(solved_at_once(torch.ones(900, 1, 9, dtype=torch.bool)))) == 1
 
 
 @pytest.mark.parametrize("case", ["repeated input", "dead input", "fewer samples than inputs"])

@@ -154,7 +154,7 @@ def the_best_in_a_time(_: Path) -> dict[str, Any]:
     own = on_the_last(batches)
     with pytest.MonkeyPatch.context() as patch:
         found = best.Pace(1.0, 0.0, len(own)) if dist.get_rank() else best.Pace(0.0, 0.0, 0)
-        patch.setattr(best, "_pace", lambda *_: found)
+        patch.setattr(best, "pace_of", lambda *_: found)
         patch.setattr(recipes, "_MOST_STEPS", 100)
         event = pruner.apply(model, own)
     return {"state": dict(model.state_dict()), "recipe": event.recipe}
