@@ -7,9 +7,9 @@ from scenarios.processes import results, run
 from scenarios.repairs import ALIGN, NAMES, REPAIRS, SCENARIOS, parts, repaired
 from scenarios.thinned import plain
 
+from reflow_lightning.calibration.compared import Compared
 from reflow_lightning.calibration.pace import Pace
 from reflow_lightning.calibration.recipes import recipe
-from reflow_lightning.calibration.states import Compared
 
 pytestmark = [
     pytest.mark.distributed,

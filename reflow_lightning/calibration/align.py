@@ -14,11 +14,11 @@ from torch import nn
 from reflow_lightning.calibration.blending import blended, is_blended
 from reflow_lightning.calibration.changing import changing, check_reference
 from reflow_lightning.calibration.collecting import moments_of
+from reflow_lightning.calibration.compared import Compared
 from reflow_lightning.calibration.descent import Descent, survivors
 from reflow_lightning.calibration.enough import sufficient
 from reflow_lightning.calibration.repair import Calibration
 from reflow_lightning.calibration.repairable import layers_to_repair
-from reflow_lightning.calibration.states import Compared
 from reflow_lightning.layers.find import find_layers
 from reflow_lightning.running.batches import progress_bar, without_bar
 from reflow_lightning.running.compat.hooks import forget_backward_hooks

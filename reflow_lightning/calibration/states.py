@@ -9,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from reflow_lightning.layers.find import known_layers
-from reflow_lightning.layers.padding import Padding, Valid
-from reflow_lightning.running.compat.torch import own_buffers
+from reflow_lightning.layers.padding import Valid
 from reflow_lightning.running.exact import rounding
 from reflow_lightning.running.forward import Forward
-from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import Call, watching
-from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.outputs import logits_of, numbers_of
-from reflow_lightning.running.processes import gather
-from reflow_lightning.running.traces import Traces
 
 SPREAD = 5.0
 """Standard deviation to which outputs are scaled down before they are compared as logits of classes."""
@@ -71,23 +66,50 @@ def state_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if name in found and not isinstance(module, nn.ModuleList)]
 
 
-def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forward) -> States:
+def states_of(model: nn.Module, names: Iterable[str], batch: Any, forward: Forward, head: str | None = None) -> States:
     """Run a network on a batch and keep its states; one that two blocks put out, the inner and the outer, once.
 
     Of an output that names its logits these alone count.
+
+    Args:
+        model: The network.
+        names: Its blocks.
+        batch: The batch.
+        forward: Runs the network on it.
+        head: A layer whose last output stands for the network's, as where ``forward`` returns a loss.
     """
+    blocks = list(names)
     between: list[tuple[str, Tensor]] = []
+    of_head: list[Tensor] = []
     seen: set[int] = set()
 
     def keep(name: str, call: Call) -> None:
-        for values in numbers_of(call.output):
-            if id(values) not in seen:
-                seen.add(id(values))
-                between.append((name, values))
+        values = numbers_of(call.output)
+        if name == head:
+            of_head[:] = values
+            if name not in blocks:
+                return
+        new = [value for value in values if id(value) not in seen]
+        seen.update(map(id, new))
+        between.extend((name, value) for value in new)
 
-    with watching(model, names, keep):
+    with watching(model, dict.fromkeys((*blocks, *(() if head is None else (head,)))), keep):
         output = logits_of(forward(model, batch))
-    return States(between, numbers_of(output))
+    return States(between, numbers_of(output) if head is None else of_head)
+
+
+def last_layer(model: nn.Module, batch: Any, forward: Forward) -> str | None:
+    """The layer with weights that is called last; ``None`` if none is called.
+
+    Example:
+        >>> last_layer(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2), nn.Module.__call__)
+        '0'
+    """
+    called: list[str] = []
+    layers = [name for name, layer in known_layers(model) if layer.weights]
+    with watching(model, layers, lambda name, _: called.append(name)):
+        forward(model, batch)
+    return called[-1] if called else None
 
 
 def mismatch(found: States, dense: States, logits: float, valid: Valid, unpaired: Collection[str] = ()) -> Tensor:
@@ -139,53 +161,6 @@ def unpaired_blocks(found: States, dense: States) -> set[str]:
         for name, values in states.between:
             known.setdefault(name, []).append(values.shape)
     return {name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)}
-
-
-class Compared:
-    """A network and the dense one, which are run on the same batches and draw the same."""
-
-    def __init__(self, model: nn.Module, dense: nn.Module, forward: Forward, logits: float) -> None:
-        self._model, self._forward, self._logits = model, forward, logits
-        self._names, self._padding = state_names(model), Padding(model)
-        self._generators = {network: generators_in(network) for network in (model, dense)}
-        self._dense = dense
-        self._unpaired: set[str] = set()
-        # What a network keeps from one pass to the next would hold the graph of the first.
-        self._traces = [Traces(network, but=network.modules()) for network in (model, dense)]
-
-    def loss(self, batch: Any, seed: int) -> Tensor:
-        """The mismatch on a batch; the seed is for what the networks draw.
-
-        Raises:
-            ValueError: If the dense network puts out NaN or infinite values.
-        """
-        with torch.no_grad():
-            valid = self._padding.of(self._model, batch, self._forward)
-            wanted = self._states(self._dense, batch, seed)
-        found = self._states(self._model, batch, seed)
-        self._unpaired |= unpaired_blocks(found, wanted)
-        loss = mismatch(found, wanted, self._logits, valid, self._unpaired)
-        if not bool(loss.isfinite()) and not wanted.are_finite():
-            raise ValueError("the dense network puts out NaN or infinite values: look at the batches")
-        return loss
-
-    @torch.no_grad()
-    def mean_loss(self, batches: Iterable[Any]) -> float:
-        """The mean over the batches of all processes; what is drawn for each is the same every time."""
-        losses = [float(self.loss(batch, place)) for place, batch in enumerate(batches)]
-        told: list[float] = [loss for of_rank in gather(losses) for loss in of_rank]
-        return sum(told) / max(1, len(told))
-
-    def _states(self, model: nn.Module, batch: Any, seed: int) -> States:
-        with isolated_rng(seed, self._generators[model]):
-            found = states_of(model, self._names, batch, self._forward)
-        for traces in self._traces:
-            traces.restore()
-        for module in model.modules():
-            for buffer in own_buffers(module).values():
-                if buffer is not None and buffer.requires_grad:
-                    buffer.detach_()
-        return found
 
 
 def _ends(name: str) -> list[int]:

@@ -15,8 +15,9 @@ from reflow_lightning.callbacks.data import CalibrationData, Source, calibration
 from reflow_lightning.callbacks.recent import Recent, recent_for
 from reflow_lightning.callbacks.strategies import check_same_parameters, check_strategy
 from reflow_lightning.callbacks.trainer import is_barebones
-from reflow_lightning.callbacks.trying import Comparison, forward_that_works
+from reflow_lightning.callbacks.trying import Comparison, forward_that_works, try_loss
 from reflow_lightning.events.pruner import Pruner
+from reflow_lightning.pruning.criteria.needing_loss import loss_needed
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.compat.lightning import is_one
 from reflow_lightning.running.copying import dense_copy
@@ -139,7 +140,8 @@ class OncePerFit:
 
     def _runs(self, trainer: pl.Trainer) -> bool:
         """Whether an event runs the model."""
-        return self.pruner.repair != "none" or (self.pruner.monitor and not is_barebones(trainer))
+        measures = self.pruner.monitor and not is_barebones(trainer)
+        return measures or self.pruner.repair != "none" or loss_needed(self.pruner.spec.criterion) is not None
 
     def _check(self, trainer: pl.Trainer, module: nn.Module) -> None:
         reshard(module)
@@ -156,3 +158,5 @@ class OncePerFit:
             stack.enter_context(only_training(network, ()))
             tried = cast("pl.LightningModule", network)
             self.forward = forward_that_works(trainer, tried, batch, self.pruner.forward)
+            if (loss := loss_needed(self.pruner.spec.criterion)) is not None:
+                try_loss(trainer, tried, batch, self.forward, loss)

@@ -13,6 +13,7 @@ from torch import nn
 from reflow_lightning.callbacks.inputs import Inputs, Look, difference, looks_of_parts, watched_layers
 from reflow_lightning.callbacks.scope import trained_by
 from reflow_lightning.callbacks.trainer import forward_in_precision
+from reflow_lightning.pruning.criteria.losses import Loss
 from reflow_lightning.running.as_forward import AnyForward
 from reflow_lightning.running.generators import generators_in
 from reflow_lightning.running.hooks import listening, watching_inputs
@@ -44,6 +45,22 @@ def forward_that_works(
                 return step
         raise
     return given
+
+
+def try_loss(
+    trainer: pl.Trainer, module: pl.LightningModule, batch: Any, forward: AnyForward | None, loss: Loss
+) -> None:
+    """Compute the loss of a criterion for a batch, so that one that does not fit is an error before the training.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    output = forward_in_precision(trainer, forward)(module, own(batch))
+    try:
+        loss(output, batch)
+    except ValueError as error:
+        step = "" if forward == "training_step" else "; or pass forward='training_step', for the loss of your training"
+        raise ValueError(f"{error}{step}") from None
 
 
 def _reason(module: nn.Module, error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reflow_lightning import Pruner, Reflow, calibrate, prune
 from reflow_lightning.calibration import Align, InTurn, Reconstruct
-from reflow_lightning.calibration.states import Compared
+from reflow_lightning.calibration.compared import Compared
 
 SHORT = Align(steps=40, lr=0.05, logits=1.0)
 NAMES = ["mlp", "layernorm", "rmsnorm", "convolutions", "groupnorm", "batchnorm", "attention", "gru", "repeated"]
@@ -35,6 +35,16 @@ def test_the_network_comes_closer_to_the_dense_one_and_its_zeros_stay(name):
     assert apart(model, dense, batches) < 0.8 * before
     assert all(torch.equal(zero, zeros(model)[key]) for key, zero in pruned.items())
     assert set(result.how.values()) == {"alignment"}
+
+
+@pytest.mark.parametrize("name", ["mlp", "layernorm", "attention"])
+def test_a_forward_that_returns_a_loss_aligns_what_the_last_layer_puts_out(name):
+    """As where a training is calibrated with its own step: the layers behind the last block count, too."""
+    found = []
+    for forward in (plain, lambda network, x: network(x).square().mean()):
+        model, dense, batches = make(name, 4)
+        found.append((aligned(model, dense, batches, forward=forward).repaired, bits(model)))
+    assert found[0] == found[1]
 
 
 def test_it_goes_on_from_least_squares():

@@ -9,7 +9,8 @@ from scenarios.thinned import plain
 from torch import nn
 from torch.nn import functional as F
 
-from reflow_lightning.calibration.states import Compared, States, mismatch, state_names, states_of, unpaired_blocks
+from reflow_lightning.calibration.compared import Compared
+from reflow_lightning.calibration.states import States, mismatch, state_names, states_of, unpaired_blocks
 from reflow_lightning.experiments.models.resnet import ResNet
 from reflow_lightning.experiments.models.vit import VisionTransformer
 from reflow_lightning.layers.padding import Valid
