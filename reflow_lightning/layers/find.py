@@ -31,7 +31,7 @@ def find_layers(model: nn.Module) -> Layers:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
         >>> found = find_layers(model)
         >>> list(found.known), found.skipped
-        (['0'], {'1': 'its weight is no plain parameter'})
+        (['0'], {'1': 'its weight is no plain parameter, but computed in each pass...'})
     """
     holders = Counter(id(p) for module in model.modules() for p in own_parameters(module).values())
     known: dict[str, Layer] = {}

@@ -7,8 +7,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from reflow_lightning.layers.affine import AffineMap, Stage
+from reflow_lightning.running.compat.hooks import computed_by, pre_hooks
 from reflow_lightning.running.compat.torch import own_parameters
 from reflow_lightning.running.errors import ReflowError
 from reflow_lightning.running.exact import exact
@@ -166,6 +168,9 @@ class OneMap(Layer):
         raise NotSupportedError(f"{type(self).__name__} says nothing of its map")
 
 
+_REMEDY = ", but computed in each pass: take that off, as by remove_weight_norm, once its zeros are final"
+
+
 def writable(module: nn.Module, name: str) -> Tensor:
     """A view of a parameter that the module itself holds.
 
@@ -174,10 +179,21 @@ def writable(module: nn.Module, name: str) -> Tensor:
     """
     parameter = own_parameters(module).get(name)
     if parameter is None:
-        raise NotSupportedError(f"its {name} is no plain parameter")
+        raise NotSupportedError(f"its {name} is no plain parameter{_REMEDY if is_computed(module, name) else ''}")
     if not parameter.is_floating_point() or nn.parameter.is_lazy(parameter) or parameter.is_meta:
         raise NotSupportedError(f"its {name} holds no floating-point values")
     return parameter.detach()
+
+
+def is_computed(module: nn.Module, name: str) -> bool:
+    """Whether a parametrization or a hook computes a tensor of a module in each pass, as `weight_norm` does.
+
+    Example:
+        >>> is_computed(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "weight")
+        True
+    """
+    by_hook = any(computed_by(hook) == name for hook in pre_hooks(module))
+    return by_hook or parametrize.is_parametrized(module, name)
 
 
 def writable_of(module: nn.Module, *names: str) -> tuple[Tensor, ...]:

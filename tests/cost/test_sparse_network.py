@@ -231,13 +231,17 @@ def hooked(register):
     return layer
 
 
+COMPUTED = (
+    "its weight is no plain parameter, but computed in each pass: take that off, as by remove_weight_norm, once "
+    "its zeros are final"
+)
 LEFT = {
     "a forward of one's own": (Doubled(20, 20), "Doubled has a forward of its own: register it with layer_of"),
     "a class of one's own": (Named(20, 20), "Named is a class of one's own and may do more: register it with layer_of"),
-    "parametrized": (nn.utils.parametrizations.weight_norm(nn.Linear(20, 20)), "its weight is no plain parameter"),
+    "parametrized": (nn.utils.parametrizations.weight_norm(nn.Linear(20, 20)), COMPUTED),
     "torch's pruning": (
         nn.utils.prune.l1_unstructured(nn.Linear(20, 20), "weight", 0.9),
-        "its weight is no plain parameter",
+        COMPUTED,
     ),
     "forward hook": (hooked("register_forward_hook"), "hooks are registered on it, which would be lost"),
     "pre-hook": (hooked("register_forward_pre_hook"), "hooks are registered on it, which would be lost"),

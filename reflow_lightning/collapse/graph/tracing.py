@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune
 
 from reflow_lightning.collapse.graph.encoder import encode, is_encoder_layer
@@ -115,6 +115,9 @@ def trace(model: nn.Module, example: Arguments = (0,)) -> fx.GraphModule:
             continue
         written = {name.rpartition(".")[0] for name, version in _versions(copy).items() if buffers.get(name) != version}
         load_with_torch_alone(graph)
+        for name, value in vars(copy).items():  # such as a view of a weight that no module holds as a parameter
+            if isinstance(value, Tensor):
+                vars(copy)[name] = value.detach()
         traced = fx.GraphModule(copy, graph, type(model).__name__)
         written |= out_of_place(traced)
         if not written - opaque:

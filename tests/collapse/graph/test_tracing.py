@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,20 @@ class Scaled(nn.Module):
 
 def test_a_number_of_numpy_is_one_of_python_in_the_graph():
     assert torch.equal(trace(Scaled())(X), X / 0.5)
+
+
+class Borrowed(nn.Module):
+    """Multiplies by the transpose of a weight that it does not hold as a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.layer = [nn.Embedding(5, 4).weight], nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x) @ self.words[0].t()
+
+
+def test_a_view_of_a_weight_that_no_module_holds_is_a_constant_of_the_graph():
+    model = Borrowed().eval()
+    graph = trace(model)
+    torch.testing.assert_close(copy.deepcopy(graph)(X), model(X))  # collapse copies it before each change
