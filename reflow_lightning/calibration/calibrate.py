@@ -29,6 +29,7 @@ from reflow_lightning.calibration.repair import (
     writes_weights,
 )
 from reflow_lightning.calibration.reselect import Reselect
+from reflow_lightning.layers.weight_norm import norms_in, without_weight_norm
 from reflow_lightning.running.agreeing import take_from_first
 from reflow_lightning.running.as_forward import AnyForward, as_forward
 from reflow_lightning.running.batches import Batches, Limit, device_of
@@ -38,6 +39,7 @@ from reflow_lightning.running.plain import plain_copy, write_back
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.registry import Registry
 from reflow_lightning.running.sharding import casts, is_spread, runs_by_unit, sharded_modules, splits_layers, whole
+from reflow_lightning.running.snapshot import Snapshots
 from reflow_lightning.running.units import by_unit, serving
 
 
@@ -191,13 +193,15 @@ def calibrate(
         closer = None
         if reference is not None and not isinstance(resolved, (BatchNormStatistics, NoRepair)):
             closer = Closer(model, reference, moved, alike)
-        result = run(resolved, model, moved, alike, reference)
-        with undone_if_it_fails(result), together("the check of the repair"):
-            take_from_first(_modules(model, result.repaired))
-            moved.check()
-            if closer is not None:
-                closer.check()
-    return result
+        of_norms = remembered([norm.module for norm in norms_in(model)])
+        with without_weight_norm(model, reference):
+            result = run(resolved, model, moved, alike, reference)
+            with undone_if_it_fails(result), together("the check of the repair"):
+                take_from_first(_modules(model, result.repaired))
+                moved.check()
+                if closer is not None:
+                    closer.check()
+    return result if result.before is None else replace(result, before=Snapshots([result.before, of_norms]))
 
 
 def _calibrate_copy(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from reflow_lightning.layers.weight_norm import without_weight_norm
 from reflow_lightning.running.declared import says
 from reflow_lightning.running.forward import Forward
 from reflow_lightning.running.sharding import is_spread
@@ -88,7 +89,8 @@ class Repair(Protocol):
 def needs_reference(repair: Repair, model: nn.Module) -> bool:
     """Whether a repair compares with the dense network; one that does not say is taken to."""
     asked = getattr(repair, "needs_reference", None)
-    return True if asked is None else bool(asked(model))
+    with without_weight_norm(model):
+        return True if asked is None else bool(asked(model))
 
 
 def writes_weights(repair: Repair) -> bool:
@@ -107,7 +109,8 @@ def between_prunings(repair: Repair, model: nn.Module) -> Repair:
     asked: Callable[[nn.Module], Repair] | None = getattr(repair, "between_prunings", None)
     if asked is None:
         return repair
-    stand_in = asked(model)
+    with without_weight_norm(model):
+        stand_in = asked(model)
     if not callable(stand_in):
         raise TypeError(
             f"repair {repair}: its between_prunings gave {type(stand_in).__name__}, but must return a repair, such as "

@@ -70,6 +70,19 @@ class Computed(NamedTuple):
         with only_training(parametrizations, ()):
             return _tensor(parametrizations())
 
+    @property
+    def length(self) -> nn.Parameter:
+        """The norms of the parts, which `weight_norm` holds beside the stored parameter."""
+        parent, _, last = self.path.rpartition(".")
+        name = f"{self.name}_g" if isinstance(self.norm, OldWeightNorm) else last.replace("1", "0")
+        return own_parameters(self.module.get_submodule(parent))[name]
+
+    def sizes_of(self, values: Tensor) -> Tensor:
+        """The norms of the parts of values in the weight's shape, in the shape of `length`."""
+        dim = -1 if self._dim is None else self._dim
+        sizes: Tensor = torch.norm_except_dim(values, 2, dim)
+        return sizes
+
     def needed(self, keys: Tensor) -> Tensor:
         """The largest key of each part that has a norm of its own, by which a part of zeros would be divided.
 

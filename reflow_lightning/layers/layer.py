@@ -168,7 +168,7 @@ class OneMap(Layer):
         raise NotSupportedError(f"{type(self).__name__} says nothing of its map")
 
 
-_REMEDY = ", but computed in each pass: take that off, as by remove_weight_norm, once its zeros are final"
+_REMEDY = ", but computed in each pass: take that off, as by remove_parametrizations, once its zeros are final"
 
 
 def writable(module: nn.Module, name: str) -> Tensor:

@@ -112,8 +112,8 @@ def test_which_layers_no_batchnorm_follows():
 
 
 def test_a_layer_that_cannot_be_written_is_no_loss_if_a_batchnorm_follows():
-    conv = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
-    head = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+    conv = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+    head = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))
     dense = nn.Sequential(conv, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), head)
     with pytest.warns(UserWarning, match="left alone '5': its weight is no plain parameter, but computed"):
         result = calibrate(copy.deepcopy(dense), [torch.randn(16, 8)], repair="auto", reference=dense, max_batches=1)

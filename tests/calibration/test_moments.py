@@ -159,7 +159,7 @@ def test_layers_that_cannot_be_written_are_named_and_left_alone():
         nn.Linear(8, 8),
         nn.ReLU(),
         nn.Linear(8, 8),
-        nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
         nn.Linear(8, 3),
     )
     model[2].weight = model[0].weight

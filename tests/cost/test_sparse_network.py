@@ -232,7 +232,7 @@ def hooked(register):
 
 
 COMPUTED = (
-    "its weight is no plain parameter, but computed in each pass: take that off, as by remove_weight_norm, once "
+    "its weight is no plain parameter, but computed in each pass: take that off, as by remove_parametrizations, once "
     "its zeros are final"
 )
 LEFT = {

@@ -60,7 +60,7 @@ def test_weights_that_are_computed_are_left_alone_with_the_reason():
         nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 3, 1)),
         FastGRNN(3, 2, rank_w=1).cell,
     )
-    remedy = "take that off, as by remove_weight_norm, once its zeros are final"
+    remedy = "take that off, as by remove_parametrizations, once its zeros are final"
     computed = f"its weight is no plain parameter, but computed in each pass: {remedy}"
     assert find_layers(model).skipped == {
         "0": computed,

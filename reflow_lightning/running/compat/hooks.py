@@ -14,6 +14,12 @@ def pre_hooks(module: nn.Module) -> list[Any]:
     return list(module._forward_pre_hooks.values())
 
 
+def forget_pre_hook(module: nn.Module, hook: Any) -> None:
+    """No longer call something before each call of a module."""
+    for key in [key for key, known in module._forward_pre_hooks.items() if known is hook]:
+        del module._forward_pre_hooks[key]
+
+
 def hooks_of(module: nn.Module) -> list[Any]:
     """What is called before and after each call of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
