@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,12 +46,17 @@ def log_states(loggers: Iterable[Logger], signal: Mapping[str, SignalReport], la
                     add_histogram(writer, f"histograms/{layer}", report.histograms[layer], step)
 
 
-def _purging(logger: Logger, state: str, step: int) -> dict[str, int]:
-    """Purge later steps at the first event of a logger alone: another `Reflow` may have written to the same step."""
+def _purging(logger: Any, state: str, step: int) -> dict[str, int]:
+    """Purge later steps at the first event of a logger alone: another `Reflow` may have written to the same step.
+
+    A new run has nothing to purge. TensorBoard reads files of one second in the order of their names, where 10 is below
+    9, so that a purge might hit what the same run writes later.
+    """
     begun = _BEGUN.setdefault(logger, set())
     is_first = state not in begun
     begun.add(state)
-    return {"purge_step": step} if is_first else {}
+    resumed = is_first and any(Path(logger.log_dir, state).glob("events.out.tfevents.*"))
+    return {"purge_step": step} if resumed else {}
 
 
 @contextmanager
