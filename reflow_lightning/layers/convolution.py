@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reflow_lightning.layers.affine import AffineMap, Stage
 from reflow_lightning.layers.correlation import correlates, patch_products
@@ -21,6 +20,7 @@ from reflow_lightning.layers.layer import (
     writable,
     writable_of,
 )
+from reflow_lightning.layers.patches import output_size, padded, patches, transposed_patches, windows_of
 from reflow_lightning.layers.registry import layer_of
 from reflow_lightning.running.compat.torch import CONVOLVE, Convolution, TransposedConvolution, padding_sides
 from reflow_lightning.running.exact import exact
@@ -84,14 +84,16 @@ class ConvLayer(_Convolution):
         """Every position under the kernel. Squares are summed before they are laid out, which saves the patches."""
         module, values = self.module, call.first
         squares = exact(values).square().reshape(-1, *values.shape[-1 - self.rank :]).sum(0)  # (C, ...)
-        windows = _windows(_padded(squares[None], module)[0], module, first=1)
+        windows = windows_of(padded(squares[None], module)[0], module, first=1)
         energy = windows.sum(tuple(range(1, 1 + self.rank)))  # (C, *kernel)
         by_group = energy.view(module.groups, -1, *module.kernel_size)
         yield "weight", by_group.repeat_interleave(module.out_channels // module.groups, 0)
 
 
 class TransposedConvLayer(_Convolution):
-    """A transposed convolution: its channels can be rescaled; its inputs are not laid out."""
+    """A transposed convolution with any stride, padding and dilation; one with groups can't be written."""
+
+    stages: tuple[Stage, ...] = (Stage((0,)),)
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
         super().__init__(module, name)
@@ -110,6 +112,15 @@ class TransposedConvLayer(_Convolution):
         weight = writable(self.module, "weight").transpose(0, 1)
         return AffineMap(self.name, len(weight), (weight,), writable_of(self.module, "bias"))
 
+    def inputs(self, index: int, call: Call) -> Iterator[Tensor]:
+        """What each position of the output is made of; each is a sample."""
+        module, values = self.module, call.first
+        values = values if values.ndim > self.rank + 1 else values[None]
+        size = output_size(module, values, call.argument(1, "output_size"))
+        width = values.shape[1] * math.prod(size) * math.prod(module.kernel_size)
+        for piece in torch.split(values, max(1, _PIECE // width)):
+            yield transposed_patches(piece, module, size)
+
     def energies(self, call: Call) -> Energies:
         """Every position of a channel, also where padding cuts off what a kernel element makes of it."""
         values = call.first
@@ -127,52 +138,6 @@ class DeformConvLayer(_Convolution):
         """See `OneMap`."""
         weight = writable(self.module, "weight")
         return AffineMap(self.name, len(weight), (weight,), writable_of(self.module, "bias"))
-
-
-def patches(values: Tensor, conv: Convolution) -> Tensor:
-    """The patches that a convolution multiplies with its kernel.
-
-    Args:
-        values: Input of shape (N, C, ...).
-        conv: The convolution, with any stride, padding, dilation and groups.
-
-    Returns:
-        Tensor of shape (groups, N * positions, C / groups * kernel elements).
-
-    Example:
-        >>> conv = nn.Conv2d(2, 3, 3, stride=2, padding=1)
-        >>> x = torch.randn(4, 2, 8, 8)
-        >>> y = patches(x, conv)[0] @ conv.weight.flatten(1).T + conv.bias
-        >>> torch.allclose(y.view(4, 4, 4, 3).permute(0, 3, 1, 2), conv(x), atol=1e-5)
-        True
-    """
-    rank = len(conv.kernel_size)
-    values = _windows(_padded(values, conv), conv, first=2)
-    samples, channels = values.shape[:2]  # (N, C, positions..., kernel...)
-    values = values.reshape(samples, conv.groups, channels // conv.groups, *values.shape[2:])
-    positions, kernel_axes = range(3, 3 + rank), range(3 + rank, 3 + 2 * rank)
-    values = values.permute(1, 0, *positions, 2, *kernel_axes)
-    return values.reshape(conv.groups, -1, math.prod(values.shape[2 + rank :]))
-
-
-def _padded(values: Tensor, conv: Convolution) -> Tensor:
-    sides = padding_sides(conv)  # in numbers, also for padding="same"
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    return functional.pad(values, sides, mode) if any(sides) else values
-
-
-def _windows(values: Tensor, conv: Convolution, first: int) -> Tensor:
-    """The values under each position of the kernel, along new dimensions at the end.
-
-    Args:
-        values: Padded values.
-        conv: The convolution.
-        first: The first dimension of positions.
-    """
-    steps = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
-    for axis, (kernel, stride, dilation) in enumerate(steps, start=first):
-        values = values.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-    return values
 
 
 layer_of.register(Convolution, ConvLayer)
