@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reflow_lightning.calibration import AnyRepair, resolve_repair
 from reflow_lightning.calibration.repair import keeping_zeros
 from reflow_lightning.pruning import AnyAllocation, AnyCriterion, Masks, PruneSpec, check_model
+from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.floors import least_kept
 from reflow_lightning.pruning.patterns import Pattern
 from reflow_lightning.pruning.stepwise import check_steps
@@ -131,7 +132,8 @@ def find_sparsity(
         least = 0.0 if pattern is None else Pattern.parse(pattern).sparsity
         selected = check_model(model, least, spec)
         most, closest = _bounds(selected, min_kept, tolerance)
-        prune_to = Sparsifier(model, spec, steps, last, batches, max_batches, forward, progress, seed)
+        reading = Reading(batches=batches, max_batches=max_batches, forward=forward, progress=progress)
+        prune_to = Sparsifier(model, spec, steps, last, reading, seed)
     limits = coarse, least, most, closest
     try:
         tried = Tried(model, prune_to, evaluate, max_drop, seed, made, said)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from torch import nn
 
 from reflow_lightning.calibration import Repair, calibrate
@@ -16,8 +13,6 @@ from reflow_lightning.pruning.estimate import Reading
 from reflow_lightning.pruning.mask_state import check_agreement
 from reflow_lightning.pruning.refilled import masks_after
 from reflow_lightning.pruning.stepwise import shared_out, stepwise
-from reflow_lightning.running.as_forward import AnyForward
-from reflow_lightning.running.batches import Limit
 from reflow_lightning.running.isolation import isolated_rng
 from reflow_lightning.running.processes import together
 from reflow_lightning.running.sharding import reshard
@@ -36,10 +31,7 @@ class Sparsifier:
         spec: Which weights go.
         steps: So many prunings lead to each sparsity.
         repair: What restores the signal after the last of them.
-        batches: For criterion and repair.
-        max_batches: At most so many each time.
-        forward: Runs the model on one.
-        progress: Show a bar in a terminal while something takes more than two seconds.
+        reading: What criterion and repair read, each time anew.
         seed: Seed of what criterion and batches draw, the same for each sparsity.
 
     Attributes:
@@ -49,28 +41,19 @@ class Sparsifier:
         >>> import torch
         >>> from reflow_lightning.calibration import Moments
         >>> model = nn.Linear(8, 4)
-        >>> prune_to = Sparsifier(model, PruneSpec(), 1, Moments(), [torch.randn(16, 8)], 1, None, False, seed=0)
+        >>> reading = Reading(batches=[torch.randn(16, 8)], max_batches=1)
+        >>> prune_to = Sparsifier(model, PruneSpec(), 1, Moments(), reading, seed=0)
         >>> prune_to(0.75), prune_to(0.5)
         (Masks(1 tensors, 32 weights, 0.7500 pruned), Masks(1 tensors, 32 weights, 0.5000 pruned))
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        spec: PruneSpec,
-        steps: int,
-        repair: Repair,
-        batches: Iterable[Any],
-        max_batches: Limit,
-        forward: AnyForward | None,
-        progress: bool,
-        seed: int,
+        self, model: nn.Module, spec: PruneSpec, steps: int, repair: Repair, reading: Reading, seed: int
     ) -> None:
         self._model, self._spec, self._steps, self._seed = model, spec, steps, seed
         self._last = repair
         self._between = repair if steps == 1 else between_prunings(repair, model)
-        self._batches = batches
-        self._reading: dict[str, Any] = {"max_batches": max_batches, "forward": forward, "progress": progress}
+        self._reading = reading
         self.dense = Snapshot([model])
         repairs = (self._between, self._last)
         compares = any(needs_reference(repair, model) for repair in repairs)
@@ -82,8 +65,7 @@ class Sparsifier:
         self.restore()
         if self._learned is None:  # once, as each sparsity is reached from the dense weights
             with together("scoring"), isolated_rng(self._seed):
-                reading = Reading(batches=self._batches, **self._reading)
-                self._learned = learn(self._model, sparsity, self._spec, reading)
+                self._learned = learn(self._model, sparsity, self._spec, self._reading)
         with together("sharing out the weights"), isolated_rng(self._seed):
             targets = shared_out(self._model, stepwise(self._spec, sparsity, self._steps), self._learned)
         *before, (spec, target) = targets
@@ -101,15 +83,14 @@ class Sparsifier:
         """One pruning and its repair."""
         masks = self._pruned(spec, target, previous)
         with isolated_rng(self._seed + rank()):  # so that each time it is calibrated on the same batches
-            calibrate(self._model, self._batches, repair=repair, reference=self._reference, **self._reading)
+            calibrate(self._model, repair=repair, reference=self._reference, **vars(self._reading))
         with together("the repair"):
             return masks_after(self._model, masks, repair, moves_zeros(repair))
 
     def _pruned(self, spec: PruneSpec, target: float, previous: Masks | None) -> Masks:
         learned = self._learned if previous is None else None
         with together("pruning"), isolated_rng(self._seed):  # the same on all processes, for a criterion that draws
-            how = {"previous": previous, "batches": self._batches, "learned": learned, **self._reading}
-            choice = choose(self._model, target, spec, **how)
+            choice = choose(self._model, target, spec, previous=previous, learned=learned, **vars(self._reading))
             choice.apply(self._model)
         check_agreement(choice.masks)
         return choice.masks
