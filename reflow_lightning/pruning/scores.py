@@ -127,7 +127,8 @@ class Scores:
         Raises:
             ValueError: If the criterion returns another shape, or a score that is not finite.
         """
-        return part_like(self.whole, self.of_whole)
+        here = part_like(self.whole, self.of_whole)
+        return here if self.whole.group is None else here.clone()  # a view would keep the scores of all processes
 
     @property
     def of_whole(self) -> Tensor:

@@ -98,3 +98,7 @@ def test_a_pruning_by_data_without_gradients_holds_a_unit_and_chooses_as_one_pro
         assert Masks.from_state_dict(rank[name]["masks"]) == expected
         assert rank[name]["most"] <= PADDED * (ROOT + 2 * BLOCK) + EMPTY
         assert rank[name]["after"] == 0
+
+
+def test_of_scores_each_process_keeps_its_part(folder):
+    assert all(found["scores"] == 1 for found in results("pruned_by_data", folder))

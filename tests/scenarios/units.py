@@ -15,8 +15,10 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from reflow_lightning import calibrate, measure_signal, prune
 from reflow_lightning.pruning import PerOutput, Wanda
+from reflow_lightning.pruning.scores import Scores
 from reflow_lightning.running.lent import LENT
 from reflow_lightning.running.processes import gather
+from reflow_lightning.running.shards import part_of
 from reflow_lightning.running.unit import Unit
 from reflow_lightning.running.units import by_unit, copied_by_unit, from_outermost, held, runnable, serving
 from scenarios.processes import error_of, mine, named, whole
@@ -155,6 +157,9 @@ def pruned_by_data(_: Path) -> dict[str, Any]:
         with noting_most() as most:
             masks = prune(spread(), 0.6, **how, batches=mine(batches()), max_batches=4)
         found[name] = {"masks": masks.state_dict(), "most": most[0], "after": here()}
+    part = part_of("weight", spread().get_parameter("2.up.weight"))
+    scores = Scores("weight", part.values, lambda name, weight: weight.double(), part=part)
+    found["scores"] = scores.tensor.untyped_storage().nbytes() / (8 * part.values.numel())
     return found
 
 
