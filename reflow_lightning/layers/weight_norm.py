@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from reflow_lightning.layers.computed import Computed
 from reflow_lightning.layers.find import known_layers
 from reflow_lightning.running.compat.hooks import forget_pre_hook
-from reflow_lightning.running.compat.torch import OldWeightNorm, WeightNorm, remember_structure
+from reflow_lightning.running.compat.structure import remember_structure
+from reflow_lightning.running.compat.torch import OldWeightNorm, WeightNorm
 from reflow_lightning.running.inference import writing
 from reflow_lightning.running.lent import is_lent
 

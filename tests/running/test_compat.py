@@ -30,11 +30,13 @@ import reflow_lightning
 from reflow_lightning.running.compat import hooks as of_hooks
 from reflow_lightning.running.compat import lightning as of_lightning
 from reflow_lightning.running.compat import sharding as of_sharding
+from reflow_lightning.running.compat import structure, transforms
 from reflow_lightning.running.compat import torch as of_torch
-from reflow_lightning.running.compat import transforms
 
 PACKAGE = Path(reflow_lightning.__file__).parent
-COMPAT = tuple(Path(module.__file__) for module in (of_torch, of_hooks, of_lightning, of_sharding, transforms))
+COMPAT = tuple(
+    Path(module.__file__) for module in (of_torch, of_hooks, of_lightning, of_sharding, structure, transforms)
+)
 FOREIGN = ("torch", "lightning", "torchmetrics", "torchvision")
 
 
@@ -553,6 +555,23 @@ def test_the_sampler_that_lightning_shares_out():
         wrapper = DistributedSamplerWrapper(sampler, num_replicas=1, rank=0)
         assert of_lightning.wrapped_sampler(wrapper) is sampler
         assert of_lightning.wrapped_sampler(sampler) is None
+
+
+def test_what_a_module_holds_is_given_back_in_its_order():
+    names = ("torch.nn.Module._parameters", "torch.nn.Module._modules", "torch.nn.Module._forward_pre_hooks")
+    with relies_on(*names):
+        module = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        handles = [module.register_forward_pre_hook(lambda *_: None) for _ in range(2)]
+        hooks, put_back = of_hooks.pre_hooks(module), structure.remember_structure(module)
+        of_hooks.forget_pre_hook(module, hooks[0])
+        assert of_hooks.pre_hooks(module) == hooks[1:]
+        del module[0]
+        module.__class__ = nn.Module
+        put_back()
+        assert [type(child) for child in module] == [nn.Linear, nn.ReLU]
+        assert of_hooks.pre_hooks(module) == hooks
+        handles[0].remove()
+        assert of_hooks.pre_hooks(module) == hooks[1:]
 
 
 def is_private(name):

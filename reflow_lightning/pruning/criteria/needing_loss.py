@@ -1,4 +1,4 @@
-"""Which criteria take gradients of a loss, and of which one."""
+"""Which criteria take gradients of a loss, and which loss it is."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -145,29 +145,6 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def own_children(module: nn.Module) -> dict[str, nn.Module | None]:
     """The modules that a module itself holds, by name; to be written into."""
     return module._modules
-
-
-def remember_structure(module: nn.Module) -> Callable[[], None]:
-    """A function that gives a module back the class, parameters, modules and hooks before its calls that it has now.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> put_back = remember_structure(layer)
-        >>> del layer.bias
-        >>> put_back()
-        >>> layer.bias.shape
-        torch.Size([2])
-    """
-    kind, held = type(module), (module._parameters, module._modules, module._forward_pre_hooks)
-    kept: list[tuple[Any, dict[Any, Any]]] = [(each, dict(each)) for each in held]
-
-    def put_back() -> None:
-        module.__class__ = kind
-        for each, items in kept:
-            each.clear()
-            each.update(items)
-
-    return put_back
 
 
 def inner_of_compiled(module: nn.Module) -> nn.Module | None:
