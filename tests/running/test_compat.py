@@ -558,8 +558,7 @@ def test_the_sampler_that_lightning_shares_out():
 
 
 def test_what_a_module_holds_is_given_back_in_its_order():
-    names = ("torch.nn.Module._parameters", "torch.nn.Module._modules", "torch.nn.Module._forward_pre_hooks")
-    with relies_on(*names):
+    with relies_on("torch.nn.Module._parameters", "torch.nn.Module._modules", "torch.nn.Module._forward_pre_hooks"):
         module = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
         handles = [module.register_forward_pre_hook(lambda *_: None) for _ in range(2)]
         hooks, put_back = of_hooks.pre_hooks(module), structure.remember_structure(module)

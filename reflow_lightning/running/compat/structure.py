@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -19,13 +18,15 @@ def remember_structure(module: nn.Module) -> Callable[[], None]:
         >>> layer.bias.shape
         torch.Size([2])
     """
-    kind, held = type(module), (module._parameters, module._modules, module._forward_pre_hooks)
-    kept: list[tuple[Any, dict[Any, Any]]] = [(each, dict(each)) for each in held]
+    kind = type(module)
+    held = {name: getattr(module, name) for name in ("_parameters", "_modules", "_forward_pre_hooks")}
+    kept = {name: dict(items) for name, items in held.items()}
 
     def put_back() -> None:
         module.__class__ = kind
-        for each, items in kept:
-            each.clear()
-            each.update(items)
+        for name, items in held.items():
+            items.clear()
+            items.update(kept[name])
+            vars(module)[name] = items  # `nn.Sequential` takes another one when a module is deleted
 
     return put_back
